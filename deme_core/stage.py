@@ -1,0 +1,50 @@
+"""What every stage script shares: a mistake in the input ends in one line and exit status 1, not in a traceback."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from deme_core.errors import InputError
+from deme_core.params import check, section
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage's `main`."""
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunParams:
+    """The top-level keys: what a study varies."""
+
+    name: str
+    """The experiment, for titles."""
+    N: int
+    """Number of timestep ranges."""
+    p: float
+    """Probability of drawing a training timestep from the full range (Eq. 6)."""
+    seed: int
+    """Of training only; the seeds of search and evaluation are fixed."""
+    boundaries: tuple[int, ...] | None
+    """N + 1 timesteps from 0 to T, or null for N equal ranges."""
+    ranges: tuple[int, ...]
+    """1 … N; DVC makes one stage of each."""
+
+    def __post_init__(self) -> None:
+        check(self.N >= 1, "N", self.N, "the number of ranges must be at least 1")
+        check(0 <= self.p <= 1, "p", self.p, "a probability must lie in [0, 1]")
+        check(self.seed >= 0, "seed", self.seed, "must not be negative")
+        check(
+            self.ranges == tuple(range(1, self.N + 1)), "ranges", list(self.ranges),
+            f"must be 1 to N = {self.N}; set N with `dvc exp run -S N={self.N}`, which composes params.yaml anew",
+        )  # fmt: skip
+
+
+def run_params(params: dict[str, Any]) -> RunParams:
+    """The top-level keys of params.yaml."""
+    keys = RunParams.__dataclass_fields__
+    return section({"run": {k: v for k, v in params.items() if k in keys}}, "run", RunParams)

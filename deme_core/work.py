@@ -1,0 +1,54 @@
+"""Unfinished work, kept outside DVC's outs (which DVC deletes before a stage runs again) so that it can go on."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deme_core.errors import InputError
+
+ROOT = Path(".checkpoints")
+
+
+def work_dir(label: str, identity: dict[str, Any], code: tuple[str, ...], root: Path = ROOT) -> Path:
+    """`root/<label>-<hash>` of everything the work depends on, so that other work never finds it.
+
+    Args:
+        identity: params and hashes of the inputs.
+        code: glob patterns below deme_core of the files whose change makes unfinished work worthless.
+    """
+    import torch
+
+    package = Path(__file__).parent
+    digest = hashlib.sha256(json.dumps([identity, torch.__version__], sort_keys=True).encode())
+    for pattern in code:
+        for file in sorted(package.glob(pattern)):
+            digest.update(file.read_bytes())
+    return root / f"{label}-{digest.hexdigest()[:16]}"
+
+
+@contextmanager
+def only_one(directory: Path) -> Iterator[None]:
+    """Hold the folder's lock: a killed `dvc repro` leaves its stage running, and the next one must not join it.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"{directory}: process {file.read().strip()} is working on this already; wait for it, or stop it"
+                " and run again: nothing is lost"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,88 @@
+"""Images of a data set: uint8 tensors with labels, split once into a training and a held-out part."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from deme_core.errors import InputError
+from deme_core.params import check
+from deme_core.tensors import read_tensors, write_tensors
+
+PARTS = ("train", "heldout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataParams:
+    """Section `data`."""
+
+    source: str
+    """A row of `deme_core.data.sources.SOURCES`."""
+    path: str | None
+    """Where the source's files lie; null for sources that come with a package."""
+    size: int
+    """Side of the square images, in pixels."""
+    held_out: float
+    """Share of the images that neither base, experts, search nor extractor may see, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.held_out < 1, "data.held_out", self.held_out, "must lie in [0, 1)")
+        check(self.size >= 1, "data.size", self.size, "must be at least 1 pixel")
+
+
+@dataclass(frozen=True)
+class Images:
+    """pixels: uint8 [n, C, H, W]; labels: int64 [n], -1 where the source has none."""
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def subset(self, indices: torch.Tensor) -> "Images":
+        return Images(self.pixels[indices], self.labels[indices])
+
+
+def to_model(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 in [0, 255] -> float32 in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+def to_pixels(x: torch.Tensor) -> torch.Tensor:
+    """float in [-1, 1] (clamped) -> uint8 in [0, 255], rounded as diffusers' image processor does."""
+    return ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def pixels_hash(pixels: torch.Tensor) -> str:
+    """SHA-256 of the values and the shape."""
+    return hashlib.sha256(repr(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).hexdigest()
+
+
+def split(images: Images, held_out: float) -> dict[str, Images]:
+    """The parts `train` and `heldout`; a fixed split, stratified by label, that no seed of a run changes."""
+    if held_out == 0:
+        none = torch.empty(0, dtype=torch.int64)
+        return {"train": images, "heldout": images.subset(none)}
+    from sklearn.model_selection import train_test_split
+
+    stratify = images.labels.numpy() if bool((images.labels >= 0).all()) else None
+    train, heldout = train_test_split(range(len(images)), test_size=held_out, random_state=0, stratify=stratify)
+    return {
+        "train": images.subset(torch.tensor(sorted(train))),
+        "heldout": images.subset(torch.tensor(sorted(heldout))),
+    }
+
+
+def save_part(directory: Path, part: str, images: Images) -> None:
+    """Write a part as one file, read again by `load_part`."""
+    write_tensors(directory / f"{part}.safetensors", {"pixels": images.pixels, "labels": images.labels})
+
+
+def load_part(directory: Path, part: str) -> Images:
+    """Read a part that the stage `data` wrote."""
+    if part not in PARTS:
+        raise InputError(f"part '{part}' of a data set is unknown; parts are {', '.join(PARTS)}")
+    tensors = read_tensors(directory / f"{part}.safetensors")
+    return Images(tensors["pixels"], tensors["labels"])

@@ -1,0 +1,1 @@
+"""Finetuning: losses, the loop, and its exact resume."""

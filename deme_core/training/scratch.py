@@ -1,0 +1,86 @@
+"""Train a base model from scratch: the same loop, the full range, no teacher."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deme_core.data.images import pixels_hash
+from deme_core.params import check
+from deme_core.training.settings import TRAINING_CODE, TrainingParams
+from deme_core.work import work_dir
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScratchParams:
+    """Section `pretrain_load.train`: a UNet2DModel, its noise schedule, and how it is trained."""
+
+    architecture: dict[str, Any]
+    """Arguments of diffusers' UNet2DModel."""
+    noise_schedule: dict[str, Any]
+    """Arguments of diffusers' DDPMScheduler."""
+    training: TrainingParams
+
+    def __post_init__(self) -> None:
+        check(
+            self.training.consistency == 0,
+            "consistency",
+            self.training.consistency,
+            "must be 0: no teacher yet",
+        )
+        check(
+            self.training.projection == "none",
+            "projection",
+            self.training.projection,
+            "must be none for a base",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainParams:
+    """Section `pretrain_load`."""
+
+    source: str
+    """A diffusers pipeline directory (such as zoo/digits-ddpm), a hub id, or `train`."""
+    revision: str | None
+    """Of a hub id: branch, tag or commit."""
+    train: ScratchParams | None
+    """How to train a base; given with source `train`, and only with it."""
+
+    def __post_init__(self) -> None:
+        check(
+            (self.source == "train") == (self.train is not None), "pretrain_load.train",
+            None if self.train is None else "a section", "is given with source: train, and only with it",
+        )  # fmt: skip
+
+
+def train_from_scratch(
+    params: ScratchParams,
+    pixels: torch.Tensor,
+    out: Path,
+    *,
+    seed: int,
+    snapshot: Callable[[int, nn.Module], None] | None = None,
+    snapshot_every: int = 0,
+) -> list[dict[str, float]]:
+    """Train on uint8 [n, C, H, W] and write a DDPMPipeline directory to `out`; returns the curve of the loss."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    from deme_core.training.loop import train
+
+    identity = {"params": asdict(params), "seed": seed, "data": pixels_hash(pixels)}
+    torch.manual_seed(seed)
+    model = UNet2DModel(**params.architecture)
+    schedule = DDPMScheduler(**params.noise_schedule)
+    T = schedule.config.num_train_timesteps
+    curve = train(
+        model, schedule, pixels, params.training, own=(0, T), p=0.0, seed=seed, label="pretrain",
+        state=work_dir("pretrain", identity, TRAINING_CODE), snapshot=snapshot, snapshot_every=snapshot_every,
+    )  # fmt: skip
+    DDPMPipeline(model.cpu(), schedule).save_pretrained(out)
+    return curve

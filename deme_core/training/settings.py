@@ -1,0 +1,70 @@
+"""Section `finetune_range`: every number of one training, checked before any time is spent."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from deme_core.params import check
+
+TRAINING_CODE = ("training/*.py", "projection.py", "timesteps.py", "seeds.py")
+"""What a resume state depends on: see `deme_core.work.work_dir`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingParams:
+    """How a denoiser is trained; the same keys train a base from scratch."""
+
+    iterations: int
+    """Optimizer steps."""
+    batch_size: int
+    """Images a process and micro-batch."""
+    gradient_accumulation: int
+    """Micro-batches an optimizer step."""
+    learning_rate: float
+    lr_schedule: str
+    """A schedule of `diffusers.optimization.get_scheduler`, e.g. `constant`, `cosine`."""
+    lr_warmup: int
+    """Optimizer steps of linear warm-up, for the schedules that have one."""
+    lr_steps: str | None
+    """`step_rules` of the schedule `piecewise_constant`: "1:1000,0.1" is factor 1 up to step 1000, then 0.1."""
+    adam_beta1: float
+    adam_beta2: float
+    adam_epsilon: float
+    weight_decay: float
+    max_grad_norm: float
+    ema_decay: float
+    """Upper bound of the EMA decay; the warm-up is 1 − (1 + step)^(−3/4) (inv_gamma 1, power 3/4)."""
+    consistency: float
+    """Weight of the consistency loss (Eq. 5: 1); 0 skips the teacher."""
+    timestep_draw: Literal["per_sample", "per_batch"]
+    antithetic: bool
+    projection: Literal["foldable", "released", "none"]
+    horizontal_flip: bool
+    """Flip each training image with probability 1/2."""
+    mixed_precision: Literal["no", "fp16", "bf16"]
+    report_to: Literal["tensorboard", "wandb"] | None
+    log_every: int
+    """Optimizer steps a row of the curve."""
+    checkpoint_every: int
+    """Optimizer steps between two resume states."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch_size", "gradient_accumulation", "log_every", "checkpoint_every"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
+            check(getattr(self, name) > 0, name, getattr(self, name), "must be greater than 0")
+        for name in ("weight_decay", "consistency", "lr_warmup"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        for name in ("ema_decay", "adam_beta1", "adam_beta2"):
+            check(0 <= getattr(self, name) < 1, name, getattr(self, name), "must lie in [0, 1)")
+        check(
+            not (self.antithetic and self.batch_size % 2), "batch_size", self.batch_size,
+            "must be even with antithetic timesteps",
+        )  # fmt: skip
+        check(
+            (self.lr_schedule == "piecewise_constant") == (self.lr_steps is not None), "lr_steps", self.lr_steps,
+            "is given with lr_schedule 'piecewise_constant', and only with it",
+        )  # fmt: skip
+        check(
+            self.checkpoint_every % self.log_every == 0, "checkpoint_every", self.checkpoint_every,
+            f"must be a multiple of log_every = {self.log_every}, so that a resumed curve has the same rows",
+        )  # fmt: skip

@@ -1,0 +1,87 @@
+"""The metrics of one model's samples, with intervals, and their change against the pretrained model."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from deme_core.metrics.frechet import FrechetReference
+from deme_core.metrics.intervals import Interval, jackknife_interval, paired_interval, t_interval
+from deme_core.metrics.kernel import kernel_distance
+from deme_core.metrics.moments import Moments
+from deme_core.metrics.neighbours import copy_rate
+from deme_core.params import check
+
+JACKKNIFE_GROUPS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateParams:
+    """Section `evaluate`."""
+
+    blocks: int
+    """Disjoint seed blocks; differences to the pretrained model are paired over them by noise."""
+
+    def __post_init__(self) -> None:
+        check(
+            self.blocks >= 2,
+            "evaluate.blocks",
+            self.blocks,
+            "must be at least 2: a t interval needs a spread",
+        )
+
+
+def evaluate(
+    features: np.ndarray,
+    baseline: np.ndarray,
+    references: dict[str, np.ndarray],
+    params: EvaluateParams,
+) -> dict[str, float]:
+    """Flat metrics of a model.
+
+    Args:
+        features: [n, D] of the model's samples, in the order of their index.
+        baseline: [n, D] of the pretrained model's samples from the same seeds.
+        references: part -> [m, D] of real images; `train` and, where the data set holds one out, `heldout`.
+
+    Returns:
+        For each part: `frechet_*`, the plain distance at n images (what other tools print); `_corrected` with
+        `_low`, `_high`: without its upward bias in n, by the jackknife over 20 groups; `_change` with `_change_low`,
+        `_change_high`: minus the baseline's, paired over the seed blocks. `kid_*` likewise over the blocks (it has
+        no bias). `copy_rate`, and `copy_rate_real`: the same for the held-out images, the level of no copying.
+    """
+    blocks = np.split(features, params.blocks)
+    baseline_blocks = np.split(baseline, params.blocks)
+    groups = [Moments.of(group) for group in np.split(features, JACKKNIFE_GROUPS)]
+    out: dict[str, float] = {}
+    for part, real in references.items():
+        reference = FrechetReference(Moments.of(real))
+        out[f"frechet_{part}"] = reference.distance(Moments.of(features))
+        _put(out, f"frechet_{part}", "corrected", jackknife_interval(reference.distance, groups))
+        ours = [reference.distance(Moments.of(block)) for block in blocks]
+        theirs = [reference.distance(Moments.of(block)) for block in baseline_blocks]
+        _put(out, f"frechet_{part}_change", None, paired_interval(ours, theirs))
+    for part, real in references.items():
+        ours = [kernel_distance(block, real) for block in blocks]
+        theirs = [kernel_distance(block, real) for block in baseline_blocks]
+        _put(out, f"kid_{part}", None, t_interval(ours))
+        _put(out, f"kid_{part}_change", None, paired_interval(ours, theirs))
+    out["copy_rate"] = copy_rate(features, references["train"])
+    if "heldout" in references:
+        out["copy_rate_real"] = copy_rate(references["heldout"], references["train"])
+    return out
+
+
+def check_samples(images: int, blocks: int) -> None:
+    """The seed blocks and the groups of the jackknife must be equal, and large enough for a covariance."""
+    unit = math.lcm(blocks, JACKKNIFE_GROUPS)
+    check(
+        images % unit == 0 and images >= 2 * unit, "sample.images", images,
+        f"must be a multiple of {unit} ({blocks} seed blocks, {JACKKNIFE_GROUPS} groups of the jackknife), at least"
+        f" {2 * unit}",
+    )  # fmt: skip
+
+
+def _put(out: dict[str, float], name: str, suffix: str | None, interval: Interval) -> None:
+    out[f"{name}_{suffix}" if suffix else name] = interval.value
+    out[f"{name}_low"], out[f"{name}_high"] = interval.low, interval.high

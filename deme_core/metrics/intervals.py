@@ -1,0 +1,99 @@
+"""Confidence intervals for metrics: over independent blocks, over paired blocks, and by the jackknife."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from deme_core.metrics.moments import Array, Moments
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval, all in the unit of the metric; low <= value <= high."""
+
+    value: float
+    low: float
+    high: float
+
+
+def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Student t interval, K - 1 degrees of freedom, of the mean of K >= 2 independent block values [K].
+
+    It covers the expected value of one block: for a biased metric, the metric at the size of a block.
+    """
+    blocks = _finite_vector(values, "values")
+    standard_error = float(blocks.std(ddof=1)) / blocks.size**0.5
+    return _student(float(blocks.mean()), standard_error, blocks.size - 1, confidence)
+
+
+def paired_interval(candidate_blocks: ArrayLike, baseline_blocks: ArrayLike, confidence: float = 0.95) -> Interval:
+    """t interval of candidate - baseline, both [K], where block k of both was made from the same noise.
+
+    The luck of the noise, shared within a block, cancels in the difference, and of the bias of a Fréchet
+    distance what both models share. The rest, which falls with n / D of a block, stays: this covers the
+    difference that blocks of this size show.
+    """
+    candidate = _finite_vector(candidate_blocks, "candidate_blocks")
+    baseline = _finite_vector(baseline_blocks, "baseline_blocks")
+    if candidate.size != baseline.size:
+        raise ValueError(
+            f"{candidate.size} candidate blocks against {baseline.size} baseline blocks; they are paired by "
+            "noise and must be as many: measure both on the same seeds"
+        )
+    return t_interval(candidate - baseline, confidence)
+
+
+def jackknife_interval(
+    statistic: Callable[[Moments], float], groups: Sequence[Moments], confidence: float = 0.95
+) -> Interval:
+    """Delete-one-group jackknife of theta = statistic(moments) over K >= 2 independent groups of equal n.
+
+    value: K theta(all) - (K - 1) mean_k theta(-k), which removes a bias that falls as 1 / n;
+    standard error: sqrt((K - 1) / K * sum_k (theta(-k) - mean_k theta(-k))^2); Student t with K - 1 degrees
+    of freedom (Tukey 1958; Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11).
+
+    For a Fréchet distance all groups together should hold at least about 4 D rows. Near D rows its bias is no
+    longer 1 / n, and the interval lies too low: on Gaussians with D = 64 a 95 % interval covered 95 % at 4 D
+    rows, 60 % at 2 D and 0 % at D.
+    """
+    # A percentile bootstrap is not offered. A Fréchet distance of n rows reads too high by about c / n, and
+    # resampling those rows adds the same bias once more: the percentiles lie around theta + 2 c / n, and can
+    # miss not only the truth but the estimate itself.
+    if len(groups) < 2:
+        raise ValueError(f"{len(groups)} groups; a jackknife needs at least 2: split the rows into about 20")
+    sizes = [group.n for group in groups]
+    if min(sizes) != max(sizes):
+        raise ValueError(f"groups of {min(sizes)} to {max(sizes)} rows; all must have equal n: drop the rows left over")
+    k = len(groups)
+    whole = reduce(add, groups)
+    without = _finite_vector([statistic(whole - group) for group in groups], "the statistic without a group")
+    value = k * statistic(whole) - (k - 1) * float(without.mean())
+    standard_error = ((k - 1) / k * float(np.square(without - without.mean()).sum())) ** 0.5
+    return _student(value, standard_error, k - 1, confidence)
+
+
+def _student(value: float, standard_error: float, degrees: int, confidence: float) -> Interval:
+    """value ± t * standard_error, two-sided, at a confidence in (0, 1)."""
+    from scipy.stats import t  # here, because its import takes a good part of a second
+
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence = {confidence}; it must lie between 0 and 1: give 0.95 for 95 %")
+    half_width = float(t.ppf((1 + confidence) / 2, degrees)) * standard_error
+    return Interval(value, value - half_width, value + half_width)
+
+
+def _finite_vector(values: ArrayLike, name: str) -> Array:
+    """`values` as a finite float64 vector [K], K >= 2."""
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.ndim != 1 or vector.size < 2:
+        raise ValueError(f"{name} has shape {vector.shape}; it must be [K], K >= 2: measure more blocks")
+    finite = np.isfinite(vector)
+    if not finite.all():
+        raise ValueError(f"{name} holds {vector[~finite][0]}; all must be finite: look at entry {np.argmin(finite)}")
+    return vector

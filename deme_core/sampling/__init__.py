@@ -1,0 +1,1 @@
+"""A denoiser and a schedule -> images, one seed an image."""

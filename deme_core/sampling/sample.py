@@ -1,0 +1,91 @@
+"""The samples of one model on disk, archive by archive: resumable, and shared out among processes."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from deme_core.checkpoints import denoiser_dir, load_denoiser, weights_file
+from deme_core.errors import InputError
+from deme_core.sampling.archive import PER_ARCHIVE, PROTOCOL, read_images, write_archive, write_grid
+from deme_core.sampling.generate import Denoise, Sampler, ensemble, single
+from deme_core.sampling.settings import SamplerParams
+from deme_core.seeds import SeedBlock
+from deme_core.tensors import read_recipe, weights_hash
+from deme_core.timesteps import TimestepRanges
+from deme_core.work import only_one, work_dir
+
+SAMPLE_CODE = ("sampling/*.py", "checkpoints.py", "projection.py", "seeds.py", "data/images.py")
+
+
+def sample_model(model: Path, pretrained: Path, params: SamplerParams, images: int, out: Path) -> None:
+    """Write `images` images of the evaluation seeds to `out`: archives, protocol.json and preview.png.
+
+    Args:
+        model: a pipeline directory, or the folder of the experts 1 … N for the ensemble.
+        pretrained: the pipeline that gives noise schedule and image shape.
+    """
+    process = PartialState()
+    folders, ranges = denoisers(model)
+    sampler = Sampler.of(pretrained, params, process.device)
+    identity = {
+        "weights": [weights_hash(weights_file(folder)) for folder in folders],
+        "bounds": ranges and ranges.bounds, "sampler": asdict(params), "images": images,
+    }  # fmt: skip
+    work = work_dir("sample", identity, SAMPLE_CODE)
+    with only_one(work / f"process-{process.process_index}"):
+        models = [load_denoiser(folder) for folder in folders]
+        denoise = ensemble(models, ranges, process.device) if ranges else single(models[0], process.device)
+        write_missing(sampler, denoise, images, work, process.process_index, process.num_processes)
+        process.wait_for_everyone()
+    if process.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        for archive in sorted(work.glob("*.zip")):
+            shutil.move(archive, out / archive.name)
+        shutil.rmtree(work)
+        protocol = {"images": images, "seed_block": SeedBlock.EVALUATION.name, "sampler": asdict(params)}
+        text = json.dumps(protocol | cost(folders, sampler.shape), indent=2, sort_keys=True)
+        (out / PROTOCOL).write_text(text + "\n")
+        preview = next(read_images(out, min(images, PER_ARCHIVE)))[:100]
+        write_grid(out / "preview.png", preview, columns=20, scale=max(1, 48 // sampler.shape[-1]))
+
+
+def denoisers(model: Path) -> tuple[list[Path], TimestepRanges | None]:
+    """The denoiser folder of a pipeline; or those of the experts 1 … N with their ranges, which they carry."""
+    if (model / "model_index.json").is_file():
+        return [denoiser_dir(model)], None
+    bounds = read_recipe(weights_file(model / "1")).get("bounds")
+    if bounds is None:
+        raise InputError(f"{model / '1'}: no expert of the stage finetune_range: its metadata names no ranges")
+    ranges = TimestepRanges(tuple(bounds))
+    return [model / str(i) for i in range(1, ranges.N + 1)], ranges
+
+
+def write_missing(
+    sampler: Sampler, denoise: Denoise, images: int, directory: Path, rank: int = 0, world: int = 1
+) -> None:
+    """Write the archives 0, 1, … that are this process's (number ≡ rank modulo world) and not there yet."""
+    numbers = range(rank, -(-images // PER_ARCHIVE), world)
+    todo = [number for number in numbers if not (directory / f"{number:04d}.zip").is_file()]
+    for number in tqdm(todo, desc="sampling", unit="archive", disable=rank != 0):
+        first = number * PER_ARCHIVE
+        pixels = sampler.images(denoise, SeedBlock.EVALUATION, first, min(PER_ARCHIVE, images - first))
+        write_archive(directory, number, pixels)
+
+
+def cost(folders: list[Path], shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Parameters of the model (of all experts together) and multiply-accumulates of one network call an image."""
+    models = [load_denoiser(folder) for folder in folders]
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        models[0](torch.zeros(1, *shape), 0)
+    return {
+        "parameters": sum(p.numel() for model in models for p in model.parameters()),
+        "macs_per_step": counter.get_total_flops() // 2,
+    }

@@ -1,0 +1,1 @@
+"""Task vectors, their merge, and the search for its weights."""

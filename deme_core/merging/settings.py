@@ -1,0 +1,37 @@
+"""Section `merge_search`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from deme_core.params import check
+
+SEARCH_CODE = ("merging/merge.py", "merging/objective.py", "sampling/*.py", "metrics/f*.py", "seeds.py")
+"""What the score of a trial depends on: see `deme_core.work.work_dir`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchParams:
+    """How merge weights are found."""
+
+    method: Literal["auto", "grid", "coordinate"]
+    """`auto` is the paper's grid for N <= 4, coordinate descent over the same values beyond."""
+    values: tuple[float, ...]
+    """Values that each weight may take; w = 0 and the uniform 1/N are always tried beside them."""
+    max_trials: int
+    """Most weights that are scored in the first round."""
+    images: int
+    """Images a trial of the first round, on the search seeds."""
+    finalists: int
+    """How many of the best go to the second round, with the uniform weights and w = 0."""
+    final_images: int
+    """Images a finalist, on seeds that the first round has not seen."""
+
+    def __post_init__(self) -> None:
+        check(len(self.values) > 0, "merge_search.values", list(self.values), "must name at least one value")
+        for name in ("max_trials", "finalists"):
+            check(getattr(self, name) >= 1, f"merge_search.{name}", getattr(self, name), "must be at least 1")
+        for name in ("images", "final_images"):
+            check(
+                getattr(self, name) >= 2, f"merge_search.{name}", getattr(self, name),
+                "must be at least 2: a covariance is estimated from them",
+            )  # fmt: skip

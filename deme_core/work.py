@@ -14,19 +14,19 @@ from deme_core.errors import InputError
 ROOT = Path(".checkpoints")
 
 
-def work_dir(label: str, identity: dict[str, Any], code: tuple[str, ...], root: Path = ROOT) -> Path:
+def work_dir(label: str, identity: dict[str, Any], root: Path = ROOT) -> Path:
     """`root/<label>-<hash>` of everything the work depends on, so that other work never finds it.
 
     Args:
-        identity: params and hashes of the inputs.
-        code: glob patterns below deme_core of the files whose change makes unfinished work worthless.
+        identity: params and hashes of the inputs. The code of the package, its report apart, is added: unfinished
+            work of another version is not taken over.
     """
     import torch
 
     package = Path(__file__).parent
     digest = hashlib.sha256(json.dumps([identity, torch.__version__], sort_keys=True).encode())
-    for pattern in code:
-        for file in sorted(package.glob(pattern)):
+    for file in sorted(package.rglob("*.py")):
+        if package / "report" not in file.parents:
             digest.update(file.read_bytes())
     return root / f"{label}-{digest.hexdigest()[:16]}"
 

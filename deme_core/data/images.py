@@ -42,6 +42,7 @@ class Images:
         return len(self.pixels)
 
     def subset(self, indices: torch.Tensor) -> "Images":
+        """The images at `indices`, int64 [k]."""
         return Images(self.pixels[indices], self.labels[indices])
 
 
@@ -68,7 +69,10 @@ def split(images: Images, held_out: float) -> dict[str, Images]:
     from sklearn.model_selection import train_test_split
 
     stratify = images.labels.numpy() if bool((images.labels >= 0).all()) else None
-    train, heldout = train_test_split(range(len(images)), test_size=held_out, random_state=0, stratify=stratify)
+    try:
+        train, heldout = train_test_split(range(len(images)), test_size=held_out, random_state=0, stratify=stratify)
+    except ValueError as error:
+        raise InputError(f"params: data.held_out = {held_out} of {len(images)} images: {error}") from None
     return {
         "train": images.subset(torch.tensor(sorted(train))),
         "heldout": images.subset(torch.tensor(sorted(heldout))),

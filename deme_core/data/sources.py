@@ -37,6 +37,8 @@ def read_folder(params: DataParams) -> Images:
     for row, file in zip(pixels, files, strict=True):
         try:
             with Image.open(file) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise InputError(f"{file}: more than 8 bits a channel (mode {image.mode}); save it with 8 bits")
                 square = ImageOps.fit(image.convert("RGB"), (params.size, params.size), Image.Resampling.BILINEAR)
         except (UnidentifiedImageError, OSError) as error:
             raise InputError(f"{file}: unreadable image ({error}); remove it or write it again") from None

@@ -1,12 +1,10 @@
 """Section `merge_search`."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from deme_core.params import check
-
-SEARCH_CODE = ("merging/merge.py", "merging/objective.py", "sampling/*.py", "metrics/f*.py", "seeds.py")
-"""What the score of a trial depends on: see `deme_core.work.work_dir`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +26,9 @@ class SearchParams:
 
     def __post_init__(self) -> None:
         check(len(self.values) > 0, "merge_search.values", list(self.values), "must name at least one value")
-        for name in ("max_trials", "finalists"):
-            check(getattr(self, name) >= 1, f"merge_search.{name}", getattr(self, name), "must be at least 1")
+        check(all(map(math.isfinite, self.values)), "merge_search.values", list(self.values), "must be finite numbers")
+        check(self.finalists >= 1, "merge_search.finalists", self.finalists, "must be at least 1")
+        check(self.max_trials >= 2, "merge_search.max_trials", self.max_trials, "must be at least 2: w = 0 and w = 1/N")
         for name in ("images", "final_images"):
             check(
                 getattr(self, name) >= 2, f"merge_search.{name}", getattr(self, name),

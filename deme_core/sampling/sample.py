@@ -21,8 +21,6 @@ from deme_core.tensors import read_recipe, weights_hash
 from deme_core.timesteps import TimestepRanges
 from deme_core.work import only_one, work_dir
 
-SAMPLE_CODE = ("sampling/*.py", "checkpoints.py", "projection.py", "seeds.py", "data/images.py")
-
 
 def sample_model(model: Path, pretrained: Path, params: SamplerParams, images: int, out: Path) -> None:
     """Write `images` images of the evaluation seeds to `out`: archives, protocol.json and preview.png.
@@ -37,8 +35,9 @@ def sample_model(model: Path, pretrained: Path, params: SamplerParams, images: i
     identity = {
         "weights": [weights_hash(weights_file(folder)) for folder in folders],
         "bounds": ranges and ranges.bounds, "sampler": asdict(params), "images": images,
+        "noise_schedule": dict(sampler.noise_schedule.config),
     }  # fmt: skip
-    work = work_dir("sample", identity, SAMPLE_CODE)
+    work = work_dir("sample", identity)
     with only_one(work / f"process-{process.process_index}"):
         models = [load_denoiser(folder) for folder in folders]
         denoise = ensemble(models, ranges, process.device) if ranges else single(models[0], process.device)

@@ -17,7 +17,7 @@ from deme_core.data.images import pixels_hash
 from deme_core.projection import fold_projections, insert_projections
 from deme_core.tensors import weights_hash
 from deme_core.timesteps import TimestepRanges
-from deme_core.training.settings import TRAINING_CODE, TrainingParams
+from deme_core.training.settings import TrainingParams
 from deme_core.work import ROOT, work_dir
 
 
@@ -57,7 +57,7 @@ def finetune_range(
     curve = train(
         student, load_noise_schedule(pretrained), pixels, params, own=own, p=p, seed=seed,
         label=f"range {i} of {ranges.N}, t in [{own[0]}, {own[1]})",
-        state=work_dir(f"finetune_range-{i}", identity, TRAINING_CODE, checkpoints), teacher=teacher,
+        state=work_dir(f"finetune_range-{i}", identity, checkpoints), teacher=teacher,
     )  # fmt: skip
     student.cpu()
     if params.projection == "foldable":

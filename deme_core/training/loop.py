@@ -1,6 +1,7 @@
 """The training loop: one denoiser, one range of timesteps, exact resume (Eq. 5 and 6)."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def train(
         log_with=params.report_to,
         project_dir=str(state) if params.report_to else None,
     )
-    with only_one(state) if accelerator.is_main_process else _nothing():
+    with only_one(state) if accelerator.is_main_process else nullcontext():
         return _Training(
             accelerator, model, noise_schedule, pixels, params, own, p, seed, label, state, teacher,
             snapshot, snapshot_every,
@@ -247,8 +248,3 @@ class _Training:
             from dataclasses import asdict
 
             self.accelerator.init_trackers("deme", {k: v for k, v in asdict(self.params).items() if v is not None})
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...

@@ -10,7 +10,7 @@ from torch import nn
 
 from deme_core.data.images import pixels_hash
 from deme_core.params import check
-from deme_core.training.settings import TRAINING_CODE, TrainingParams
+from deme_core.training.settings import TrainingParams
 from deme_core.work import work_dir
 
 
@@ -80,7 +80,7 @@ def train_from_scratch(
     T = schedule.config.num_train_timesteps
     curve = train(
         model, schedule, pixels, params.training, own=(0, T), p=0.0, seed=seed, label="pretrain",
-        state=work_dir("pretrain", identity, TRAINING_CODE), snapshot=snapshot, snapshot_every=snapshot_every,
+        state=work_dir("pretrain", identity), snapshot=snapshot, snapshot_every=snapshot_every,
     )  # fmt: skip
     DDPMPipeline(model.cpu(), schedule).save_pretrained(out)
     return curve

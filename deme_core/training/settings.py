@@ -1,12 +1,14 @@
 """Section `finetune_range`: every number of one training, checked before any time is spent."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from deme_core.params import check
 
-TRAINING_CODE = ("training/*.py", "projection.py", "timesteps.py", "seeds.py")
-"""What a resume state depends on: see `deme_core.work.work_dir`."""
+SCHEDULES = (
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "piecewise_constant",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class TrainingParams:
     """Micro-batches an optimizer step."""
     learning_rate: float
     lr_schedule: str
-    """A schedule of `diffusers.optimization.get_scheduler`, e.g. `constant`, `cosine`."""
+    """One of SCHEDULES, the schedules of `diffusers.optimization.get_scheduler`."""
     lr_warmup: int
     """Optimizer steps of linear warm-up, for the schedules that have one."""
     lr_steps: str | None
@@ -60,9 +62,14 @@ class TrainingParams:
             not (self.antithetic and self.batch_size % 2), "batch_size", self.batch_size,
             "must be even with antithetic timesteps",
         )  # fmt: skip
+        check(self.lr_schedule in SCHEDULES, "lr_schedule", self.lr_schedule, f"must be one of {', '.join(SCHEDULES)}")
         check(
             (self.lr_schedule == "piecewise_constant") == (self.lr_steps is not None), "lr_steps", self.lr_steps,
             "is given with lr_schedule 'piecewise_constant', and only with it",
+        )  # fmt: skip
+        check(
+            self.lr_steps is None or bool(re.fullmatch(r"([\d.]+:\d+,)*[\d.]+", self.lr_steps)), "lr_steps",
+            self.lr_steps, 'must look like "1:1000,0.1": factor 1 up to step 1000, then 0.1',
         )  # fmt: skip
         check(
             self.checkpoint_every % self.log_every == 0, "checkpoint_every", self.checkpoint_every,

@@ -1,0 +1,41 @@
+# make demo: set up and run the default experiment.   make test: set up and run the tests.   Needs Python 3.11+.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: demo test test-slow lint params zoo
+.DEFAULT_GOAL := demo
+
+demo: $(BIN)/.installed
+	dvc repro
+	@sed -n '1,/^## /p' reports/run/results.md | sed '$$d'
+
+test: $(BIN)/.installed
+	pytest
+
+test-slow: $(BIN)/.installed
+	pytest -m slow
+
+lint: $(BIN)/.installed
+	ruff check .
+	ruff format --check .
+	mypy
+
+# params.yaml as `dvc exp run` composes it, e.g. make params OVERRIDES="N=8 p=0.3"
+params: $(BIN)/.installed
+	python conf/compose.py $(OVERRIDES)
+
+# Train the shipped models again (an hour on one core). One thread, so that the bytes are the same everywhere alike.
+zoo: $(BIN)/.installed
+	OMP_NUM_THREADS=1 python zoo/train_features.py zoo/digits-features
+	OMP_NUM_THREADS=1 python zoo/train_ddpm.py zoo/digits-ddpm
+	OMP_NUM_THREADS=1 python zoo/convergence.py zoo/digits-ddpm
+
+# clean-fid without its dependencies: the parity test needs one function of it, and the torchvision that it would
+# bring must match torch's build (see pyproject.toml).
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps clean-fid
+	@touch $@

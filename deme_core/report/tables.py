@@ -1,0 +1,169 @@
+"""The results of a run: a table of raw numbers, and a Markdown page of it with protocol, verdicts and pictures."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from deme_core.errors import InputError
+from deme_core.merging.search import anchors
+
+MODELS = {
+    "pretrained": "pretrained",
+    "ensemble": "DeMe before merge (ensemble)",
+    "merged_uniform": "DeMe merged, w = 1/N",
+    "merged": "DeMe merged, searched w",
+}
+FRECHET = {"frechet_train": "training part", "frechet_heldout": "held-out part"}  # the latter where images are held out
+
+
+def needed(file: Path, stage: str) -> Path:
+    """`file`, or an InputError that names it and the stage that writes it."""
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; `dvc repro {stage}` writes it")
+    return file
+
+
+def read_metrics(directory: Path) -> dict[str, dict[str, Any]]:
+    """The flat metrics of each of MODELS, as the stages evaluate@… wrote them."""
+    return {m: json.loads(needed(directory / f"{m}.json", f"evaluate@{m}").read_text()) for m in MODELS}
+
+
+def verdict(low: float, high: float) -> str:
+    """What the 95 % interval of a change against the pretrained model shows; a lower distance is better."""
+    return "better than pretrained" if high < 0 else "worse than pretrained" if low > 0 else "no difference shown"
+
+
+def results(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """One row for each of MODELS: its metrics in full precision, under the names that `evaluate` gives them.
+
+    Added are `name`, `frechet_*_change_percent` (of the pretrained model's plain distance), `frechet_*_verdict`.
+
+    Raises:
+        InputError: a model has other metrics than the pretrained one, or was measured by another protocol.
+    """
+    base = metrics["pretrained"]
+    protocol = {"extractor", "images"} | {k for k in base if k.startswith(("sampler_", "seed_", "reference_"))}
+    for model, own in metrics.items():
+        for key in sorted(set(own) ^ set(base)):
+            raise InputError(f"metrics: only one of {model} and pretrained has '{key}'; `dvc repro` evaluates both")
+        for key in sorted(protocol):
+            if own[key] != base[key]:
+                raise InputError(
+                    f"metrics: {model} was measured with {key} = {own[key]}, pretrained with {base[key]}; one table"
+                    " holds one protocol: `dvc repro` evaluates both"
+                )
+    table = pd.DataFrame([metrics[model] for model in MODELS], index=pd.Index(list(MODELS), name="model"))
+    table.insert(0, "name", list(MODELS.values()))
+    for key, _ in _parts(table):
+        table[f"{key}_change_percent"] = 100 * table[f"{key}_change"] / base[key]
+        table[f"{key}_verdict"] = list(map(verdict, table[f"{key}_change_low"], table[f"{key}_change_high"]))
+        table.loc["pretrained", f"{key}_verdict"] = "baseline"
+    return table
+
+
+def search_scores(trials: pd.DataFrame, result: dict[str, Any]) -> pd.DataFrame:
+    """Scores of the searched, zero and uniform weights on the search seeds and on the fresh confirming ones.
+
+    Columns: weights (text), search (NaN where the search did not come by), confirm, gap = confirm - search.
+    """
+    N = len(result["weights"])
+    rows = dict(zip(("searched", "zero: pretrained", "uniform: 1/N"), (result["weights"], *anchors(N)), strict=True))
+
+    def score(round: str, weights: Any) -> float:
+        same = trials[[f"w{i}" for i in range(1, N + 1)]].sub(list(weights)).abs().max(axis=1) < 1e-9
+        return float(trials.loc[same & trials["round"].eq(round), "score"].mean())
+
+    table = pd.DataFrame({round: {k: score(round, w) for k, w in rows.items()} for round in ("search", "confirm")})
+    table.insert(0, "weights", [", ".join(f"{w:.3g}" for w in weights) for weights in rows.values()])
+    return table.assign(gap=table["confirm"] - table["search"])
+
+
+def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str, Any], figures: dict[str, str]) -> str:
+    """The whole report as Markdown; `figures` maps the name of a PNG to its caption."""
+    base: Any = table.loc["pretrained"]
+    blocks = f"{base.seed_blocks} blocks of {base.images // base.seed_blocks:,}"
+    images = {round: f"{n:,} images" for round, n in trials.groupby("round")["images"].first().items()}
+    scores = [
+        [kind, row["weights"], *(_number(row[column], 4) for column in ("search", "confirm", "gap"))]
+        for kind, row in search_scores(trials, result).iterrows()
+    ]
+    kept = " The search kept w = 0: its merged model is the pretrained one." if not any(result["weights"]) else ""
+    paragraphs = [
+        f"# {title}",
+        _markdown(*_readable(table)),
+        f"Protocol: {base.images:,} images a model from the seed block {base.seed_block}, in {blocks}; sampler"
+        f" {base.sampler_kind}, {base.sampler_steps} steps, {base.sampler_spacing} spacing, {base.sampler_dtype};"
+        f" features of `{base.extractor}`; {base.reference_images:,} reference images in the training part.",
+        "How to read it: lower is better. A distance stands as its plain value, which other tools print, and below it"
+        " freed of its upward bias, with a 95 % interval, by the jackknife over groups of images. A change is the mean"
+        f" difference to the pretrained model on the same noise, with a 95 % t interval of the differences over the"
+        f" {blocks}; its percentage is of the pretrained model's plain value. Compare models by the change, not by"
+        " whether their own intervals overlap. The intervals cover the luck of sampling, not that of training, and"
+        " none is widened for the number of comparisons. Copy rate: share of images that lie nearer to a training"
+        " image than that one's nearest neighbour; real held-out images give the level without copying.",
+        "Verdict, by the interval of the change:",
+        "\n".join(
+            f"- {row['name']}: " + "; ".join(f"{row[f'{key}_verdict']} on the {part}" for key, part in _parts(table))
+            for _, row in table.iloc[1:].iterrows()
+        ),
+        f"## Merge search: {result['method']}, {result['trials']} trials",
+        _markdown(
+            ["weights", "w", f"search score<br>{images['search']}", f"confirming score<br>{images['confirm']}", "gap"],
+            scores,
+        ),
+        "Scores are plain Fréchet distances to the training part; their bias falls with the number of images. Where a"
+        f" gap lies above that of w = 0, which no search selected, the search took luck for quality.{kept}",
+        *(f"![{Path(file).stem}]({file})\n\n{caption}" for file, caption in figures.items()),
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _parts(table: pd.DataFrame) -> list[tuple[str, str]]:
+    return [(key, part) for key, part in FRECHET.items() if key in table]
+
+
+def _readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the results as text, with four significant digits of the pretrained model's values."""
+    base: Any = table.loc["pretrained"]
+    unit = 1000 if abs(base.kid_train) < 0.1 else 1
+    kid_digits = _digits(base.kid_train * unit)
+    header = ["model"]
+    for _, part in _parts(table):
+        header += [f"Fréchet distance, {part}<br>plain; corrected [95 %]", "its change<br>paired [95 %]"]
+    header += [f"KID, training part{', in 10⁻³' * (unit > 1)}<br>± 95 %", "copy rate", "parameters", "MACs a step"]
+    rows = []
+    for model, row in table.iterrows():
+        cells = [row["name"]]
+        for key, _ in _parts(table):
+            digits = _digits(base[key])
+            percent = _number(row[f"{key}_change_percent"], 1, "+")
+            change = f"{_interval(row, f'{key}_change', '', digits, '+')}<br>({percent} %)"
+            cells += [f"{_number(row[key], digits)}<br>{_interval(row, key, '_corrected', digits)}"]
+            cells += ["—" if model == "pretrained" else change]
+        half = (row.kid_train_high - row.kid_train_low) / 2
+        real = f"<br>(real {100 * row.copy_rate_real:.1f} %)" if "copy_rate_real" in row else ""
+        cells += [f"{_number(row.kid_train * unit, kid_digits)} ± {_number(half * unit, kid_digits)}"]
+        cells += [f"{100 * row.copy_rate:.1f} %{real}", f"{row.parameters:,}", f"{row.macs_per_step:,}"]
+        rows.append(cells)
+    return header, rows
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
+
+
+def _interval(row: pd.Series, key: str, value: str, digits: int, sign: str = "") -> str:
+    low, high = (_number(row[f"{key}_{end}"], digits, sign) for end in ("low", "high"))
+    return f"{_number(row[key + value], digits, sign)} [{low}, {high}]"
+
+
+def _digits(value: float) -> int:
+    """Decimals that show four significant digits of `value`."""
+    return max(0, 3 - math.floor(math.log10(abs(value)))) if value else 4
+
+
+def _number(value: float, digits: int, sign: str = "") -> str:
+    return "—" if math.isnan(value) else f"{value:{sign}z.{digits}f}".replace("-", "−")

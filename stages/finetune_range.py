@@ -1,0 +1,42 @@
+"""Finetune the expert of one timestep range (Sec. 3.2 of the paper)."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from deme_core.checkpoints import train_timesteps
+from deme_core.data.images import load_part
+from deme_core.params import read, section
+from deme_core.stage import run, run_params
+from deme_core.timesteps import TimestepRanges
+from deme_core.training.finetune import finetune_range
+from deme_core.training.settings import TrainingParams
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--range", type=int, required=True, help="which range, from 1 to N")
+    parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
+    parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the expert's denoiser")
+    parser.add_argument("--curve", type=Path, required=True, help="CSV of the loss")
+    args = parser.parse_args()
+    params = read()
+    top = run_params(params)
+    curve = finetune_range(
+        args.pretrained,
+        load_part(args.data, "train").pixels,
+        TimestepRanges.of(top.N, train_timesteps(args.pretrained), top.boundaries),
+        args.range,
+        top.p,
+        section(params, "finetune_range", TrainingParams),
+        args.out,
+        seed=top.seed,
+    )
+    args.curve.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(curve).to_csv(args.curve, index=False)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,33 @@
+"""Bring the pretrained pipeline in: from the zoo, a directory, the hub, or by training one from scratch."""
+
+import argparse
+from pathlib import Path
+
+from deme_core.checkpoints import copy_pipeline, resolve_source, verify_pipeline
+from deme_core.data.images import load_part
+from deme_core.params import read, section
+from deme_core.stage import run, run_params
+from deme_core.training.scratch import PretrainParams
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="output of the stage data, for source: train")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the pipeline")
+    args = parser.parse_args()
+    params = read()
+    load = section(params, "pretrain_load", PretrainParams)
+    if load.train is not None:
+        from deme_core.training.scratch import train_from_scratch
+
+        seed = run_params(params).seed
+        train_from_scratch(load.train, load_part(args.data, "train").pixels, args.out, seed=seed)
+    else:
+        source = resolve_source(load.source, load.revision)
+        verify_pipeline(source)
+        copy_pipeline(source, args.out, weights=True)
+    verify_pipeline(args.out)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,26 @@
+"""Features of the real images, training and held-out part, by the run's extractor."""
+
+import argparse
+from pathlib import Path
+
+from deme_core.data.images import PARTS, load_part
+from deme_core.metrics.feature_files import write_features
+from deme_core.metrics.features import FeatureParams, load_extractor
+from deme_core.params import read, section
+from deme_core.stage import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the features")
+    args = parser.parse_args()
+    extractor = load_extractor(section(read(), "reference", FeatureParams).extractor)
+    for part in PARTS:
+        images = load_part(args.data, part)
+        if len(images):
+            write_features(args.out / f"{part}.safetensors", extractor([images.pixels]), extractor)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,24 @@
+"""Sample a model on the evaluation seeds, which no search has seen. `accelerate launch` shares out the work."""
+
+import argparse
+from pathlib import Path
+
+from deme_core.params import read, section
+from deme_core.sampling.sample import sample_model
+from deme_core.sampling.settings import SampleParams, SamplerParams
+from deme_core.stage import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="a pipeline, or the folder of the experts")
+    parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the archives")
+    args = parser.parse_args()
+    params = read()
+    sampler = section(params, "sampler", SamplerParams)
+    sample_model(args.model, args.pretrained, sampler, section(params, "sample", SampleParams).images, args.out)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,57 @@
+"""Check the whole of params.yaml, before any stage spends time or DVC clears an output."""
+
+import argparse
+from pathlib import Path
+
+from deme_core.checkpoints import train_timesteps
+from deme_core.data.images import DataParams
+from deme_core.data.sources import SOURCES
+from deme_core.merging.search import method_of
+from deme_core.merging.settings import SearchParams
+from deme_core.metrics.evaluation import EvaluateParams, check_samples
+from deme_core.metrics.features import FeatureParams
+from deme_core.params import check, read, section
+from deme_core.sampling.settings import LossMatrixParams, SampleParams, SamplerParams
+from deme_core.stage import RunParams, run, run_params
+from deme_core.timesteps import TimestepRanges
+from deme_core.training.scratch import PretrainParams
+from deme_core.training.settings import TrainingParams
+
+SECTIONS = {
+    "data": DataParams,
+    "reference": FeatureParams,
+    "pretrain_load": PretrainParams,
+    "finetune_range": TrainingParams,
+    "merge_search": SearchParams,
+    "sampler": SamplerParams,
+    "sample": SampleParams,
+    "evaluate": EvaluateParams,
+    "loss_matrix": LossMatrixParams,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="written once everything is right, always the same")
+    args = parser.parse_args()
+    params = read()
+    known = [*RunParams.__dataclass_fields__, *SECTIONS]
+    for key in params:
+        check(key in known, key, "…", f"unknown key; valid keys are {', '.join(known)}")
+    top = run_params(params)
+    parsed = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
+    data = parsed["data"]
+    check(data.source in SOURCES, "data.source", data.source, f"known sources are {', '.join(SOURCES)}")
+    method_of(top.N, parsed["merge_search"])
+    check_samples(parsed["sample"].images, parsed["evaluate"].blocks)
+    source = Path(parsed["pretrain_load"].source)
+    if source.is_dir():
+        T = train_timesteps(source)
+        TimestepRanges.of(top.N, T, top.boundaries)
+        check(parsed["sampler"].steps <= T, "sampler.steps", parsed["sampler"].steps, f"must be at most T = {T}")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text("every section of params.yaml is well-formed\n")
+
+
+if __name__ == "__main__":
+    run(main)

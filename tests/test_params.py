@@ -1,0 +1,262 @@
+"""Params: every key is checked and named; params.yaml is what Hydra composes from conf/."""
+
+import re
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+from conftest import REPOSITORY, training_params
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from deme_core.data.images import DataParams
+from deme_core.errors import InputError
+from deme_core.merging.settings import SearchParams
+from deme_core.metrics.evaluation import EvaluateParams
+from deme_core.params import read, section
+from deme_core.sampling.settings import SamplerParams
+from deme_core.stage import RunParams, run_params
+from deme_core.training.scratch import PretrainParams
+from deme_core.training.settings import TrainingParams
+
+PRESETS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    depth: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    count: int
+    rate: float
+    flag: bool
+    name: str
+    kind: Literal["a", "b"]
+    maybe: int | None
+    values: tuple[float, ...]
+    table: dict[str, Any]
+    inner: Inner | None
+
+
+GOOD: dict[str, Any] = {
+    "count": 3, "rate": 0.5, "flag": True, "name": "x", "kind": "a", "maybe": 1, "values": [0.0, 1.5],
+    "table": {"any": 1}, "inner": {"depth": 2},
+}  # fmt: skip
+
+
+def parse(**changes: Any) -> Example:
+    return section({"example": GOOD | changes}, "example", Example)
+
+
+def test_a_section_becomes_its_dataclass() -> None:
+    expected = Example(
+        count=3, rate=0.5, flag=True, name="x", kind="a", maybe=1, values=(0.0, 1.5), table={"any": 1},
+        inner=Inner(depth=2),
+    )  # fmt: skip
+    assert parse() == expected
+
+
+def test_a_missing_section_is_named_with_those_present() -> None:
+    with pytest.raises(InputError, match="section 'example' is missing; present are data, sample"):
+        section({"sample": {}, "data": {}}, "example", Example)
+
+
+@pytest.mark.parametrize("value", [None, 3, [1], "x"])
+def test_a_value_in_place_of_a_section_is_refused(value: Any) -> None:
+    with pytest.raises(InputError, match=re.escape(f"example = {value!r} must be a section with keys")):
+        section({"example": value}, "example", Example)
+
+
+def test_an_unknown_key_is_named_with_the_valid_ones() -> None:
+    valid = "count, flag, inner, kind, maybe, name, rate, table, values"
+    with pytest.raises(InputError, match=rf"unknown key example\.cuont; valid keys are {valid}"):
+        parse(cuont=3)
+
+
+def test_an_unknown_key_of_a_nested_section_is_named_with_its_path() -> None:
+    with pytest.raises(InputError, match=r"unknown key example\.inner\.dpeth; valid keys are depth"):
+        parse(inner={"depth": 2, "dpeth": 2})
+
+
+@pytest.mark.parametrize("key", GOOD)
+def test_a_missing_key_is_named(key: str) -> None:
+    with pytest.raises(InputError, match=rf"example\.{key} is missing"):
+        section({"example": {k: v for k, v in GOOD.items() if k != key}}, "example", Example)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("count", 3.0, "must be of type int"),
+        ("count", "3", "must be of type int"),
+        ("count", True, "must be of type int"),
+        ("count", None, "must be of type int"),
+        ("rate", "0.5", "must be of type float"),
+        ("rate", False, "must be of type float"),
+        ("flag", 1, "must be of type bool"),
+        ("flag", "yes", "must be of type bool"),
+        ("name", 7, "must be of type str"),
+        ("kind", "c", "must be one of a, b"),
+        ("maybe", "1", "must be of type int"),
+        ("values", 0.5, "must be a list"),
+        ("table", [1], "must be of type dict"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_key_value_and_rule(key: str, value: Any, rule: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"example.{key} = {value!r}: {rule}")):
+        parse(**{key: value})
+
+
+def test_an_entry_of_a_list_is_named_by_its_position() -> None:
+    with pytest.raises(InputError, match=re.escape("example.values[1] = 'x': must be of type float")):
+        parse(values=[0.0, "x"])
+
+
+def test_an_int_is_a_float_and_null_is_none() -> None:
+    parsed = parse(rate=1, values=[0, 1], maybe=None, inner=None)
+    assert (parsed.rate, parsed.values, parsed.maybe, parsed.inner) == (1.0, (0.0, 1.0), None, None)
+    assert all(type(number) is float for number in (parsed.rate, *parsed.values))
+
+
+def test_scientific_notation_without_a_point_is_a_number(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("rate: 1e-4\ncopy: ${rate}\n")
+    assert read(tmp_path / "params.yaml") == {"rate": 1e-4, "copy": 1e-4}
+
+
+def test_a_missing_params_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing\.yaml: no such params file"):
+        read(tmp_path / "nothing.yaml")
+
+
+RUN = {"name": "x", "N": 2, "p": 0.4, "seed": 0, "boundaries": None, "ranges": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"p": 1.5}, r"p = 1\.5: a probability must lie in \[0, 1\]"),
+        ({"p": -0.1}, r"p = -0\.1: a probability"),
+        ({"p": float("nan")}, "p = nan: a probability"),
+        ({"N": 0, "ranges": []}, "N = 0: the number of ranges must be at least 1"),
+        ({"N": 3}, r"ranges = \[1, 2\]: must be 1 to N = 3; set N with `dvc exp run -S N=3`"),
+        ({"seed": -1}, "seed = -1: must not be negative"),
+    ],
+)
+def test_top_level_keys_are_checked(change: dict[str, Any], message: str) -> None:
+    assert isinstance(run_params(RUN), RunParams)
+    with pytest.raises(InputError, match=message):
+        run_params(RUN | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"iterations": 0}, "iterations = 0: must be at least 1"),
+        ({"learning_rate": 0.0}, r"learning_rate = 0\.0: must be greater than 0"),
+        ({"consistency": -1.0}, r"consistency = -1\.0: must not be negative"),
+        ({"ema_decay": 1.0}, r"ema_decay = 1\.0: must lie in \[0, 1\)"),
+        ({"antithetic": True, "batch_size": 7}, "batch_size = 7: must be even with antithetic timesteps"),
+        ({"lr_steps": "1:10,0.1"}, "lr_steps = .* only with it"),
+        ({"lr_schedule": "piecewise_constant"}, "lr_steps = None: is given with"),
+        ({"log_every": 3}, "checkpoint_every = 4: must be a multiple of log_every = 3"),
+    ],
+)
+def test_training_params_are_checked(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        training_params(**change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"lr_schedule": "constnat"}, {"lr_schedule": "piecewise_constant", "lr_steps": "no rules"}],
+)
+def test_an_unknown_learning_rate_schedule_is_refused_with_the_params(change: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        training_params(**change)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_weights_to_search_must_be_finite(value: float) -> None:
+    with pytest.raises(InputError):
+        SearchParams(method="grid", values=(value,), max_trials=9, images=2, finalists=1, final_images=2)
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "message"),
+    [
+        (DataParams, {"source": "digits", "path": None, "size": 8, "held_out": 1.0}, r"data\.held_out = 1\.0"),
+        (DataParams, {"source": "digits", "path": None, "size": 0, "held_out": 0.2}, r"data\.size = 0"),
+        (EvaluateParams, {"blocks": 1}, r"evaluate\.blocks = 1: must be at least 2"),
+        (
+            SamplerParams,
+            {"kind": "ddpm", "steps": 10, "spacing": "quadratic", "block": 4, "dtype": "float32"},
+            r"sampler\.spacing = 'quadratic': is uniform with the ddpm sampler",
+        ),
+        (PretrainParams, {"source": "train", "revision": None, "train": None}, r"pretrain_load\.train = None"),
+    ],
+)
+def test_sections_refuse_what_makes_no_sense(cls: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        section({"any": values}, "any", cls)
+
+
+def test_a_base_is_trained_without_teacher_and_projection() -> None:
+    train = {
+        "architecture": {}, "noise_schedule": {},
+        "training": asdict(training_params(consistency=0.0, projection="none")),
+    }  # fmt: skip
+    load = {"source": "train", "revision": None, "train": train}
+    parsed = section({"pretrain_load": load}, "pretrain_load", PretrainParams)
+    assert isinstance(parsed.train.training, TrainingParams)
+    for key, value in (("consistency", 1.0), ("projection", "foldable")):
+        changed = load | {"train": train | {"training": train["training"] | {key: value}}}
+        with pytest.raises(InputError, match=f"{key} = "):
+            section({"pretrain_load": changed}, "pretrain_load", PretrainParams)
+
+
+def composed(*overrides: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `dvc exp run -S ...` writes into params.yaml."""
+    monkeypatch.syspath_prepend(REPOSITORY / "hydra_plugins")
+    sys.modules.pop("resolvers", None)
+    __import__("resolvers")
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base=None):
+        return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+
+
+def test_params_yaml_is_what_conf_composes(monkeypatch: pytest.MonkeyPatch) -> None:
+    committed = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    assert read(REPOSITORY / "params.yaml") == composed(monkeypatch=monkeypatch)
+    assert committed["ranges"] == list(range(1, committed["N"] + 1))
+
+
+@pytest.mark.parametrize("N", [1, 2, 8])
+def test_ranges_follow_N(N: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert composed(f"N={N}", monkeypatch=monkeypatch)["ranges"] == list(range(1, N + 1))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_composes_with_the_keys_of_the_default_and_passes_validation(
+    preset: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    params = composed(f"experiment={preset}", monkeypatch=monkeypatch)
+    assert set(params) == set(composed(monkeypatch=monkeypatch))
+    assert params["name"] == preset
+    OmegaConf.save(OmegaConf.create(params), tmp_path / "params.yaml")
+    monkeypatch.syspath_prepend(REPOSITORY / "stages")
+    sys.modules.pop("validate", None)
+    validate = __import__("validate")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["validate.py", "--out", str(tmp_path / "checked")])
+    validate.main()
+    assert (tmp_path / "checked").is_file()
+
+
+def test_the_error_about_a_missing_key_points_to_a_file_that_exists() -> None:
+    with pytest.raises(InputError) as error:
+        section({"example": {}}, "example", Example)
+    assert (REPOSITORY / str(error.value).split("; ")[1].split()[0]).is_file()

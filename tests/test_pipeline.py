@@ -1,0 +1,239 @@
+"""The DVC pipeline from end to end, on a toy copy of the repository: what runs, what does not, and what it writes."""
+
+import csv
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY, files_of
+from diffusers import DiffusionPipeline
+
+from deme_core.checkpoints import load_denoiser
+
+slow = [pytest.mark.slow, pytest.mark.timeout(1800)]
+DAG = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+MODELS = list(DAG["sample"]["foreach"])
+OUTPUTS = ("data", "models", "samples", "features", "search", "metrics", "reports")
+TOY = {
+    "name": "toy",
+    "N": 2,
+    "ranges": [1, 2],
+    "reference": {"extractor": "toy/features"},
+    "pretrain_load": {"source": "toy/pipeline"},
+    "finetune_range": {"iterations": 4, "batch_size": 8, "log_every": 2, "checkpoint_every": 4},
+    "merge_search": {"values": [0.0, 0.5], "images": 20, "finalists": 1, "final_images": 40},
+    "sampler": {"steps": 2, "block": 20},
+    "sample": {"images": 120},
+    "loss_matrix": {"draws": 1},
+}
+
+
+def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    own = {
+        f"DVC_{name}": str(project / ".dvc" / "tmp" / name)
+        for name in ("SITE_CACHE_DIR", "GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR")
+    }
+    environment = os.environ | own | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(project),  # this copy, not what is installed
+        "DVC_NO_ANALYTICS": "1",
+    }  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=project, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"^Running stage '(\S+)'", output, re.MULTILINE)
+
+
+def repro(project: Path, *options: str) -> list[str]:
+    """`dvc repro`, which must succeed: the stages that it ran."""
+    run = dvc(project, "repro", *options)
+    assert run.returncode == 0, run.stdout[-5000:]
+    return stages_run(run.stdout)
+
+
+def change_params(project: Path, changes: dict[str, Any]) -> None:
+    """Change keys of params.yaml; a section's other keys stay."""
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    for key, value in changes.items():
+        params[key] = params[key] | value if isinstance(value, dict) else value
+    (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def outputs(project: Path) -> dict[str, str]:
+    """Every file of every output but the mark of validate, which DVC clears before that stage runs."""
+    files = {f"{name}/{file}": value for name in OUTPUTS for file, value in files_of(project / name).items()}
+    return {file: value for file, value in files.items() if file != "data/params.checked"}
+
+
+@pytest.fixture(scope="module")
+def toy(pipeline: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy copy of the repository in which nothing has run."""
+    project = tmp_path_factory.mktemp("toy") / "project"
+    for name in ("deme_core", "stages", "conf", "hydra_plugins"):
+        shutil.copytree(REPOSITORY / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
+        shutil.copy(REPOSITORY / name, project)
+    shutil.copytree(pipeline, project / "toy" / "pipeline")
+    shutil.copytree(extractor_dir, project / "toy" / "features")
+    (project / ".dvc").mkdir()
+    (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    check_update = false\n")
+    change_params(project, TOY)
+    return project
+
+
+@pytest.fixture(scope="module")
+def first(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The toy project after its first repro, not to be written to; the stages that ran."""
+    project = Path(shutil.copytree(toy, tmp_path_factory.mktemp("first") / "project"))
+    return project, repro(project)
+
+
+@pytest.fixture
+def finished(first: tuple[Path, list[str]], tmp_path: Path) -> Path:
+    """A copy of the project after its first repro."""
+    return Path(shutil.copytree(first[0], tmp_path / "project"))
+
+
+def every_stage(N: int) -> list[str]:
+    """The stages of dvc.yaml with their foreach spelled out."""
+    items = {name: stage.get("foreach") for name, stage in DAG.items()}
+    names = [name for name, each in items.items() if each is None]
+    names += [f"{name}@{i}" for name, each in items.items() if each == "${ranges}" for i in range(1, N + 1)]
+    return names + [f"{name}@{key}" for name, each in items.items() if isinstance(each, dict) for key in each]
+
+
+@pytest.mark.parametrize("N", [1, 8])
+def test_the_stages_follow_N(toy: Path, tmp_path: Path, N: int) -> None:
+    shutil.copytree(toy, tmp_path / "project")
+    change_params(tmp_path / "project", {"N": N, "ranges": list(range(1, N + 1))})
+    run = dvc(tmp_path / "project", "stage", "list", "--name-only")
+    assert run.returncode == 0, run.stdout
+    assert sorted(run.stdout.split()) == sorted(every_stage(N))
+
+
+def test_a_wrong_param_ends_a_fresh_run_in_one_line(toy: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy, tmp_path / "project")
+    change_params(tmp_path / "project", {"p": 1.5})
+    run = dvc(tmp_path / "project", "repro")
+    assert run.returncode != 0
+    assert stages_run(run.stdout) == ["validate"]
+    (line,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
+    assert line == "error: params: p = 1.5: a probability must lie in [0, 1]"
+    assert "Traceback" not in run.stdout
+    assert outputs(tmp_path / "project") == {}
+
+
+class TestFinished:
+    """On the toy project after one whole repro, of some minutes."""
+
+    pytestmark = slow
+
+    def test_the_first_repro_runs_every_stage_once(self, first: tuple[Path, list[str]]) -> None:
+        assert sorted(first[1]) == sorted(every_stage(2))
+        assert first[1][0] == "validate"
+
+    def test_metrics_of_all_models_have_the_same_keys_and_are_finite(self, first: tuple[Path, list[str]]) -> None:
+        metrics = {path.stem: json.loads(path.read_text()) for path in (first[0] / "metrics").glob("*.json")}
+        assert sorted(metrics) == sorted(MODELS)
+        assert len({tuple(values) for values in metrics.values()}) == 1
+        for values in metrics.values():
+            assert not any(isinstance(value, dict | list) for value in values.values())
+            assert all(math.isfinite(value) for value in values.values() if isinstance(value, float))
+            assert values["images"] == 120
+            assert values["seed_block"] == "EVALUATION"
+            assert values["sampler_steps"] == 2
+        assert metrics["pretrained"]["frechet_train_change"] == 0
+        assert metrics["ensemble"]["parameters"] == 2 * metrics["merged"]["parameters"]
+        assert metrics["merged"]["macs_per_step"] == metrics["pretrained"]["macs_per_step"]
+        assert len({values["frechet_train"] for values in metrics.values()}) > 2
+
+    def test_the_merged_folder_is_a_pipeline_with_its_search_in_it(self, first: tuple[Path, list[str]]) -> None:
+        merged = first[0] / "models" / "n2" / "merged"
+        search = json.loads((first[0] / "search" / "n2" / "result.json").read_text())
+        recipe = json.loads((merged / "merge.json").read_text())
+        assert recipe["weights"] == search["weights"]
+        assert recipe["search"] == search
+        assert search["trials"] == 4  # {0, 0.5}² holds w = 0 and w = 1/2
+        unet = DiffusionPipeline.from_pretrained(merged).unet
+        assert unet.state_dict().keys() == load_denoiser(first[0] / "toy" / "pipeline" / "unet").state_dict().keys()
+
+    def test_the_loss_matrix_has_a_row_a_model_and_a_column_a_range(self, first: tuple[Path, list[str]]) -> None:
+        header, *rows = csv.reader((first[0] / "reports" / "loss_matrix.csv").read_text().splitlines())
+        assert header == ["model", "[0, 500)", "[500, 1000)"]
+        assert [row[0] for row in rows] == ["pretrained", "expert 1", "expert 2", "merged_uniform", "merged"]
+        assert all(0 < float(value) < 10 for row in rows for value in row[1:])
+
+    def test_a_second_repro_has_nothing_to_do(self, finished: Path) -> None:
+        before = outputs(finished)
+        run = dvc(finished, "repro")
+        assert run.returncode == 0, run.stdout
+        assert stages_run(run.stdout) == []
+        assert "up to date" in run.stdout
+        assert outputs(finished) == before
+
+    def test_every_output_is_the_same_when_made_again(self, finished: Path) -> None:
+        """dvc.lock, which holds the hash of every output, does not change."""
+        before, lock = outputs(finished), (finished / "dvc.lock").read_text()
+        shutil.rmtree(finished / ".checkpoints")
+        assert sorted(repro(finished, "--force", "--no-run-cache")) == sorted(every_stage(2))
+        assert outputs(finished) == before
+        assert (finished / "dvc.lock").read_text() == lock
+
+    def test_p_retrains_the_experts_but_not_what_stands_before_them(self, finished: Path) -> None:
+        before = outputs(finished)
+        change_params(finished, {"p": 0.9})
+        ran = repro(finished)
+        assert {"validate", "finetune_range@1", "finetune_range@2", "merge_search", "sample@ensemble"} <= set(ran)
+        assert not {"data", "reference", "pretrain_load", "sample@pretrained", "features@pretrained"} & set(ran)
+        expert = "models/n2/ranges/1/diffusion_pytorch_model.safetensors"
+        assert outputs(finished)[expert] != before[expert]
+
+    def test_the_search_retrains_and_resamples_nothing_else(self, finished: Path) -> None:
+        change_params(finished, {"merge_search": {"values": [0.0, 1.0], "finalists": 2}})
+        ran = set(repro(finished))
+        assert {"validate", "merge_search"} <= ran
+        above = {"data", "reference", "pretrain_load", "finetune_range@1", "task_vector@1", "merge_uniform"}
+        above |= {f"{stage}@{model}" for stage in ("sample", "features", "evaluate") for model in MODELS[:-1]}
+        assert MODELS[-1] == "merged"
+        assert not ran & above
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"p": 1.5}, "error: params: p = 1.5: a probability must lie in [0, 1]"),
+            ({"finetune_range": {"iteratoins": 5}}, "error: params: unknown key finetune_range.iteratoins; valid keys"),
+            ({"sample": {"images": 100}}, "error: params: sample.images = 100: must be a multiple of 60"),
+        ],
+    )
+    def test_a_wrong_param_stops_in_validate_and_leaves_every_output(
+        self, finished: Path, change: dict[str, Any], message: str
+    ) -> None:
+        before, params = outputs(finished), (finished / "params.yaml").read_text()
+        change_params(finished, change)
+        run = dvc(finished, "repro")
+        assert run.returncode != 0
+        assert stages_run(run.stdout) == ["validate"]
+        (line,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
+        assert line.startswith(message)
+        assert "Traceback" not in run.stdout
+        assert outputs(finished) == before
+
+        (finished / "params.yaml").write_text(params)
+        assert set(repro(finished)) <= {"validate"}
+        assert outputs(finished) == before
+
+    def test_more_sampling_steps_than_timesteps_stop_in_validate(self, finished: Path) -> None:
+        change_params(finished, {"sampler": {"steps": 1001}})
+        assert dvc(finished, "repro", "validate").returncode != 0

@@ -1,0 +1,157 @@
+"""A trainer that is killed outright, between steps and during a checkpoint's write, ends in the very same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import files_of, training_params
+
+from deme_core.errors import InputError
+from deme_core.tensors import read_recipe, write_tensors
+from deme_core.timesteps import TimestepRanges
+from deme_core.training.finetune import finetune_range
+
+PARAMS = training_params(iterations=40, log_every=1, checkpoint_every=2)
+TRAINER = f"""
+import os, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from deme_core import stage, tensors
+from deme_core.timesteps import TimestepRanges
+from deme_core.training import loop
+from deme_core.training.finetune import finetune_range
+from deme_core.training.settings import TrainingParams
+
+pipeline, data, folder = map(Path, sys.argv[1:])
+draw, fsync = loop.draw_timesteps, os.fsync
+
+def slow_draw(*args, **options):
+    time.sleep(0.05)
+    return draw(*args, **options)
+
+def slow_fsync(descriptor):
+    # The last moment before a file is renamed to its own name.
+    if os.environ.get("STOP_IN_WRITE") and (folder / "work").exists() and list(folder.glob("work/*/state.safetensors")):
+        (folder / "writing").touch()
+        time.sleep(600)
+    fsync(descriptor)
+
+loop.draw_timesteps, os.fsync = slow_draw, slow_fsync
+
+def main():
+    finetune_range(
+        pipeline, tensors.read_tensors(data)["pixels"], TimestepRanges.equal(2, 1000), 1, 0.4,
+        TrainingParams(**{asdict(PARAMS)!r}), folder / "out", seed=0, checkpoints=folder / "work",
+    )
+
+stage.run(main)
+"""
+
+
+@pytest.fixture
+def start(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a trainer on tmp_path; none outlives its test."""
+    write_tensors(tmp_path / "data.safetensors", {"pixels": digits})
+    trainers = []
+
+    def start(**environment: str) -> subprocess.Popen[str]:
+        trainer = subprocess.Popen(
+            [sys.executable, "-c", TRAINER, str(pipeline), str(tmp_path / "data.safetensors"), str(tmp_path)],
+            env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        trainers.append(trainer)
+        return trainer
+
+    yield start
+    for trainer in trainers:
+        trainer.kill()
+        trainer.wait()
+        trainer.stderr.close()
+
+
+def saved_step(folder: Path) -> int:
+    """The step of the resume state on disk, 0 where there is none. Any state that is there must be whole."""
+    states = list(folder.glob("work/*/state.safetensors"))
+    try:
+        return read_recipe(states[0])["step"] if states else 0
+    except InputError as error:  # pragma: no cover
+        pytest.fail(f"a state that is not whole: {error}")
+
+
+def wait_for(trainer: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    while not condition():
+        assert trainer.poll() is None, trainer.stderr.read()
+        time.sleep(0.01)
+
+
+def kill(trainer: subprocess.Popen[str]) -> None:
+    trainer.kill()
+    assert trainer.wait() == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    pipeline: Path, digits: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, str], list[dict[str, float]]]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    curve = finetune_range(
+        pipeline, digits, TimestepRanges.equal(2, 1000), 1, 0.4, PARAMS, folder / "out", seed=0,
+        checkpoints=folder / "work",
+    )  # fmt: skip
+    return files_of(folder / "out"), curve
+
+
+def finished(folder: Path) -> tuple[dict[str, str], list[dict[str, float]]]:
+    (state,) = folder.glob("work/*/state.safetensors")
+    return files_of(folder / "out"), read_recipe(state)["curve"]
+
+
+def test_killed_three_times_between_steps(
+    start: Callable[..., subprocess.Popen[str]], uninterrupted: tuple, tmp_path: Path
+) -> None:
+    seen = []
+    for wanted in (3, 11, 23):  # each kill comes some steps after its predecessor, wherever the step then is
+        trainer = start()
+        wait_for(trainer, lambda wanted=wanted: saved_step(tmp_path) >= wanted)
+        kill(trainer)
+        seen.append(saved_step(tmp_path))
+        assert not (tmp_path / "out").exists()
+    assert seen == sorted(set(seen))
+    assert seen[0] >= 3
+    assert seen[-1] < 40
+    assert start().wait() == 0
+    assert finished(tmp_path) == uninterrupted
+
+
+def test_killed_during_the_write_of_a_checkpoint(
+    start: Callable[..., subprocess.Popen[str]], uninterrupted: tuple, tmp_path: Path
+) -> None:
+    trainer = start(STOP_IN_WRITE="1")
+    wait_for(trainer, (tmp_path / "writing").exists)
+    (partial,) = tmp_path.glob("work/*/.state.safetensors.partial")
+    kill(trainer)
+    assert partial.exists()
+    assert saved_step(tmp_path) == 2  # the second write, of step 4, did not take its place
+    assert start().wait() == 0
+    assert finished(tmp_path) == uninterrupted
+
+
+def test_a_second_trainer_is_told_who_is_at_work(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    first = start(STOP_IN_WRITE="1")
+    wait_for(first, (tmp_path / "writing").exists)
+    second = start()
+    _, errors = second.communicate(timeout=120)
+    assert second.returncode == 1
+    (line,) = [line for line in errors.splitlines() if "Warning" not in line]
+    assert line.startswith("error: ")
+    assert f"process {first.pid} is working on this already; wait for it, or stop it" in line
+    assert first.poll() is None
+    kill(first)

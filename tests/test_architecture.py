@@ -188,20 +188,23 @@ def test_a_stage_script_is_short(path: Path) -> None:
 # Unfinished work
 
 
-def test_unfinished_work_is_dropped_when_any_code_behind_it_changes(
+def test_unfinished_work_of_other_code_or_other_input_is_not_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / "deme_core"
-    shutil.copytree(REPOSITORY / "deme_core", package)
-    monkeypatch.setattr("deme_core.work.__file__", str(package / "work.py"))
-    before = work_dir("x", {})
-    for path in (package / "projection.py", package / "metrics" / "frechet.py"):
-        path.write_text(path.read_text() + "# changed\n")
-        assert work_dir("x", {}) != before
-        before = work_dir("x", {})
-    (package / "report" / "tables.py").write_text("")
-    assert work_dir("x", {}) == before
-    assert work_dir("x", {"seed": 1}) != before
+    shutil.copytree(REPOSITORY / "deme_core", tmp_path / "deme_core")
+    monkeypatch.setattr("deme_core.work.__file__", str(tmp_path / "deme_core" / "work.py"))
+    before = work_dir("x", {"seed": 0})
+    assert before.name.startswith("x-")
+    assert before == work_dir("x", {"seed": 0})
+    assert len({before, work_dir("x", {"seed": 1}), work_dir("y", {"seed": 0})}) == 3
+    found = [before]
+    for module in ("training/loop.py", "metrics/moments.py", "data/images.py", "checkpoints.py"):
+        with (tmp_path / "deme_core" / module).open("a") as file:
+            file.write("# another version\n")
+        found.append(work_dir("x", {"seed": 0}))
+    assert len(set(found)) == 5
+    (tmp_path / "deme_core" / "report" / "tables.py").write_text("# another table\n")
+    assert work_dir("x", {"seed": 0}) == found[-1]
 
 
 def test_cheap_stages_do_not_import_diffusers() -> None:

@@ -103,7 +103,7 @@ def test_without_consistency_the_teacher_is_never_called(tmp_path: Path) -> None
 
 def test_training_leaves_the_teacher_as_it_is(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> None:
     student = load_denoiser(pipeline / "unet")
-    teacher = copy.deepcopy(student)
+    teacher = copy.deepcopy(student).train()
     before = copy.deepcopy(teacher.state_dict())
     train(
         student, load_noise_schedule(pipeline), digits, training_params(ema_decay=0.1), own=(0, 500), p=0.4, seed=0,

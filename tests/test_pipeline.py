@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY, files_of
+from conftest import REPOSITORY, files_of, write_pipeline
 from diffusers import DiffusionPipeline
 
 from deme_core.checkpoints import load_denoiser
@@ -26,8 +26,8 @@ TOY = {
     "name": "toy",
     "N": 2,
     "ranges": [1, 2],
-    "reference": {"extractor": "toy/features"},
-    "pretrain_load": {"source": "toy/pipeline"},
+    "reference": {"extractor": "zoo/digits-features"},
+    "pretrain_load": {"source": "zoo/digits-ddpm"},
     "finetune_range": {"iterations": 4, "batch_size": 8, "log_every": 2, "checkpoint_every": 4},
     "merge_search": {"values": [0.0, 0.5], "images": 20, "finalists": 1, "final_images": 40},
     "sampler": {"steps": 2, "block": 20},
@@ -85,8 +85,8 @@ def toy(pipeline: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFa
         shutil.copytree(REPOSITORY / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
         shutil.copy(REPOSITORY / name, project)
-    shutil.copytree(pipeline, project / "toy" / "pipeline")
-    shutil.copytree(extractor_dir, project / "toy" / "features")
+    shutil.copytree(pipeline, project / "zoo" / "digits-ddpm")
+    shutil.copytree(extractor_dir, project / "zoo" / "digits-features")
     (project / ".dvc").mkdir()
     (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    check_update = false\n")
     change_params(project, TOY)
@@ -167,7 +167,7 @@ class TestFinished:
         assert recipe["search"] == search
         assert search["trials"] == 4  # {0, 0.5}² holds w = 0 and w = 1/2
         unet = DiffusionPipeline.from_pretrained(merged).unet
-        assert unet.state_dict().keys() == load_denoiser(first[0] / "toy" / "pipeline" / "unet").state_dict().keys()
+        assert unet.state_dict().keys() == load_denoiser(first[0] / "zoo" / "digits-ddpm" / "unet").state_dict().keys()
 
     def test_the_loss_matrix_has_a_row_a_model_and_a_column_a_range(self, first: tuple[Path, list[str]]) -> None:
         header, *rows = csv.reader((first[0] / "reports" / "loss_matrix.csv").read_text().splitlines())
@@ -233,6 +233,11 @@ class TestFinished:
         (finished / "params.yaml").write_text(params)
         assert set(repro(finished)) <= {"validate"}
         assert outputs(finished) == before
+
+    def test_a_shipped_base_that_changes_is_loaded_again(self, finished: Path) -> None:
+        shutil.rmtree(finished / "zoo" / "digits-ddpm")
+        write_pipeline(finished / "zoo" / "digits-ddpm", seed=1)
+        assert "pretrain_load" in repro(finished, "pretrain_load")
 
     def test_more_sampling_steps_than_timesteps_stop_in_validate(self, finished: Path) -> None:
         change_params(finished, {"sampler": {"steps": 1001}})

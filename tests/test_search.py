@@ -260,7 +260,6 @@ def test_a_trials_score_is_that_of_the_stages_merge_sample_and_evaluate(
     assert trial == staged
 
 
-@pytest.mark.xfail(strict=True, reason="a trial runs the projections unfolded, the merged pipeline runs them folded")
 def test_a_trials_score_is_that_of_the_stages_under_released(
     pipeline: Path, extractor_dir: Path, digits: torch.Tensor, empty_folder: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """What a search minimises: the Fréchet distance of the merged model's images to the training part."""
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from deme_core.merging.task_vectors import TaskVectors
 from deme_core.metrics.features import Extractor
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.moments import Moments
+from deme_core.projection import fold_projections, insert_projections
 from deme_core.sampling.generate import Sampler, single
 from deme_core.seeds import SeedBlock
 
@@ -28,15 +30,18 @@ def frechet_objective(
     theta = {key: tau.base_tensor(key) for key in tau.keys()}  # noqa: SIM118 (keys that θ lacks come last)
     taus = {key: tau.tensors(key) for key in theta}
     model = load_denoiser(source)
-    if len(theta) != len(model.state_dict()):
-        from deme_core.projection import insert_projections
-
+    released = len(theta) != len(model.state_dict())
+    if released:
         insert_projections(model, "released")
-    denoise = single(model, sampler.device)
     target = FrechetReference(reference)
 
     def objective(weights: Sequence[float], block: SeedBlock, images: int) -> float:
         model.load_state_dict({key: merge_tensor(theta[key], taus[key], weights) for key in theta})
+        merged = model
+        if released:  # the merged pipeline folds what folds, so its images are those of the folded model
+            merged = copy.deepcopy(model)
+            fold_projections(merged)
+        denoise = single(merged, sampler.device)
         return target.distance(Moments.of(extractor(sampler.generate(denoise, block, 0, images))))
 
     return objective

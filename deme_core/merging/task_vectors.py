@@ -42,6 +42,7 @@ class TaskVectors:
             own = shapes(file)
             extra = projection_keys(own)
             check_same_layout({k: v for k, v in own.items() if k not in extra}, layout, str(file), str(base))
+            check_same_layout(own, shapes(files[0]), str(file), str(files[0]))
         return cls(base, tuple(files))
 
     def keys(self) -> list[str]:
@@ -93,6 +94,8 @@ def write_task_vector(base_dir: Path, expert_dir: Path, out: Path) -> None:
 
         def tau(key: str) -> torch.Tensor:
             value = theta_i.get_tensor(key).float()
+            if not bool(torch.isfinite(value).all()):
+                raise InputError(f"{expert}: '{key}' holds NaN or infinite values; finetune this range again")
             start = torch.eye(len(value))[:, :, None, None] if key in stay else theta.get_tensor(key).float()
             return value - start
 

@@ -1,0 +1,104 @@
+"""Has a base model of the zoo converged? `python zoo/convergence.py zoo/digits-ddpm`, after its training.
+
+Reads the snapshots of `zoo/train_ddpm.py` and writes into the folder of the recipe: convergence.csv (loss on the
+training and the held-out part, every snapshot), convergence.json (Fréchet distance of three checkpoints over the
+last third of the training, over seed blocks, with the paired change from the first to the last of them) and
+convergence.png.
+"""
+
+import argparse
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedule
+from deme_core.data.images import DataParams, split
+from deme_core.data.sources import read_images
+from deme_core.metrics.features import load_extractor
+from deme_core.metrics.frechet import FrechetReference
+from deme_core.metrics.intervals import Interval, paired_interval, t_interval
+from deme_core.metrics.moments import Moments
+from deme_core.params import read, section
+from deme_core.sampling.generate import Sampler, best_device, single
+from deme_core.sampling.loss_matrix import range_losses
+from deme_core.sampling.settings import SamplerParams
+from deme_core.seeds import SeedBlock
+from deme_core.tensors import read_tensors
+from deme_core.timesteps import TimestepRanges
+from deme_core.work import ROOT
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder that holds recipe.yaml and the trained pipeline")
+    folder = parser.parse_args().folder
+    recipe = read(folder / "recipe.yaml")
+    check = recipe["convergence"]
+    data = section(recipe, "data", DataParams)
+    parts = split(read_images(data), data.held_out)
+    schedule, device = load_noise_schedule(folder), best_device()
+    everything = TimestepRanges((0, schedule.config.num_train_timesteps))
+    model = load_denoiser(denoiser_dir(folder))
+    snapshots = {int(file.stem): file for file in sorted((ROOT / "zoo" / folder.name).glob("*.safetensors"))}
+
+    losses = []
+    for step, file in tqdm(snapshots.items(), desc="losses", unit="snapshot"):
+        model.load_state_dict(read_tensors(file))
+        row = {
+            part: range_losses(single(model, device), schedule, images.pixels, everything, draws, device)[0]
+            for (part, images), draws in zip(parts.items(), check["draws"], strict=True)
+        }
+        losses.append({"step": step} | row)
+    table = pd.DataFrame(losses)
+    table.to_csv(folder / "convergence.csv", index=False)
+
+    extractor = load_extractor(check["extractor"])
+    reference = FrechetReference(Moments.of(extractor([parts["train"].pixels])))
+    sampler = Sampler.of(folder, section(recipe, "sampler", SamplerParams), device)
+    last = max(snapshots)
+    steps = [step for step in (last * 2 // 3, last * 5 // 6, last) if step in snapshots]
+    distances: dict[int, list[float]] = {}
+    for step in tqdm(steps, desc="Fréchet distance", unit="checkpoint"):
+        model.load_state_dict(read_tensors(snapshots[step]))
+        images = sampler.images(single(model, device), SeedBlock.BASE, 0, check["blocks"] * check["images_a_block"])
+        features = extractor([images])
+        distances[step] = [reference.distance(Moments.of(block)) for block in np.split(features, check["blocks"])]
+
+    def figures(interval: Interval) -> dict[str, float]:
+        return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+    quality = {
+        "extractor": f"{extractor.name}-{extractor.sha256[:8]}",
+        "blocks": check["blocks"],
+        "images_a_block": check["images_a_block"],
+        "frechet_train": {step: figures(t_interval(values)) for step, values in distances.items()},
+        "change": {
+            f"{first} to {second}": figures(paired_interval(distances[second], distances[first]))
+            for first, second in [*pairwise(steps), (steps[0], steps[-1])]
+        },
+        "loss": {step: table.loc[table.step == step, ["train", "heldout"]].iloc[0].to_dict() for step in steps},
+    }
+    (folder / "convergence.json").write_text(json.dumps(quality, indent=2) + "\n")
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    left.plot(table.step, table.train, label="training part")
+    left.plot(table.step, table.heldout, label="held-out part")
+    left.axvspan(last * 2 / 3, last, color="0.92", label="last third, lr 5e-5")
+    left.set(xlabel="optimizer steps", ylabel="denoising loss", yscale="log", title="Loss of the EMA weights")
+    left.legend()
+    for values in zip(*distances.values(), strict=True):
+        right.plot(steps, values, color="0.75", linewidth=0.8)
+    right.plot(steps, [np.mean(v) for v in distances.values()], color="C3", marker="o", label="mean")
+    right.set(xlabel="optimizer steps", ylabel="Fréchet distance", xticks=steps, ylim=(0, None))
+    right.set_title(f"{check['blocks']} seed blocks of {check['images_a_block']} images")
+    right.legend()
+    figure.savefig(folder / "convergence.png", dpi=110, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()

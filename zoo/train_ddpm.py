@@ -1,0 +1,39 @@
+"""Train a base model of the zoo from its recipe: `python zoo/train_ddpm.py zoo/digits-ddpm`.
+
+Writes a complete diffusers pipeline and the curve of the training loss into the folder of the recipe; resumable.
+Every `snapshot_every` steps the EMA weights go to .checkpoints/zoo/, where `zoo/convergence.py` reads them.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from deme_core.data.images import DataParams, split
+from deme_core.data.sources import read_images
+from deme_core.params import read, section
+from deme_core.tensors import write_tensors
+from deme_core.training.scratch import ScratchParams, train_from_scratch
+from deme_core.work import ROOT
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder that holds recipe.yaml")
+    folder = parser.parse_args().folder
+    recipe = read(folder / "recipe.yaml")
+    data = section(recipe, "data", DataParams)
+    snapshots = ROOT / "zoo" / folder.name
+    curve = train_from_scratch(
+        section(recipe, "train", ScratchParams),
+        split(read_images(data), data.held_out)["train"].pixels,
+        folder,
+        seed=recipe["seed"],
+        snapshot=lambda step, model: write_tensors(snapshots / f"{step:06d}.safetensors", model.state_dict()),
+        snapshot_every=recipe["snapshot_every"],
+    )
+    pd.DataFrame(curve).to_csv(folder / "training.csv", index=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Train a feature extractor of the zoo from its recipe: `python zoo/train_features.py zoo/digits-features`.
+
+Writes config.json, model.safetensors and quality.json (accuracy on both parts) into the folder of the recipe.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from deme_core.data.images import DataParams, split, to_model
+from deme_core.data.sources import read_images
+from deme_core.metrics.features import SmallClassifier
+from deme_core.params import read, section
+from deme_core.tensors import write_tensors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder that holds recipe.yaml")
+    folder = parser.parse_args().folder
+    recipe = read(folder / "recipe.yaml")
+    data = section(recipe, "data", DataParams)
+    parts = split(read_images(data), data.held_out)
+    config = recipe["classifier"]
+    torch.manual_seed(config["seed"])
+    x, y = to_model(parts["train"].pixels), parts["train"].labels
+    classes, size, epochs = int(y.max()) + 1, config["batch_size"], config["epochs"]
+    model = SmallClassifier(x.shape[1], config["width"], classes)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config["learning_rate"], epochs * -(-len(x) // size))
+    for _ in range(epochs):
+        for batch in torch.randperm(len(x)).split(size):
+            torch.nn.functional.cross_entropy(model(x[batch]), y[batch], label_smoothing=0.1).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+    model.eval()
+    with torch.inference_mode():
+        accuracy = {
+            f"accuracy_{part}": (model(to_model(images.pixels)).argmax(1) == images.labels).float().mean().item()
+            for part, images in parts.items()
+        }
+    architecture = {"_class_name": "SmallClassifier", "channels": x.shape[1], "width": config["width"]}
+    (folder / "config.json").write_text(json.dumps(architecture | {"classes": classes}, indent=2) + "\n")
+    (folder / "quality.json").write_text(json.dumps(accuracy, indent=2) + "\n")
+    write_tensors(folder / "model.safetensors", model.state_dict(), recipe)
+    print(accuracy)
+
+
+if __name__ == "__main__":
+    main()

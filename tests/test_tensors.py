@@ -124,7 +124,6 @@ def test_a_writer_that_fails_midway_keeps_the_old_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-@pytest.mark.xfail(strict=True, reason="atomic_file leaves its .partial file behind when the writer raises")
 def test_a_writer_that_fails_midway_leaves_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"), atomic_file(tmp_path / "a"):
         raise OSError("disk full")

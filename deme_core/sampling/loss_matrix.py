@@ -28,6 +28,9 @@ def range_losses(
 
     Args:
         pixels: uint8 [n, C, H, W], which no training has seen.
+
+    Returns:
+        One loss a range; NaN where there is no image (a run that holds none out).
     """
     x0 = to_model(pixels).repeat(draws, 1, 1, 1)
     losses = []
@@ -44,5 +47,5 @@ def range_losses(
             prediction = denoise(noise_schedule.add_noise(clean, eps, when), when)
             target = regression_target(noise_schedule, clean, eps, when)
             total += float(denoising_loss(prediction, target).sum())
-        losses.append(total / len(x0))
+        losses.append(total / len(x0) if len(x0) else float("nan"))
     return losses

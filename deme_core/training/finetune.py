@@ -53,9 +53,10 @@ def finetune_range(
 
     from deme_core.training.loop import train  # accelerate only once the input is known to be good
 
-    identity = recipe | {"data": pixels_hash(pixels)}
+    schedule = load_noise_schedule(pretrained)
+    identity = recipe | {"data": pixels_hash(pixels), "noise_schedule": dict(schedule.config)}
     curve = train(
-        student, load_noise_schedule(pretrained), pixels, params, own=own, p=p, seed=seed,
+        student, schedule, pixels, params, own=own, p=p, seed=seed,
         label=f"range {i} of {ranges.N}, t in [{own[0]}, {own[1]})",
         state=work_dir(f"finetune_range-{i}", identity, checkpoints), teacher=teacher,
     )  # fmt: skip

@@ -137,6 +137,7 @@ class _Training:
                 self._log(step, bar)
             if step % self.params.checkpoint_every == 0 or step == self.params.iterations:
                 self._refuse_bad_loss(step)
+                self._refuse_bad_weights(step)
                 if main:
                     save_state(self.state, self.raw, self.ema, self.optimizer.optimizer, self._progress(step))
             if self.snapshot and main and step % self.snapshot_every == 0:
@@ -233,6 +234,14 @@ class _Training:
             raise InputError(
                 f"{self.label}: the loss is not finite at step {first_bad} (timesteps {list(self.own)}, seen at step"
                 f" {step}); lower the learning rate or use mixed_precision 'no'. The last good state is kept"
+            )
+
+    def _refuse_bad_weights(self, step: int) -> None:
+        # The loss of a step is that of the weights before it: a bad last update shows in the weights alone.
+        if not bool(torch.stack([torch.isfinite(w).all() for w in self.raw.parameters()]).all()):
+            raise InputError(
+                f"{self.label}: the weights are not finite after step {step} (timesteps {list(self.own)}); lower the"
+                " learning rate or use mixed_precision 'no'. The last good state is kept"
             )
 
     def _snapshot(self, step: int) -> None:

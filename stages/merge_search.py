@@ -4,7 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-from deme_core.checkpoints import load_noise_schedule
 from deme_core.merging.objective import frechet_objective
 from deme_core.merging.search import TrialLog, method_of, search
 from deme_core.merging.settings import SearchParams
@@ -35,16 +34,16 @@ def main() -> None:
     extractor = load_extractor(section(params, "reference", FeatureParams).extractor)
     reference = Moments.of(read_features(args.reference / "train.safetensors", extractor.sha256))
     vectors = vector_files(args.vectors, N)
+    sampler = Sampler.of(args.pretrained, sampler_params, best_device())
     identity = {
         "vectors": [weights_hash(file) for file in vectors],
         "reference": weights_hash(args.reference / "train.safetensors"),
         "extractor": extractor.sha256,
         "sampler": params["sampler"],
-        "noise_schedule": dict(load_noise_schedule(args.pretrained).config),
+        "noise_schedule": dict(sampler.noise_schedule.config),
     }
     work = work_dir("merge_search", identity)
     with only_one(work):
-        sampler = Sampler.of(args.pretrained, sampler_params, best_device())
         objective = frechet_objective(args.pretrained, vectors, sampler, extractor, reference)
         log = TrialLog(work / "trials.csv", N)
         result = search(objective, N, search_params, log)

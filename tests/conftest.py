@@ -128,8 +128,8 @@ def training_params(**changes: Any) -> TrainingParams:
         "lr_schedule": "constant", "lr_warmup": 0, "lr_steps": None,
         "adam_beta1": 0.95, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "weight_decay": 1e-6, "max_grad_norm": 1.0,
         "ema_decay": 0.9999, "consistency": 1.0, "timestep_draw": "per_sample", "antithetic": False,
-        "projection": "foldable", "horizontal_flip": False, "mixed_precision": "no", "report_to": None,
-        "log_every": 2, "checkpoint_every": 4,
+        "projection": "foldable", "horizontal_flip": False, "mixed_precision": "no",
+        "dropout": None, "cpu_threads": 1, "report_to": None, "log_every": 2, "checkpoint_every": 4,
     }  # fmt: skip
     return TrainingParams(**params | changes)
 

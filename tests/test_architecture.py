@@ -198,11 +198,12 @@ def test_unfinished_work_of_other_code_or_other_input_is_not_found(
     assert before == work_dir("x", {"seed": 0})
     assert len({before, work_dir("x", {"seed": 1}), work_dir("y", {"seed": 0})}) == 3
     found = [before]
-    for module in ("training/loop.py", "metrics/moments.py", "data/images.py", "checkpoints.py"):
+    modules = [path.relative_to(REPOSITORY / "deme_core") for path in MODULES.values()]
+    for module in (path for path in modules if path.parts[0] != "report"):
         with (tmp_path / "deme_core" / module).open("a") as file:
             file.write("# another version\n")
         found.append(work_dir("x", {"seed": 0}))
-    assert len(set(found)) == 5
+    assert len(set(found)) == len(found) > 30
     (tmp_path / "deme_core" / "report" / "tables.py").write_text("# another table\n")
     assert work_dir("x", {"seed": 0}) == found[-1]
 

@@ -170,6 +170,17 @@ def test_an_image_of_the_very_size_is_taken_as_it_is(tmp_path: Path) -> None:
     assert np.array_equal(folder(tmp_path).pixels[0].permute(1, 2, 0), np.asarray(gradient(8, 8)))
 
 
+def test_a_photo_is_turned_as_its_exif_orientation_says(tmp_path: Path) -> None:
+    image = gradient(8, 8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    image.save(tmp_path / "a.png", exif=exif)
+    image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "b.png")
+    turned, upright = folder(tmp_path).pixels
+    assert torch.equal(turned, upright)
+    assert not torch.equal(turned, turned.transpose(1, 2))
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1"])
 def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path, mode: str) -> None:
     image = gradient(8, 8).convert("RGBA" if mode == "LA" else "RGB").convert("L" if mode == "LA" else mode)

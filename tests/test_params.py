@@ -1,5 +1,6 @@
 """Params: every key is checked and named; params.yaml is what Hydra composes from conf/."""
 
+import math
 import re
 import sys
 from dataclasses import asdict, dataclass
@@ -157,8 +158,12 @@ def test_top_level_keys_are_checked(change: dict[str, Any], message: str) -> Non
     ("change", "message"),
     [
         ({"iterations": 0}, "iterations = 0: must be at least 1"),
-        ({"learning_rate": 0.0}, r"learning_rate = 0\.0: must be greater than 0"),
-        ({"consistency": -1.0}, r"consistency = -1\.0: must not be negative"),
+        ({"learning_rate": 0.0}, r"learning_rate = 0\.0: must be a finite number above 0"),
+        ({"learning_rate": math.inf}, "learning_rate = inf: must be a finite number above 0"),
+        ({"weight_decay": math.nan}, "weight_decay = nan: must be finite and not negative"),
+        ({"log_every": 20, "checkpoint_every": 20}, "log_every = 20: must be at most iterations = 12"),
+        ({"cpu_threads": 0}, "cpu_threads = 0: must be at least 1"),
+        ({"consistency": -1.0}, r"consistency = -1\.0: must be finite and not negative"),
         ({"ema_decay": 1.0}, r"ema_decay = 1\.0: must lie in \[0, 1\)"),
         ({"antithetic": True, "batch_size": 7}, "batch_size = 7: must be even with antithetic timesteps"),
         ({"lr_steps": "1:10,0.1"}, "lr_steps = .* only with it"),
@@ -173,7 +178,11 @@ def test_training_params_are_checked(change: dict[str, Any], message: str) -> No
 
 @pytest.mark.parametrize(
     "change",
-    [{"lr_schedule": "constnat"}, {"lr_schedule": "piecewise_constant", "lr_steps": "no rules"}],
+    [
+        {"lr_schedule": "constnat"},
+        {"lr_schedule": "piecewise_constant", "lr_steps": "no rules"},
+        {"lr_schedule": "piecewise_constant", "lr_steps": "1:10,1.2.3"},
+    ],
 )
 def test_an_unknown_learning_rate_schedule_is_refused_with_the_params(change: dict[str, Any]) -> None:
     with pytest.raises(InputError):
@@ -183,7 +192,9 @@ def test_an_unknown_learning_rate_schedule_is_refused_with_the_params(change: di
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_weights_to_search_must_be_finite(value: float) -> None:
     with pytest.raises(InputError):
-        SearchParams(method="grid", values=(value,), max_trials=9, images=2, finalists=1, final_images=2)
+        SearchParams(
+            method="grid", values=(value,), max_trials=9, images=2, finalists=1, final_images=4, final_blocks=2
+        )
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ TOY = {
     "reference": {"extractor": "zoo/digits-features"},
     "pretrain_load": {"source": "zoo/digits-ddpm"},
     "finetune_range": {"iterations": 4, "batch_size": 8, "log_every": 2, "checkpoint_every": 4},
-    "merge_search": {"values": [0.0, 0.5], "images": 20, "finalists": 1, "final_images": 40},
+    "merge_search": {"values": [0.0, 0.5], "images": 20, "finalists": 1, "final_images": 80, "final_blocks": 2},
     "sampler": {"steps": 2, "block": 20},
     "sample": {"images": 120},
     "loss_matrix": {"draws": 1},

@@ -48,10 +48,14 @@ def all_metrics(**other: Any) -> dict[str, dict[str, Any]]:
 
 def searched(directory: Path, N: int, method: str = "grid") -> tuple[pd.DataFrame, dict[str, Any]]:
     """Trials and result of a real search on a made-up score, whose luck differs between the rounds."""
-    params = SearchParams(method=method, values=(0, 0.25, 1), max_trials=82, images=50, finalists=3, final_images=400)
+    params = SearchParams(
+        method=method, values=(0, 0.25, 1), max_trials=82, images=50, finalists=3, final_images=400, final_blocks=4
+    )
     log = TrialLog(directory / "trials.csv", N)
     best = np.linspace(0.2, 0.6, N)
-    result = search(lambda w, block, images: float(np.sum((w - best) ** 2)) + block / images, N, params, log)
+    result = search(
+        lambda w, block, first, images: float(np.sum((w - best) ** 2)) + (block + first) / 1000, N, params, log
+    )
     return pd.read_csv(directory / "trials.csv"), result
 
 

@@ -35,14 +35,15 @@ def search_params(**changes: Any) -> SearchParams:
         "max_trials": 100,
         "images": 10,
         "finalists": 3,
-        "final_images": 20,
+        "final_images": 40,
+        "final_blocks": 2,
     }
     return SearchParams(**params | changes)
 
 
 def quadratic(optimum: Sequence[float]) -> Callable[..., float]:
     """Lowest at the optimum, in both rounds."""
-    return lambda w, block, images: 1.0 + sum((a - b) ** 2 for a, b in zip(w, optimum, strict=True))
+    return lambda w, block, first, images: 1.0 + sum((a - b) ** 2 for a, b in zip(w, optimum, strict=True))
 
 
 class Counted:
@@ -50,13 +51,13 @@ class Counted:
 
     def __init__(self, score: Callable[..., float], stop_at: int | None = None) -> None:
         self.score, self.stop_at = score, stop_at
-        self.calls: list[tuple[tuple[float, ...], SeedBlock, int]] = []
+        self.calls: list[tuple[tuple[float, ...], SeedBlock, int, int]] = []
 
-    def __call__(self, weights: Sequence[float], block: SeedBlock, images: int) -> float:
+    def __call__(self, weights: Sequence[float], block: SeedBlock, first: int, images: int) -> float:
         if len(self.calls) == self.stop_at:
             raise KeyboardInterrupt
-        self.calls.append((tuple(weights), block, images))
-        return self.score(weights, block, images)
+        self.calls.append((tuple(weights), block, first, images))
+        return self.score(weights, block, first, images)
 
 
 # Candidates
@@ -110,7 +111,7 @@ def test_coordinate_descent_keeps_to_its_budget(tmp_path: Path, max_trials: int)
     objective = Counted(quadratic((0.5,) * 6))
     params = search_params(method="coordinate", max_trials=max_trials)
     result = search(objective, 6, params, TrialLog(tmp_path / "trials.csv", 6))
-    first = [w for w, block, _ in objective.calls if block is SeedBlock.SEARCH]
+    first = [w for w, block, *_ in objective.calls if block is SeedBlock.SEARCH]
     assert len(first) == len(set(first)) == result["trials"] <= max_trials
     assert result["confirm_score"] <= result["confirm_score_uniform"]
 
@@ -120,7 +121,7 @@ def test_coordinate_descent_changes_one_weight_at_a_time_over_the_values(tmp_pat
     params = search_params(method="coordinate")
     result = search(objective, 5, params, TrialLog(tmp_path / "trials.csv", 5))
     assert result["weights"] == [0.5, 0.0, 0.25, 0.5, 0.0]
-    first = [w for w, block, _ in objective.calls if block is SeedBlock.SEARCH]
+    first = [w for w, block, *_ in objective.calls if block is SeedBlock.SEARCH]
     assert set(anchors(5)) == set(first[:2])
     for k, weights in enumerate(first[2:], 2):
         assert any(sum(a != b for a, b in zip(weights, before, strict=True)) == 1 for before in first[:k])
@@ -143,7 +144,7 @@ def test_zero_weights_win_ties(tmp_path: Path) -> None:
 def test_the_second_round_decides_on_other_seeds_and_more_images(tmp_path: Path) -> None:
     lucky, good = (0.5, 0.5), (0.25, 0.25)
     table = {SeedBlock.SEARCH: {lucky: 0.1, good: 0.2}, SeedBlock.CONFIRM: {lucky: 0.9, good: 0.3}}
-    objective = Counted(lambda w, block, _: table[block].get(tuple(w), 1.0))
+    objective = Counted(lambda w, block, *_: table[block].get(tuple(w), 1.0))
     result = search(objective, 2, search_params(finalists=2), TrialLog(tmp_path / "trials.csv", 2))
     assert result["weights"] == [0.25, 0.25]
     assert (result["search_score"], result["confirm_score"]) == (0.2, 0.3)
@@ -151,10 +152,28 @@ def test_the_second_round_decides_on_other_seeds_and_more_images(tmp_path: Path)
     first = [call for call in objective.calls if call[1] is SeedBlock.SEARCH]
     second = [call for call in objective.calls if call[1] is SeedBlock.CONFIRM]
     assert {images for *_, images in first} == {10}
-    assert {images for *_, images in second} == {20}
+    assert {call[2:] for call in second} == {(0, 20), (20, 20)}  # the seed blocks
     assert {w for w, *_ in second} == {(0.0, 0.0), (0.5, 0.5), (0.25, 0.25)}  # anchors and nominated
     assert result["images_sampled"] == len(first) * 10 + len(second) * 20
-    assert SeedBlock.EVALUATION not in {block for _, block, _ in objective.calls}
+    assert SeedBlock.EVALUATION not in {block for _, block, *_ in objective.calls}
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(0.0, (0.5, 0.5)), (0.05, (0.5, 0.5)), (0.5, (0.0, 0.0))])
+def test_the_best_is_taken_only_where_it_beats_zero_beyond_the_noise(
+    tmp_path: Path, noise: float, expected: Weights
+) -> None:
+    """The change is −0.3 on the mean; the noise of a block is `noise` up or down for all w but zero."""
+
+    def objective(w: Sequence[float], block: SeedBlock, first: int, images: int) -> float:
+        return 1.0 if not any(w) else 1.0 - 0.6 * w[0] + noise * (-1) ** (first // 20)
+
+    params = search_params(values=(0.0, 0.5), final_images=80, final_blocks=4)
+    result = search(objective, 2, params, TrialLog(tmp_path / "trials.csv", 2))
+    assert tuple(result["weights"]) == expected
+    assert result["best"][0] == 0.5
+    assert result["best_change"] == pytest.approx(-0.3)
+    assert result["best_change_low"] <= result["best_change"] <= result["best_change_high"]
+    assert (result["best_change_high"] < 0) == any(expected)
 
 
 # The log
@@ -191,14 +210,16 @@ def test_a_cut_last_line_is_run_again_and_no_other(tmp_path: Path, cut: int) -> 
     assert file.read_text() == text
 
 
-@pytest.mark.parametrize("text", ["", "round,ima", "round,images,w1,w2,score", "round,images,w1,w2,score\n"])
+@pytest.mark.parametrize(
+    "text", ["", "round,ima", "round,first,images,w1,w2,score", "round,first,images,w1,w2,score\n"]
+)
 def test_a_log_cut_in_its_header_is_begun_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / "trials.csv").write_text(text)
     log = TrialLog(tmp_path / "trials.csv", 2)
     assert log.trials == []
-    log.score("search", 10, (0.1, 1 / 3), lambda: 2 / 3)
+    log.score("search", 0, 10, (0.1, 1 / 3), lambda: 2 / 3)
     assert (tmp_path / "trials.csv").read_text() == (
-        "round,images,w1,w2,score\nsearch,10,0.1,0.3333333333333333,0.6666666666666666\n"
+        "round,first,images,w1,w2,score\nsearch,0,10,0.1,0.3333333333333333,0.6666666666666666\n"
     )
     assert TrialLog(tmp_path / "trials.csv", 2).trials == log.trials
 
@@ -238,8 +259,8 @@ def scores(
     reference = extractor([digits])
     sampler = Sampler.of(pipeline, params, CPU)
     objective = frechet_objective(pipeline, vectors, sampler, extractor, Moments.of(reference))
-    objective((0.5, 0.5), SeedBlock.SEARCH, 50)  # the model is kept from trial to trial
-    trial = objective(weights, SeedBlock.EVALUATION, images)
+    objective((0.5, 0.5), SeedBlock.SEARCH, 0, 50)  # the model is kept from trial to trial
+    trial = objective(weights, SeedBlock.EVALUATION, 0, images)
 
     write_merged(pipeline, vectors, weights, Path("merged"), {})
     sample_model(Path("merged"), pipeline, params, images, Path("samples"))
@@ -276,6 +297,6 @@ def test_scores_depend_on_weights_and_seed_block(
     extractor = load_extractor(str(extractor_dir))
     sampler = Sampler.of(pipeline, sampler_params(block=16), CPU)
     objective = frechet_objective(pipeline, vectors, sampler, extractor, Moments.of(extractor([digits])))
-    found = [objective(w, block, 16) for w in ((0.0,) * N, (0.5,) * N, (1.0, 0.0)) for block in SeedBlock]
+    found = [objective(w, block, 0, 16) for w in ((0.0,) * N, (0.5,) * N, (1.0, 0.0)) for block in SeedBlock]
     assert len(set(found)) == len(found)
-    assert objective((0.0,) * N, SeedBlock.SEARCH, 16) == found[0]
+    assert objective((0.0,) * N, SeedBlock.SEARCH, 0, 16) == found[0]

@@ -71,6 +71,17 @@ def state_tensors(state: Path, part: str) -> dict[str, torch.Tensor]:
     return {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
 
 
+def test_the_rate_of_dropout_is_a_param(pipeline_copy: Path, digits: torch.Tensor, tmp_path: Path) -> None:
+    config = pipeline_copy / "unet" / "config.json"
+    plain = run(pipeline_copy, digits, tmp_path / "plain")[1]
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dropout": 0.5}))
+    assert equal(run(pipeline_copy, digits, tmp_path / "off", dropout=0.0)[1], plain)
+    kept = run(pipeline_copy, digits, tmp_path / "kept")[1]
+    assert not equal(kept, plain)
+    assert equal(run(pipeline_copy, digits, tmp_path / "same", dropout=0.5)[1], kept)
+    assert not equal(run(pipeline_copy, digits, tmp_path / "less", dropout=0.1)[1], kept)
+
+
 def test_the_loss_falls(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> None:
     curve = finetune(
         pipeline, digits, tmp_path / "out", iterations=160, batch_size=16, learning_rate=3e-3, consistency=0.0,
@@ -398,7 +409,9 @@ def test_the_draws_asked_for_reach_the_network(
         return draw(n, own, T, p, **options)
 
     monkeypatch.setattr(loop, "draw_timesteps", seen)
-    finetune(pipeline, digits, tmp_path / "out", i=2, iterations=1, timestep_draw="per_batch", antithetic=True)
+    finetune(
+        pipeline, digits, tmp_path / "out", i=2, iterations=1, log_every=1, timestep_draw="per_batch", antithetic=True
+    )
     assert calls == [(8, (500, 1000), 1000, 0.4, "per_batch", True)]
 
 

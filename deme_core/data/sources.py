@@ -39,7 +39,8 @@ def read_folder(params: DataParams) -> Images:
             with Image.open(file) as image:
                 if image.mode.startswith(("I", "F")):
                     raise InputError(f"{file}: more than 8 bits a channel (mode {image.mode}); save it with 8 bits")
-                square = ImageOps.fit(image.convert("RGB"), (params.size, params.size), Image.Resampling.BILINEAR)
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+                square = ImageOps.fit(upright, (params.size, params.size), Image.Resampling.BILINEAR)
         except (UnidentifiedImageError, OSError) as error:
             raise InputError(f"{file}: unreadable image ({error}); remove it or write it again") from None
         row[:] = np.asarray(square).transpose(2, 0, 1)

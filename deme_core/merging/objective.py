@@ -14,13 +14,13 @@ from deme_core.projection import fold_projections, insert_projections
 from deme_core.sampling.generate import Sampler, single
 from deme_core.seeds import SeedBlock
 
-Objective = Callable[[Sequence[float], SeedBlock, int], float]
+Objective = Callable[[Sequence[float], SeedBlock, int, int], float]
 
 
 def frechet_objective(
     pretrained: Path, vectors: list[Path], sampler: Sampler, extractor: Extractor, reference: Moments
 ) -> Objective:
-    """f(w, seed block, number of images), the same noise for every w.
+    """f(w, seed block, first image, number of images), the same noise for every w.
 
     Merging happens in memory, in one model that is kept: a trial reads no file. The score is the one that the
     stages merge, sample and evaluate give for the same weights and seeds, images rounded to uint8 included.
@@ -35,13 +35,13 @@ def frechet_objective(
         insert_projections(model, "released")
     target = FrechetReference(reference)
 
-    def objective(weights: Sequence[float], block: SeedBlock, images: int) -> float:
+    def objective(weights: Sequence[float], block: SeedBlock, first: int, images: int) -> float:
         model.load_state_dict({key: merge_tensor(theta[key], taus[key], weights) for key in theta})
         merged = model
         if released:  # the merged pipeline folds what folds, so its images are those of the folded model
             merged = copy.deepcopy(model)
             fold_projections(merged)
         denoise = single(merged, sampler.device)
-        return target.distance(Moments.of(extractor(sampler.generate(denoise, block, 0, images))))
+        return target.distance(Moments.of(extractor(sampler.generate(denoise, block, first, images))))
 
     return objective

@@ -2,13 +2,14 @@
 
 Scores are noisy: the best of many trials is best partly by luck of its noise. The first round therefore only
 nominates; the second round, on other seeds and more images, decides, with the uniform weights and w = 0 among
-the candidates, and w = 0 wins ties.
+the candidates. The best of them is taken only where it beats w = 0 beyond the noise, by the paired interval over
+seed blocks; everything else is a tie, and w = 0 wins ties.
 """
 
 import csv
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from tqdm.auto import tqdm
 
 from deme_core.errors import InputError
 from deme_core.merging.settings import SearchParams
+from deme_core.metrics.intervals import paired_interval
 from deme_core.seeds import SeedBlock
+from deme_core.tensors import atomic_file
 
 Weights = tuple[float, ...]
 Score = Callable[[Weights], float]
@@ -26,9 +29,10 @@ ROUNDS = {"search": SeedBlock.SEARCH, "confirm": SeedBlock.CONFIRM}
 
 @dataclass(frozen=True)
 class Trial:
-    """One row of trials.csv: the score of w on `images` images of a round's seed block."""
+    """One row of trials.csv: the score of w on the images `first` to `first + images − 1` of a round's seeds."""
 
     round: str
+    first: int
     images: int
     weights: Weights
     score: float
@@ -38,7 +42,7 @@ class TrialLog:
     """trials.csv: every trial is on disk as it ends, and none is run twice."""
 
     def __init__(self, path: Path, N: int) -> None:
-        self.path, self.header = path, ["round", "images", *(f"w{i}" for i in range(1, N + 1)), "score"]
+        self.path, self.header = path, ["round", "first", "images", *(f"w{i}" for i in range(1, N + 1)), "score"]
         self.trials: list[Trial] = []
         self.used: list[Trial] = []
         if path.is_file():
@@ -46,37 +50,42 @@ class TrialLog:
             rows = [row for row in csv.reader(path.read_text().splitlines(keepends=True)) if row]
             whole = path.read_text().endswith("\n")
             for row in rows[1:] if whole else rows[1:-1]:
-                self.trials.append(Trial(row[0], int(row[1]), tuple(map(float, row[2:-1])), float(row[-1])))
-        self._write([self.header, *map(self._row, self.trials)], "w")
+                self.trials.append(
+                    Trial(row[0], int(row[1]), int(row[2]), tuple(map(float, row[3:-1])), float(row[-1]))
+                )
+            self._write(path, self.trials)
 
-    def score(self, round: str, images: int, weights: Weights, score: Callable[[], float]) -> float:
+    def score(self, round: str, first: int, images: int, weights: Weights, score: Callable[[], float]) -> float:
         """The logged score of this trial, or a new one, logged."""
         for trial in self.trials:
-            if (trial.round, trial.images, trial.weights) == (round, images, weights):
+            if (trial.round, trial.first, trial.images, trial.weights) == (round, first, images, weights):
                 self.used.append(trial)
                 return trial.score
-        self.trials.append(Trial(round, images, weights, score()))
-        self._write([self._row(self.trials[-1])], "a")
-        self.used.append(self.trials[-1])
-        return self.trials[-1].score
+        if not self.path.is_file():
+            self._write(self.path, [])
+        trial = Trial(round, first, images, weights, score())
+        with self.path.open("a") as file:
+            file.write(self._line(trial))
+            file.flush()
+            os.fsync(file.fileno())
+        self.trials.append(trial)
+        self.used.append(trial)
+        return trial.score
 
     def export(self, path: Path) -> None:
         """Write the trials of this search alone: a log that went on may hold those of other settings."""
-        TrialLog._write_rows(path, [self.header, *map(self._row, dict.fromkeys(self.used))], "w")
+        self._write(path, dict.fromkeys(self.used))
 
-    def _row(self, trial: Trial) -> list[Any]:
-        return [trial.round, trial.images, *map(repr, trial.weights), repr(trial.score)]
-
-    def _write(self, rows: list[list[Any]], mode: str) -> None:
-        self._write_rows(self.path, rows, mode)
+    def _write(self, path: Path, trials: Iterable[Trial]) -> None:
+        with atomic_file(path) as file:
+            file.write("".join([",".join(self.header) + "\n", *map(self._line, trials)]).encode())
 
     @staticmethod
-    def _write_rows(path: Path, rows: list[list[Any]], mode: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open(mode, newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
+    def _line(trial: Trial) -> str:
+        return (
+            ",".join([trial.round, str(trial.first), str(trial.images), *map(repr, (*trial.weights, trial.score))])
+            + "\n"
+        )
 
 
 def anchors(N: int) -> list[Weights]:
@@ -98,29 +107,20 @@ def grid(score: Score, N: int, params: SearchParams) -> None:
 
 def coordinate(score: Score, N: int, params: SearchParams) -> None:
     """Coordinate descent from the better anchor: one weight at a time over the values, until nothing improves."""
-    seen: dict[Weights, float] = {}
-
-    def try_(weights: Weights) -> float:
-        if weights not in seen:
-            if len(seen) >= params.max_trials:
-                raise _BudgetSpent
-            seen[weights] = score(weights)
-        return seen[weights]
-
     try:
-        best = min(anchors(N), key=try_)
+        best = min(anchors(N), key=score)
         for i in itertools.cycle(range(N)):
             if i == 0:
                 start = best
-            best = min([best, *((*best[:i], v, *best[i + 1 :]) for v in params.values)], key=try_)
+            best = min([best, *((*best[:i], v, *best[i + 1 :]) for v in params.values)], key=score)
             if i == N - 1 and best == start:
                 return
-    except _BudgetSpent:
+    except BudgetSpent:
         return
 
 
-class _BudgetSpent(Exception):
-    pass
+class BudgetSpent(Exception):
+    """The next trial would be one more than max_trials."""
 
 
 METHODS: dict[str, Callable[[Score, int, SearchParams], None]] = {"grid": grid, "coordinate": coordinate}
@@ -140,48 +140,65 @@ def method_of(N: int, params: SearchParams) -> str:
 
 
 def search(
-    objective: Callable[[Sequence[float], SeedBlock, int], float],
+    objective: Callable[[Sequence[float], SeedBlock, int, int], float],
     N: int,
     params: SearchParams,
     log: TrialLog,
 ) -> dict[str, Any]:
     """Find w; lower scores are better.
 
+    Args:
+        objective: f(w, seed block, first image, number of images).
+
     Returns:
-        weights, their score on both rounds, the gap between them (how much of the first score was luck), and the
-        scores of w = 0 and of the uniform weights on the confirming round.
+        weights; their score on the search seeds and their mean score on the confirming ones, with the gap (how much
+        of the first score was luck and, for a biased score, smaller blocks); the confirming scores of w = 0 and of
+        the uniform weights; the best finalist and its paired change against w = 0 over the confirming blocks.
     """
 
-    def scorer(round: str, images: int) -> Score:
-        return lambda w: log.score(round, images, w, lambda: objective(w, ROUNDS[round], images))
+    def score(round: str, first: int, images: int, w: Weights) -> float:
+        return log.score(round, first, images, w, lambda: objective(w, ROUNDS[round], first, images))
 
     method = method_of(N, params)
     points = len(grid_candidates(N, params)) if method == "grid" else params.max_trials
     bar = tqdm(total=points, desc=f"{method} search", unit="trial")
-    first, confirm = scorer("search", params.images), scorer("confirm", params.final_images)
     tried: dict[Weights, float] = {}
 
     def record(weights: Weights) -> float:
-        tried[weights] = first(weights)
-        bar.update()
-        bar.set_postfix(best=f"{min(tried.values()):.3f}")
+        if weights not in tried:
+            if len(tried) >= params.max_trials:
+                raise BudgetSpent
+            tried[weights] = score("search", 0, params.images, weights)
+            bar.update()
+            bar.set_postfix(best=f"{min(tried.values()):.3f}")
         return tried[weights]
 
     METHODS[method](record, N, params)
     nominated = sorted(tried, key=lambda w: tried[w])[: params.finalists]
     finalists = list(dict.fromkeys([*anchors(N), *nominated]))  # w = 0 stands first and wins ties
     bar.close()
-    final = {weights: confirm(weights) for weights in tqdm(finalists, desc="finalists", unit="trial")}
-    winner = min(finalists, key=lambda w: final[w])
+    size = params.final_images // params.final_blocks
+    final = {
+        w: [score("confirm", k * size, size, w) for k in range(params.final_blocks)]
+        for w in tqdm(finalists, desc="finalists", unit="trial")
+    }
+    mean = {w: sum(scores) / len(scores) for w, scores in final.items()}
     zero, uniform = anchors(N)
+    best = min(finalists, key=lambda w: mean[w])
+    change = paired_interval(final[best], final[zero])
+    winner = best if change.high < 0 else zero
     return {
         "method": method,
         "weights": list(winner),
         "search_score": tried[winner],
-        "confirm_score": final[winner],
-        "gap": final[winner] - tried[winner],
-        "confirm_score_pretrained": final[zero],
-        "confirm_score_uniform": final[uniform],
+        "confirm_score": mean[winner],
+        "gap": mean[winner] - tried[winner],
+        "confirm_score_pretrained": mean[zero],
+        "confirm_score_uniform": mean[uniform],
+        "best": list(best),
+        "best_change": change.value,
+        "best_change_low": change.low,
+        "best_change_high": change.high,
         "trials": len(tried),
         "images_sampled": len(tried) * params.images + len(finalists) * params.final_images,
     }

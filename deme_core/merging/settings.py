@@ -23,14 +23,21 @@ class SearchParams:
     """How many of the best go to the second round, with the uniform weights and w = 0."""
     final_images: int
     """Images a finalist, on seeds that the first round has not seen."""
+    final_blocks: int
+    """Seed blocks they are split into: the best finalist must beat w = 0 by the paired interval over these."""
 
     def __post_init__(self) -> None:
         check(len(self.values) > 0, "merge_search.values", list(self.values), "must name at least one value")
         check(all(map(math.isfinite, self.values)), "merge_search.values", list(self.values), "must be finite numbers")
         check(self.finalists >= 1, "merge_search.finalists", self.finalists, "must be at least 1")
         check(self.max_trials >= 2, "merge_search.max_trials", self.max_trials, "must be at least 2: w = 0 and w = 1/N")
-        for name in ("images", "final_images"):
+        check(self.final_blocks >= 2, "merge_search.final_blocks", self.final_blocks, "must be at least 2")
+        check(
+            self.final_images % self.final_blocks == 0, "merge_search.final_images", self.final_images,
+            f"must be a multiple of final_blocks = {self.final_blocks}",
+        )  # fmt: skip
+        for name, images in (("images", self.images), ("final_images", self.final_images // self.final_blocks)):
             check(
-                getattr(self, name) >= 2, f"merge_search.{name}", getattr(self, name),
-                "must be at least 2: a covariance is estimated from them",
+                images >= 2, f"merge_search.{name}", getattr(self, name),
+                "must be at least 2 a block: a covariance is estimated from them",
             )  # fmt: skip

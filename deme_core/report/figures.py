@@ -155,7 +155,8 @@ def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[flo
     """Confirming scores, the best on top; axes at the sides that face no other panel."""
     special = dict(zip(anchors(len(names)), ("w = 0", "uniform"), strict=True))
     labels = []
-    for y, (score, *w) in enumerate(final.sort_values("score", ascending=False)[["score", *names]].to_numpy()):
+    means = final.groupby(names)["score"].mean().reset_index()  # over the confirming blocks
+    for y, (score, *w) in enumerate(means.sort_values("score", ascending=False)[["score", *names]].to_numpy()):
         note = "".join(f"  ({name})" for anchor, name in special.items() if np.allclose(w, anchor))
         labels.append(", ".join(f"{v:.3g}" for v in w) + note)
         won = np.allclose(w, winner)
@@ -163,6 +164,10 @@ def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[flo
         ax.plot(score, y, "*" if won else "o", color=colour, markersize=9 if won else 5)
     ax.set_yticks(range(len(labels)), labels)
     ax.tick_params(length=0, labelleft=False, labelright=True, labelbottom=False, labeltop=True)
-    ax.set_title(f"finalists' score on {final['images'].iloc[0]:,} fresh images", size=9, loc="center")
+    ax.set_title(
+        f"finalists: {final['first'].nunique()} blocks of {final['images'].iloc[0]:,} fresh images",
+        size=9,
+        loc="center",
+    )
     ax.grid(linewidth=0.4)
     ax.spines[:].set_visible(False)

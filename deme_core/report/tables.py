@@ -85,7 +85,8 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
     """The whole report as Markdown; `figures` maps the name of a PNG to its caption."""
     base: Any = table.loc["pretrained"]
     blocks = f"{base.seed_blocks} blocks of {base.images // base.seed_blocks:,}"
-    images = {round: f"{n:,} images" for round, n in trials.groupby("round")["images"].first().items()}
+    first, last = (trials[trials["round"] == round] for round in ("search", "confirm"))
+    images = f"{first['images'].iloc[0]:,} images", f"{last['first'].nunique()} × {last['images'].iloc[0]:,} images"
     scores = [
         [kind, row["weights"], *(_number(row[column], 4) for column in ("search", "confirm", "gap"))]
         for kind, row in search_scores(trials, result).iterrows()
@@ -111,11 +112,14 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
         ),
         f"## Merge search: {result['method']}, {result['trials']} trials",
         _markdown(
-            ["weights", "w", f"search score<br>{images['search']}", f"confirming score<br>{images['confirm']}", "gap"],
+            ["weights", "w", f"search score<br>{images[0]}", f"confirming score<br>{images[1]}", "gap"],
             scores,
         ),
         "Scores are plain Fréchet distances to the training part; their bias falls with the number of images. Where a"
-        f" gap lies above that of w = 0, which no search selected, the search took luck for quality.{kept}",
+        " gap lies above that of w = 0, which no search selected, the search took luck for quality.",
+        f"The best finalist, w = ({', '.join(f'{w:.3g}' for w in result['best'])}), changes the score of w = 0 by"
+        f" {_interval(pd.Series(result), 'best_change', '', 4, '+')}, paired over the confirming blocks; it is taken"
+        f" where this 95 % interval lies below 0, else w = 0.{kept}",
         *(f"![{Path(file).stem}]({file})\n\n{caption}" for file, caption in figures.items()),
     ]
     return "\n\n".join(paragraphs) + "\n"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
@@ -49,7 +50,7 @@ def sample_model(model: Path, pretrained: Path, params: SamplerParams, images: i
             shutil.move(archive, out / archive.name)
         shutil.rmtree(work)
         protocol = {"images": images, "seed_block": SeedBlock.EVALUATION.name, "sampler": asdict(params)}
-        text = json.dumps(protocol | cost(folders, sampler.shape), indent=2, sort_keys=True)
+        text = json.dumps(protocol | cost(models, sampler.shape), indent=2, sort_keys=True)
         (out / PROTOCOL).write_text(text + "\n")
         preview = next(read_images(out, min(images, PER_ARCHIVE)))[:100]
         write_grid(out / "preview.png", preview, columns=20, scale=max(1, 48 // sampler.shape[-1]))
@@ -78,12 +79,11 @@ def write_missing(
         write_archive(directory, number, pixels)
 
 
-def cost(folders: list[Path], shape: tuple[int, int, int]) -> dict[str, Any]:
+def cost(models: list[nn.Module], shape: tuple[int, int, int]) -> dict[str, Any]:
     """Parameters of the model (of all experts together) and multiply-accumulates of one network call an image."""
-    models = [load_denoiser(folder) for folder in folders]
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
-        models[0](torch.zeros(1, *shape), 0)
+        models[0](torch.zeros(1, *shape, device=next(models[0].parameters()).device), 0)
     return {
         "parameters": sum(p.numel() for model in models for p in model.parameters()),
         "macs_per_step": counter.get_total_flops() // 2,

@@ -62,6 +62,8 @@ def train(
         log_with=params.report_to,
         project_dir=str(state) if params.report_to else None,
     )
+    if accelerator.device.type == "cpu" and params.cpu_threads is not None:
+        torch.set_num_threads(params.cpu_threads)
     with only_one(state) if accelerator.is_main_process else nullcontext():
         return _Training(
             accelerator, model, noise_schedule, pixels, params, own, p, seed, label, state, teacher,
@@ -81,6 +83,10 @@ class _Training:
         self.snapshot, self.snapshot_every = snapshot, snapshot_every
         self.device = accelerator.device
         self.raw = model.to(self.device).train()
+        if params.dropout is not None:
+            for module in self.raw.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = params.dropout
         self.teacher = None
         if params.consistency > 0:
             assert teacher is not None, "a consistency loss needs its teacher"
@@ -116,6 +122,7 @@ class _Training:
                 accelerator.scaler.load_state_dict(progress["scaler"])
         self.net, self.optimizer = accelerator.prepare(self.raw, self.optimizer)
         self._reset_sums()
+        self.shuffled = -1, torch.empty(0, dtype=torch.long)
         self.first_bad = torch.full((), -1, device=self.device)
 
     def run(self) -> Curve:
@@ -204,15 +211,19 @@ class _Training:
         epoch = position // len(self.x0)
         index = torch.empty_like(position)
         for e in epoch.unique().tolist():
-            order = torch.randperm(
-                len(self.x0), generator=torch.Generator().manual_seed(step_seed(self.seed, "epoch", e))
-            )
-            index[epoch == e] = order[position[epoch == e] % len(self.x0)]
+            index[epoch == e] = self._order(e)[position[epoch == e] % len(self.x0)]
         x0 = to_model(self.x0[index.to(self.device)])
         if self.params.horizontal_flip:
             flip = torch.rand(size, generator=generator, device=self.device) < 0.5
             x0 = torch.where(flip[:, None, None, None], x0.flip(-1), x0)
         return x0
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        """The permutation of an epoch; the last one is kept, since a large set takes long to shuffle."""
+        if self.shuffled[0] != epoch:
+            generator = torch.Generator().manual_seed(step_seed(self.seed, "epoch", epoch))
+            self.shuffled = epoch, torch.randperm(len(self.x0), generator=generator)
+        return self.shuffled[1]
 
     def _log(self, step: int, bar: Any) -> None:
         self._refuse_bad_loss(step)
@@ -231,18 +242,18 @@ class _Training:
     def _refuse_bad_loss(self, step: int) -> None:
         first_bad = int(self.first_bad)
         if first_bad >= 0:
-            raise InputError(
-                f"{self.label}: the loss is not finite at step {first_bad} (timesteps {list(self.own)}, seen at step"
-                f" {step}); lower the learning rate or use mixed_precision 'no'. The last good state is kept"
-            )
+            self._refuse(f"the loss is not finite at step {first_bad}", step)
 
     def _refuse_bad_weights(self, step: int) -> None:
         # The loss of a step is that of the weights before it: a bad last update shows in the weights alone.
         if not bool(torch.stack([torch.isfinite(w).all() for w in self.raw.parameters()]).all()):
-            raise InputError(
-                f"{self.label}: the weights are not finite after step {step} (timesteps {list(self.own)}); lower the"
-                " learning rate or use mixed_precision 'no'. The last good state is kept"
-            )
+            self._refuse(f"the weights are not finite after step {step}", step)
+
+    def _refuse(self, what: str, step: int) -> None:
+        raise InputError(
+            f"{self.label}: {what} (timesteps {list(self.own)}, seen at step {step}); lower the learning rate or use"
+            " mixed_precision 'no'. The last good state is kept"
+        )
 
     def _snapshot(self, step: int) -> None:
         self.ema.store(self.raw.parameters())

@@ -14,7 +14,6 @@ from torch import nn
 from deme_core.tensors import read_recipe, read_tensors, write_tensors
 
 STATE = "state.safetensors"
-CODE = ("training/*.py", "projection.py", "timesteps.py", "seeds.py")
 
 
 def save_state(

@@ -1,5 +1,6 @@
 """Section `finetune_range`: every number of one training, checked before any time is spent."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,8 @@ from deme_core.params import check
 SCHEDULES = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "piecewise_constant",
 )  # fmt: skip
+
+NUMBER = r"\d+(\.\d+)?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +43,14 @@ class TrainingParams:
     timestep_draw: Literal["per_sample", "per_batch"]
     antithetic: bool
     projection: Literal["foldable", "released", "none"]
+    dropout: float | None
+    """Rate of the network's dropout layers during training; null keeps that of its config.json."""
     horizontal_flip: bool
     """Flip each training image with probability 1/2."""
     mixed_precision: Literal["no", "fp16", "bf16"]
+    cpu_threads: int | None
+    """Threads of a training on the CPU; null takes all cores. Results in bytes depend on it. A small U-Net gains little
+    from a second thread, and loses most of its speed to it where the cores have other work."""
     report_to: Literal["tensorboard", "wandb"] | None
     log_every: int
     """Optimizer steps a row of the curve."""
@@ -52,10 +60,12 @@ class TrainingParams:
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "gradient_accumulation", "log_every", "checkpoint_every"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        check(self.cpu_threads is None or self.cpu_threads >= 1, "cpu_threads", self.cpu_threads, "must be at least 1")
         for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
-            check(getattr(self, name) > 0, name, getattr(self, name), "must be greater than 0")
+            check(0 < getattr(self, name) < math.inf, name, getattr(self, name), "must be a finite number above 0")
         for name in ("weight_decay", "consistency", "lr_warmup"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+            check(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "must be finite and not negative")
+        check(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "must lie in [0, 1)")
         for name in ("ema_decay", "adam_beta1", "adam_beta2"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "must lie in [0, 1)")
         check(
@@ -68,8 +78,12 @@ class TrainingParams:
             "is given with lr_schedule 'piecewise_constant', and only with it",
         )  # fmt: skip
         check(
-            self.lr_steps is None or bool(re.fullmatch(r"([\d.]+:\d+,)*[\d.]+", self.lr_steps)), "lr_steps",
+            self.lr_steps is None or bool(re.fullmatch(rf"({NUMBER}:\d+,)*{NUMBER}", self.lr_steps)), "lr_steps",
             self.lr_steps, 'must look like "1:1000,0.1": factor 1 up to step 1000, then 0.1',
+        )  # fmt: skip
+        check(
+            self.log_every <= self.iterations, "log_every", self.log_every,
+            f"must be at most iterations = {self.iterations}, or the curve of the loss has no row",
         )  # fmt: skip
         check(
             self.checkpoint_every % self.log_every == 0, "checkpoint_every", self.checkpoint_every,

@@ -145,6 +145,16 @@ def test_mean_scores_by_hand():
     np.testing.assert_array_equal(np.diag(means[1, 1]), [3, 2])
 
 
+def test_uniform_weights_off_the_grid_are_no_mean():
+    grid = pd.DataFrame({"w1": [0.0, 0, 1, 1], "w2": [0.0, 1, 0, 1], "score": [1.0, 2.0, 3.0, 4.0]})
+    uniform = pd.DataFrame({"w1": [0.5], "w2": [0.5], "score": [0.1]})
+    pd.testing.assert_frame_equal(figures.without_lone_uniform(pd.concat([uniform, grid]), ["w1", "w2"]), grid)
+    on_grid = grid.replace({"w1": {0: 0.5}, "w2": {0: 0.5}})
+    pd.testing.assert_frame_equal(figures.without_lone_uniform(on_grid, ["w1", "w2"]), on_grid)
+    alone = pd.DataFrame({"w1": [0.0, 1.0], "score": [1.0, 2.0]})
+    pd.testing.assert_frame_equal(figures.without_lone_uniform(alone, ["w1"]), alone)
+
+
 def test_heat_maps_show_the_numbers(tmp_path, monkeypatch):
     shown: list[str] = []
     monkeypatch.setattr(Axes, "text", lambda self, x, y, text, **style: shown.append(text))

@@ -13,7 +13,7 @@ from deme_core.checkpoints import load_denoiser
 from deme_core.errors import InputError
 from deme_core.merging.merge import write_merged
 from deme_core.merging.objective import frechet_objective
-from deme_core.merging.search import TrialLog, Weights, anchors, grid_candidates, method_of, search
+from deme_core.merging.search import Trial, TrialLog, Weights, anchors, grid_candidates, method_of, search
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.evaluation import EvaluateParams, evaluate
 from deme_core.metrics.features import load_extractor
@@ -216,12 +216,12 @@ def test_a_cut_last_line_is_run_again_and_no_other(tmp_path: Path, cut: int) -> 
 def test_a_log_cut_in_its_header_is_begun_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / "trials.csv").write_text(text)
     log = TrialLog(tmp_path / "trials.csv", 2)
-    assert log.trials == []
-    log.score("search", 0, 10, (0.1, 1 / 3), lambda: 2 / 3)
+    assert log.scores == {}
+    log.score(Trial("search", 0, 10, (0.1, 1 / 3)), lambda: 2 / 3)
     assert (tmp_path / "trials.csv").read_text() == (
         "round,first,images,w1,w2,score\nsearch,0,10,0.1,0.3333333333333333,0.6666666666666666\n"
     )
-    assert TrialLog(tmp_path / "trials.csv", 2).trials == log.trials
+    assert TrialLog(tmp_path / "trials.csv", 2).scores == log.scores
 
 
 def test_a_trial_is_on_disk_before_the_next_begins(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_the_export_holds_the_trials_of_this_search_alone(tmp_path: Path) -> Non
     expected_header, *expected_rows = (tmp_path / "fresh.csv").read_text().splitlines()
     assert header == expected_header
     assert sorted(rows) == sorted(expected_rows)
-    assert len(log.trials) > len(rows)
+    assert len(log.scores) > len(rows)
 
 
 # The score

@@ -88,7 +88,7 @@ def main() -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.plot(table.step, table.train, label="training part")
     left.plot(table.step, table.heldout, label="held-out part")
-    left.axvspan(last * 2 / 3, last, color="0.92", label="last third, lr 5e-5")
+    left.axvspan(last * 2 / 3, last, color="0.92", label="last third")
     left.set(xlabel="optimizer steps", ylabel="denoising loss", yscale="log", title="Loss of the EMA weights")
     left.legend()
     for values in zip(*distances.values(), strict=True):

@@ -9,10 +9,9 @@ seed blocks; everything else is a tie, and w = 0 wins ties.
 import csv
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
@@ -27,15 +26,13 @@ Score = Callable[[Weights], float]
 ROUNDS = {"search": SeedBlock.SEARCH, "confirm": SeedBlock.CONFIRM}
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One row of trials.csv: the score of w on the images `first` to `first + images − 1` of a round's seeds."""
+class Trial(NamedTuple):
+    """What a row of trials.csv scores: w on the images `first` to `first + images − 1` of a round's seeds."""
 
     round: str
     first: int
     images: int
     weights: Weights
-    score: float
 
 
 class TrialLog:
@@ -43,49 +40,39 @@ class TrialLog:
 
     def __init__(self, path: Path, N: int) -> None:
         self.path, self.header = path, ["round", "first", "images", *(f"w{i}" for i in range(1, N + 1)), "score"]
-        self.trials: list[Trial] = []
-        self.used: list[Trial] = []
+        self.scores: dict[Trial, float] = {}
+        self.used: dict[Trial, float] = {}
         if path.is_file():
             # A line cut short by a kill is the last one, and is dropped.
-            rows = [row for row in csv.reader(path.read_text().splitlines(keepends=True)) if row]
-            whole = path.read_text().endswith("\n")
-            for row in rows[1:] if whole else rows[1:-1]:
-                self.trials.append(
-                    Trial(row[0], int(row[1]), int(row[2]), tuple(map(float, row[3:-1])), float(row[-1]))
-                )
-            self._write(path, self.trials)
+            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            for round, first, images, *weights, score in list(csv.reader(lines))[1:]:
+                self.scores[Trial(round, int(first), int(images), tuple(map(float, weights)))] = float(score)
+            self._write(path, self.scores)
 
-    def score(self, round: str, first: int, images: int, weights: Weights, score: Callable[[], float]) -> float:
+    def score(self, trial: Trial, score: Callable[[], float]) -> float:
         """The logged score of this trial, or a new one, logged."""
-        for trial in self.trials:
-            if (trial.round, trial.first, trial.images, trial.weights) == (round, first, images, weights):
-                self.used.append(trial)
-                return trial.score
-        if not self.path.is_file():
-            self._write(self.path, [])
-        trial = Trial(round, first, images, weights, score())
-        with self.path.open("a") as file:
-            file.write(self._line(trial))
-            file.flush()
-            os.fsync(file.fileno())
-        self.trials.append(trial)
-        self.used.append(trial)
-        return trial.score
+        if trial not in self.scores:
+            if not self.path.is_file():
+                self._write(self.path, {})
+            self.scores[trial] = score()
+            with self.path.open("a") as file:
+                file.write(self._line(trial, self.scores[trial]))
+                file.flush()
+                os.fsync(file.fileno())
+        self.used[trial] = self.scores[trial]
+        return self.used[trial]
 
     def export(self, path: Path) -> None:
         """Write the trials of this search alone: a log that went on may hold those of other settings."""
-        self._write(path, dict.fromkeys(self.used))
+        self._write(path, self.used)
 
-    def _write(self, path: Path, trials: Iterable[Trial]) -> None:
+    def _write(self, path: Path, scores: dict[Trial, float]) -> None:
         with atomic_file(path) as file:
-            file.write("".join([",".join(self.header) + "\n", *map(self._line, trials)]).encode())
+            file.write("".join([",".join(self.header) + "\n", *itertools.starmap(self._line, scores.items())]).encode())
 
     @staticmethod
-    def _line(trial: Trial) -> str:
-        return (
-            ",".join([trial.round, str(trial.first), str(trial.images), *map(repr, (*trial.weights, trial.score))])
-            + "\n"
-        )
+    def _line(trial: Trial, score: float) -> str:
+        return ",".join([trial.round, str(trial.first), str(trial.images), *map(repr, (*trial.weights, score))]) + "\n"
 
 
 def anchors(N: int) -> list[Weights]:
@@ -157,7 +144,7 @@ def search(
     """
 
     def score(round: str, first: int, images: int, w: Weights) -> float:
-        return log.score(round, first, images, w, lambda: objective(w, ROUNDS[round], first, images))
+        return log.score(Trial(round, first, images, w), lambda: objective(w, ROUNDS[round], first, images))
 
     method = method_of(N, params)
     points = len(grid_candidates(N, params)) if method == "grid" else params.max_trials

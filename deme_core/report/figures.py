@@ -116,12 +116,18 @@ def mean_scores(first: pd.DataFrame, names: Sequence[str]) -> dict[tuple[int, in
     }
 
 
+def without_lone_uniform(first: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The trials without w = 1/N, where no other holds 1/N: its one score would stand among means of many."""
+    uniform = np.isclose(first[list(names)], 1 / len(names))
+    return first[~uniform.all(axis=1)] if uniform.any(axis=1).sum() == 1 and len(names) > 1 else first
+
+
 def search_heatmap(path: Path, trials: pd.DataFrame, result: Mapping[str, Any]) -> None:
     """Mean score of the search by each weight and each pair of weights, and the confirming scores of its finalists."""
     N, winner = len(result["weights"]), result["weights"]
     names = [f"w{i}" for i in range(1, N + 1)]
     first, final = (trials[trials["round"] == round] for round in ("search", "confirm"))
-    means = mean_scores(first, names)
+    means = mean_scores(without_lone_uniform(first, names), names)
     norm = Normalize(*np.nanquantile([mean.to_numpy() for mean in means.values()], [0, 1]))
     levels = means[0, 0].index
     at, ticks, blank = range(len(levels)), [f"{level:.3g}" for level in levels], [""] * len(levels)

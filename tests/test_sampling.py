@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -424,3 +425,4 @@ def test_every_model_meets_the_same_noise(pipeline: Path, digits: torch.Tensor) 
 def test_an_empty_held_out_part_has_no_loss(digits: torch.Tensor) -> None:
     losses = range_losses(fake, DDPMScheduler(**SCHEDULE), digits[:0], TimestepRanges.equal(2, 1000), 2, CPU)
     assert len(losses) == 2
+    assert all(map(math.isnan, losses))

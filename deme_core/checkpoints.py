@@ -129,11 +129,16 @@ def save_denoiser(
 
 
 def copy_pipeline(source: Path, target: Path, *, weights: bool) -> None:
-    """Copy a pipeline byte for byte; without `weights`, all but the denoiser's, which the caller writes."""
+    """Copy model_index.json and the components that it names, byte for byte, and nothing that lies beside them.
+
+    Without `weights`, the denoiser's are left out: the caller writes them.
+    """
     skip = None if weights else weights_file(denoiser_dir(source))
+    parts = {"model_index.json", *(name for name, entry in _read_json(source / "model_index.json").items() if entry)}
     for file in sorted(source.rglob("*")):
-        if file.is_file() and file != skip and not _hidden(file.relative_to(source)):
-            copy = target / file.relative_to(source)
+        inside = file.relative_to(source)
+        if file.is_file() and file != skip and inside.parts[0] in parts and not _hidden(inside):
+            copy = target / inside
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
 

@@ -123,9 +123,12 @@ def test_an_unknown_class_is_named_with_the_known_ones(
         verify_pipeline(pipeline_copy)
 
 
-def test_copy_is_byte_for_byte_without_hidden_files(pipeline_copy: Path, tmp_path: Path) -> None:
-    (pipeline_copy / "README.md").write_text("card\r\n")
+def test_copy_is_byte_for_byte_without_what_lies_beside_the_pipeline(pipeline_copy: Path, tmp_path: Path) -> None:
+    (pipeline_copy / "scheduler" / "notes.txt").write_text("ours\r\n")
     expected = files_of(pipeline_copy)
+    (pipeline_copy / "training.csv").write_text("step\n")
+    (pipeline_copy / "logs").mkdir()
+    (pipeline_copy / "logs" / "events").write_text("")
     (pipeline_copy / ".cache").mkdir()
     (pipeline_copy / ".cache" / "lock").write_text("")
     (pipeline_copy / "unet" / ".hidden").write_text("")

@@ -148,7 +148,9 @@ def test_mean_scores_by_hand():
 def test_uniform_weights_off_the_grid_are_no_mean():
     grid = pd.DataFrame({"w1": [0.0, 0, 1, 1], "w2": [0.0, 1, 0, 1], "score": [1.0, 2.0, 3.0, 4.0]})
     uniform = pd.DataFrame({"w1": [0.5], "w2": [0.5], "score": [0.1]})
-    pd.testing.assert_frame_equal(figures.without_lone_uniform(pd.concat([uniform, grid]), ["w1", "w2"]), grid)
+    pd.testing.assert_frame_equal(
+        figures.without_lone_uniform(pd.concat([grid, uniform], ignore_index=True), ["w1", "w2"]), grid
+    )
     on_grid = grid.replace({"w1": {0: 0.5}, "w2": {0: 0.5}})
     pd.testing.assert_frame_equal(figures.without_lone_uniform(on_grid, ["w1", "w2"]), on_grid)
     alone = pd.DataFrame({"w1": [0.0, 1.0], "score": [1.0, 2.0]})

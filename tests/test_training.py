@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_range(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path
 ) -> None:
     message = (
-        r"test: the loss is not finite at step 2 \(timesteps \[0, 500\], seen at step 2\); lower the learning rate"
+        r"test: the loss is not finite at step 2 \(timesteps \[0, 500\), seen at step 2\); lower the learning rate"
     )
     with pytest.raises(InputError, match=message):
         run(pipeline, digits, tmp_path / "state", learning_rate=1e30)

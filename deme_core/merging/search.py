@@ -81,7 +81,7 @@ def anchors(N: int) -> list[Weights]:
 
 
 def grid_candidates(N: int, params: SearchParams) -> list[Weights]:
-    """The paper's grid (Sec. 3.3): values^N, with the anchors."""
+    """A grid (Sec. 3.3, which does not name its values): values^N, with the anchors."""
     return list(dict.fromkeys([*anchors(N), *itertools.product(params.values, repeat=N)]))
 
 

@@ -12,7 +12,7 @@ class SearchParams:
     """How merge weights are found."""
 
     method: Literal["auto", "grid", "coordinate"]
-    """`auto` is the paper's grid for N <= 4, coordinate descent over the same values beyond."""
+    """`auto` is a grid (Sec. 3.3) for N <= 4, coordinate descent over the same values beyond."""
     values: tuple[float, ...]
     """Values that each weight may take; w = 0 and the uniform 1/N are always tried beside them."""
     max_trials: int

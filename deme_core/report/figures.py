@@ -118,8 +118,10 @@ def mean_scores(first: pd.DataFrame, names: Sequence[str]) -> dict[tuple[int, in
 
 def without_lone_uniform(first: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The trials without w = 1/N, where no other holds 1/N: its one score would stand among means of many."""
-    uniform = np.isclose(first[list(names)], 1 / len(names))
-    return first[~uniform.all(axis=1)] if uniform.any(axis=1).sum() == 1 and len(names) > 1 else first
+    uniform = np.isclose(first[list(names)].to_numpy(), 1 / len(names))
+    if len(names) == 1 or uniform.any(axis=1).sum() != 1:
+        return first
+    return first.drop(index=first.index[uniform.all(axis=1)])
 
 
 def search_heatmap(path: Path, trials: pd.DataFrame, result: Mapping[str, Any]) -> None:

@@ -251,8 +251,8 @@ class _Training:
 
     def _refuse(self, what: str, step: int) -> None:
         raise InputError(
-            f"{self.label}: {what} (timesteps {list(self.own)}, seen at step {step}); lower the learning rate or use"
-            " mixed_precision 'no'. The last good state is kept"
+            f"{self.label}: {what} (timesteps [{self.own[0]}, {self.own[1]}), seen at step {step}); lower the"
+            " learning rate or use mixed_precision 'no'. The last good state is kept"
         )
 
     def _snapshot(self, step: int) -> None:

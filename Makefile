@@ -26,7 +26,7 @@ lint: $(BIN)/.installed
 params: $(BIN)/.installed
 	python conf/compose.py $(OVERRIDES)
 
-# Train the shipped models again (about 40 minutes on one core). One thread, so that the bytes are the same everywhere alike.
+# Train the shipped models again (about 40 minutes on one core). One thread, so that the bytes are the same everywhere.
 zoo: $(BIN)/.installed
 	OMP_NUM_THREADS=1 python zoo/train_features.py zoo/digits-features
 	OMP_NUM_THREADS=1 python zoo/train_ddpm.py zoo/digits-ddpm

@@ -72,6 +72,7 @@ def test_the_grid_is_the_product_and_the_anchors(n: int) -> None:
 
 
 def test_the_default_grid_fits_its_budget() -> None:
+    assert len(grid_candidates(4, search_params())) == 81  # 1/4 is one of its values
     params = read(REPOSITORY / "params.yaml")
     assert method_of(params["N"], section(params, "merge_search", SearchParams)) == "grid"
 

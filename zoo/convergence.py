@@ -45,10 +45,11 @@ def main() -> None:
     everything = TimestepRanges((0, schedule.config.num_train_timesteps))
     model = load_denoiser(denoiser_dir(folder))
     snapshots = {int(file.stem): file for file in sorted((ROOT / "zoo" / folder.name).glob("*.safetensors"))}
-    needed = {recipe["train"]["training"]["iterations"] * k // 6 for k in (4, 5, 6)}
-    if not needed <= snapshots.keys() or max(snapshots) != max(needed):
+    last = recipe["train"]["training"]["iterations"]
+    steps = [last * 2 // 3, last * 5 // 6, last]
+    if not snapshots.keys() >= set(steps) or max(snapshots) != last:
         raise SystemExit(
-            f"{ROOT / 'zoo' / folder.name}: holds no snapshots of this recipe, which needs steps {sorted(needed)}; run"
+            f"{ROOT / 'zoo' / folder.name}: holds no snapshots of this recipe, which needs steps {steps}; run"
             f" python zoo/train_ddpm.py {folder} in an empty .checkpoints/"
         )
 
@@ -66,8 +67,6 @@ def main() -> None:
     extractor = load_extractor(check["extractor"])
     reference = FrechetReference(Moments.of(extractor([parts["train"].pixels])))
     sampler = Sampler.of(folder, section(recipe, "sampler", SamplerParams), device)
-    last = max(snapshots)
-    steps = [last * 2 // 3, last * 5 // 6, last]
     distances: dict[int, list[float]] = {}
     for step in tqdm(steps, desc="Fréchet distance", unit="checkpoint"):
         model.load_state_dict(read_tensors(snapshots[step]))

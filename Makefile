@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-slow lint params zoo
+.PHONY: demo test test-slow lint params zoo table1 ablation sensitivity
 .DEFAULT_GOAL := demo
 
 demo: $(BIN)/.installed
@@ -25,6 +25,10 @@ lint: $(BIN)/.installed
 # params.yaml as `dvc exp run` composes it, e.g. make params OVERRIDES="N=8 p=0.3"
 params: $(BIN)/.installed
 	python conf/compose.py $(OVERRIDES)
+
+# The studies over several training seeds, as queued DVC experiments; resumable (python -m studies.run --help).
+table1 ablation sensitivity: $(BIN)/.installed
+	python -m studies.run $@
 
 # Train the shipped models again (about 40 minutes on one core). One thread, so that the bytes are the same everywhere.
 zoo: $(BIN)/.installed

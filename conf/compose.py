@@ -12,7 +12,7 @@ CONF = Path(__file__).resolve().parent
 def compose_params(overrides: list[str]) -> str:
     """The text of params.yaml for these Hydra overrides."""
     sys.path.insert(0, str(CONF.parent / "hydra_plugins"))
-    import resolvers  # noqa: F401 (registers `range`)
+    import resolvers  # noqa: F401 (registers `dag`)
 
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose("config", overrides)

@@ -31,17 +31,13 @@ class RunParams:
     """Of training only; the seeds of search and evaluation are fixed."""
     boundaries: tuple[int, ...] | None
     """N + 1 timesteps from 0 to T, or null for N equal ranges."""
-    ranges: tuple[int, ...]
-    """1 … N; DVC makes one stage of each."""
+    rivals: tuple[str, ...]
+    """Whom DeMe is compared with, names of `deme_core.dag.RIVALS`."""
 
     def __post_init__(self) -> None:
         check(self.N >= 1, "N", self.N, "the number of ranges must be at least 1")
         check(0 <= self.p <= 1, "p", self.p, "a probability must lie in [0, 1]")
         check(self.seed >= 0, "seed", self.seed, "must not be negative")
-        check(
-            self.ranges == tuple(range(1, self.N + 1)), "ranges", list(self.ranges),
-            f"must be 1 to N = {self.N}; set N with `dvc exp run -S N={self.N}`, which composes params.yaml anew",
-        )  # fmt: skip
 
 
 def run_params(params: dict[str, Any]) -> RunParams:

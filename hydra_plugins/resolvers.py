@@ -1,6 +1,8 @@
-"""The resolver `range`: ${range:4} is [1, 2, 3, 4]. DVC composes params.yaml with it."""
+"""The resolver `dag`: ${dag:${N},${rivals}} is what dvc.yaml makes stages of. DVC composes params.yaml with it."""
 
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-# A ListConfig, since a plain list is no node of a config.
-OmegaConf.register_new_resolver("range", lambda n: ListConfig(list(range(1, int(n) + 1))), replace=True)
+from deme_core.dag import dag
+
+# A DictConfig, since a plain dict is no node of a config.
+OmegaConf.register_new_resolver("dag", lambda N, rivals: DictConfig(dag(int(N), list(rivals))), replace=True)

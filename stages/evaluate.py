@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+import pandas as pd
+
 from deme_core.data.images import PARTS
 from deme_core.metrics.evaluation import EvaluateParams, check_samples, evaluate
 from deme_core.metrics.feature_files import read_features
@@ -18,6 +20,7 @@ def main() -> None:
     parser.add_argument("--baseline", type=Path, required=True, help="the same for the pretrained model")
     parser.add_argument("--reference", type=Path, required=True, help="output of the stage reference")
     parser.add_argument("--out", type=Path, required=True, help="flat JSON")
+    parser.add_argument("--scores", type=Path, required=True, help="CSV of the scores of each seed block")
     args = parser.parse_args()
     params = section(read(), "evaluate", EvaluateParams)
     made = read_recipe(args.features)
@@ -38,9 +41,11 @@ def main() -> None:
         "parameters": made["parameters"],
         "macs_per_step": made["macs_per_step"],
     }
-    metrics = evaluate(features, baseline, references, params) | protocol
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(metrics, indent=2) + "\n")
+    metrics, scores = evaluate(features, baseline, references, params)
+    for out in (args.out, args.scores):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(metrics | protocol, indent=2) + "\n")
+    pd.DataFrame(scores).to_csv(args.scores, index_label="block")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from deme_core.merging.merge import write_merged
 from deme_core.merging.task_vectors import vector_files
-from deme_core.params import read
-from deme_core.stage import run, run_params
+from deme_core.stage import run
 
 
 def main() -> None:
@@ -17,10 +16,10 @@ def main() -> None:
     parser.add_argument("--search", type=Path, help="result of the stage merge_search; without it w = 1/N")
     parser.add_argument("--out", type=Path, required=True, help="folder of the merged pipeline")
     args = parser.parse_args()
-    N = run_params(read()).N
+    vectors = vector_files(args.vectors)
     search = json.loads(args.search.read_text()) if args.search else None
-    weights = search["weights"] if search else [1 / N] * N
-    write_merged(args.pretrained, vector_files(args.vectors, N), weights, args.out, {"search": search})
+    weights = search["weights"] if search else [1 / len(vectors)] * len(vectors)
+    write_merged(args.pretrained, vectors, weights, args.out, {"search": search})
 
 
 if __name__ == "__main__":

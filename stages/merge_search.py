@@ -1,11 +1,11 @@
-"""Search the merge weights w (Sec. 3.3); every trial is kept as it ends."""
+"""Search the merge weights w (Sec. 3.3), or a rival's, with as many images; every trial is kept as it ends."""
 
 import argparse
 import json
 from pathlib import Path
 
 from deme_core.merging.objective import frechet_objective
-from deme_core.merging.search import TrialLog, method_of, search
+from deme_core.merging.search import TrialLog, method_of, rival_params, search
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.task_vectors import vector_files
 from deme_core.metrics.feature_files import read_features
@@ -24,16 +24,19 @@ def main() -> None:
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--vectors", type=Path, required=True, help="folder of the task vectors")
     parser.add_argument("--reference", type=Path, required=True, help="output of the stage reference")
+    parser.add_argument("--rival", choices=["scale", "greedy"], help="how a rival's vectors combine; else DeMe's own")
     parser.add_argument("--out", type=Path, required=True, help="folder of trials.csv and result.json")
     args = parser.parse_args()
     params = read()
     N = run_params(params).N
     search_params = section(params, "merge_search", SearchParams)
-    method_of(N, search_params)
+    method = args.rival or method_of(N, search_params)
+    vectors = vector_files(args.vectors)
+    if args.rival:
+        search_params = rival_params(method, len(vectors), search_params, N)
     sampler_params = section(params, "sampler", SamplerParams)
     extractor = load_extractor(section(params, "reference", FeatureParams).extractor)
     reference = Moments.of(read_features(args.reference / "train.safetensors", extractor.sha256))
-    vectors = vector_files(args.vectors, N)
     sampler = Sampler.of(args.pretrained, sampler_params, best_device())
     identity = {
         "vectors": [weights_hash(file) for file in vectors],
@@ -45,8 +48,8 @@ def main() -> None:
     work = work_dir("merge_search", identity)
     with only_one(work):
         objective = frechet_objective(args.pretrained, vectors, sampler, extractor, reference)
-        log = TrialLog(work / "trials.csv", N)
-        result = search(objective, N, search_params, log)
+        log = TrialLog(work / "trials.csv", len(vectors))
+        result = search(objective, len(vectors), search_params, log, method)
     log.export(args.out / "trials.csv")
     (args.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

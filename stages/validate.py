@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from deme_core.checkpoints import train_timesteps
+from deme_core.dag import check_dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
 from deme_core.merging.search import method_of
@@ -14,6 +15,7 @@ from deme_core.params import check, read, section
 from deme_core.sampling.settings import LossMatrixParams, SampleParams, SamplerParams
 from deme_core.stage import RunParams, run, run_params
 from deme_core.timesteps import TimestepRanges
+from deme_core.training.rivals import RivalParams
 from deme_core.training.scratch import PretrainParams
 from deme_core.training.settings import TrainingParams
 
@@ -22,6 +24,7 @@ SECTIONS = {
     "reference": FeatureParams,
     "pretrain_load": PretrainParams,
     "finetune_range": TrainingParams,
+    "finetune_rival": RivalParams,
     "merge_search": SearchParams,
     "sampler": SamplerParams,
     "sample": SampleParams,
@@ -35,17 +38,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="written once everything is right, always the same")
     args = parser.parse_args()
     params = read()
-    known = [*RunParams.__dataclass_fields__, *SECTIONS]
+    known = [*RunParams.__dataclass_fields__, *SECTIONS, "dag"]
     for key in params:
         check(key in known, key, "…", f"unknown key; valid keys are {', '.join(known)}")
     top = run_params(params)
+    check_dag(params.get("dag"), top.N, top.rivals)
     parsed = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
-    data = parsed["data"]
-    check(data.source in SOURCES, "data.source", data.source, f"known sources are {', '.join(SOURCES)}")
+    data = parsed["data"].source
+    check(data in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
     method_of(top.N, parsed["merge_search"])
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks)
-    source = Path(parsed["pretrain_load"].source)
-    if source.is_dir():
+    if (source := Path(parsed["pretrain_load"].source)).is_dir():
         T = train_timesteps(source)
         TimestepRanges.of(top.N, T, top.boundaries)
         check(parsed["sampler"].steps <= T, "sampler.steps", parsed["sampler"].steps, f"must be at most T = {T}")

@@ -67,9 +67,9 @@ def write_experts(pipeline: Path, directory: Path, placement: str = "none") -> l
 
 
 def write_vectors(pipeline: Path, experts: Sequence[Path], directory: Path) -> list[Path]:
-    for expert, file in zip(experts, vector_files(directory, N), strict=True):
-        write_task_vector(denoiser_dir(pipeline), expert, file)
-    return vector_files(directory, N)
+    for i, expert in enumerate(experts, 1):
+        write_task_vector(denoiser_dir(pipeline), expert, directory / f"{i}.safetensors")
+    return vector_files(directory)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, python
 
+from deme_core.stage import RunParams
 from deme_core.work import work_dir
 
 LAYERS = ({""}, {"data"}, {"merging", "training", "sampling", "metrics"}, {"report"})
@@ -75,7 +76,7 @@ def commands() -> dict[str, tuple[str, list[str]]]:
     """Stage of dvc.yaml -> its script and its deps."""
     stages = {name: stage.get("do", stage) for name, stage in DAG.items()}
     return {
-        name: (re.fullmatch(r"python stages/(\w+)\.py .*", stage["cmd"]).group(1), stage["deps"])
+        name: (re.fullmatch(r"python -m stages\.(\w+) .*", stage["cmd"]).group(1), stage["deps"])
         for name, stage in stages.items()
     }
 
@@ -109,12 +110,9 @@ def test_no_subpackage_reaches_itself_through_another() -> None:
 
 def test_nothing_imports_a_stage() -> None:
     names = {path.stem for path in STAGES}
-    for path in (
-        *MODULES.values(),
-        *STAGES,
-        *(REPOSITORY / "zoo").glob("*.py"),
-        *(REPOSITORY / "hydra_plugins").glob("*.py"),
-    ):
+    folders = ("zoo", "hydra_plugins", "conf", "studies")
+    others = [path for folder in folders for path in (REPOSITORY / folder).glob("*.py")]
+    for path in (*MODULES.values(), *STAGES, *others):
         roots = {name.split(".")[0] for name in imports(path)}
         assert not roots & {"stages", *names}, path
 
@@ -148,7 +146,7 @@ def test_the_code_deps_of_a_stage_are_what_its_script_reaches(name: str) -> None
 def test_every_script_is_a_stage_and_every_stage_has_its_script() -> None:
     assert {script for script, _ in commands().values()} == {path.stem for path in STAGES}
     for name, (script, _) in commands().items():
-        assert name == script or name.startswith(f"{script}_")  # merge and merge_uniform share one script
+        assert name == script or name.startswith(f"{script}_")  # merge, merge_uniform, merge_rival share one script
 
 
 def test_params_of_a_stage_are_sections_or_top_level_keys_that_exist() -> None:
@@ -160,17 +158,26 @@ def test_params_of_a_stage_are_sections_or_top_level_keys_that_exist() -> None:
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.stem)
 def test_a_stage_depends_on_the_params_that_its_script_reads(path: Path) -> None:
-    """`section(params, "x", …)` reads section x; `run_params` reads the top-level keys N, p, seed, boundaries."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    """`section(params, "x", …)` and `params["x"]` read section x; `run_params` reads the top-level keys N, p, …"""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
     sections = {
         node.args[1].value
         for node in calls
         if isinstance(node.func, ast.Name) and node.func.id == "section" and isinstance(node.args[1], ast.Constant)
     }
+    sections |= {
+        node.slice.value
+        for node in nodes
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "params"
+        and isinstance(node.slice, ast.Constant)
+    }
     uses = {
         node.attr
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr in ("N", "p", "seed", "boundaries")
+        for node in nodes
+        if isinstance(node, ast.Attribute) and node.attr in RunParams.__dataclass_fields__
         and "run_params" in {call.func.id for call in calls if isinstance(call.func, ast.Name)}
         and not (isinstance(node.value, ast.Name) and node.value.id == "ranges")
     }  # fmt: skip

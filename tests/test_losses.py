@@ -61,7 +61,9 @@ class Constant(nn.Module):
         return SimpleNamespace(sample=self.value.expand_as(x))
 
 
-def train_constant(tmp_path: Path, teacher: nn.Module | None, consistency: float) -> tuple[Constant, dict[str, float]]:
+def train_constant(
+    tmp_path: Path, teacher: nn.Module | None, consistency: float, loss_weights: torch.Tensor | None = None
+) -> tuple[Constant, dict[str, float]]:
     """One step on black images (x_0 = −1) whose target is x_0 itself; the row of the curve."""
     student = Constant(0.5)
     params = training_params(
@@ -70,6 +72,7 @@ def train_constant(tmp_path: Path, teacher: nn.Module | None, consistency: float
     curve = train(
         student, DDPMScheduler(prediction_type="sample"), torch.zeros(16, 1, 8, 8, dtype=torch.uint8), params,
         own=(0, 500), p=0.4, seed=0, label="constant", state=tmp_path / "state", teacher=teacher,
+        loss_weights=loss_weights,
     )  # fmt: skip
     return student, curve[0]
 
@@ -99,6 +102,46 @@ def test_without_consistency_the_teacher_is_never_called(tmp_path: Path) -> None
     assert row["consistency"] == 0
     _, again = train_constant(tmp_path / "none", None, 0.0)
     assert again == row
+
+
+def test_each_samples_loss_has_the_weight_of_its_timestep(tmp_path: Path) -> None:
+    weights = torch.linspace(0, 2, 1000, dtype=torch.float64)
+    student, row = train_constant(tmp_path, Constant(2.0), 0.25, weights)
+    ((_, t),) = student.seen
+    assert len(t.unique()) > 4
+    mean = float(weights[t].mean())
+    assert row["denoising"] == pytest.approx(mean * (0.5 + 1) ** 2, rel=1e-6)
+    assert row["consistency"] == pytest.approx(mean * (0.5 - 2) ** 2, rel=1e-6)
+    assert row["loss"] == pytest.approx(1.25 * mean * 2.25, rel=1e-6)
+
+
+class Table(nn.Module):
+    """A denoiser with one parameter a timestep, so that a gradient shows which timesteps it came from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.zeros(1000))
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=self.values[t].view(-1, 1, 1, 1).expand_as(x))
+
+
+def test_where_the_weight_is_0_nothing_is_learned(tmp_path: Path) -> None:
+    """Also for the consistency loss: 20 steps of 64 draws from the full range reach most of the 1,000 timesteps."""
+    weights, teacher = torch.zeros(1000), Table()
+    weights[250:500] = 1.0
+    teacher.values.data.fill_(1.0)
+    moved = {}
+    for name, own in (("weighted", weights), ("plain", None)):
+        student = Table()
+        params = training_params(iterations=20, batch_size=64, projection="none", weight_decay=0.0)
+        train(
+            student, DDPMScheduler(prediction_type="sample"), torch.full((64, 1, 8, 8), 255, dtype=torch.uint8), params,
+            own=(0, 1000), p=0.0, seed=0, label="table", state=tmp_path / name, teacher=teacher, loss_weights=own,
+        )  # fmt: skip
+        moved[name] = student.values.detach() != 0
+    assert int(moved["plain"].sum()) > 600
+    assert torch.equal(moved["weighted"], moved["plain"] & (weights > 0))
 
 
 def test_training_leaves_the_teacher_as_it_is(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from deme_core.metrics.evaluation import EvaluateParams, block_scores, evaluate
 from deme_core.metrics.frechet import FrechetReference, frechet_distance
 from deme_core.metrics.intervals import Interval, jackknife_interval, paired_interval, t_interval
 from deme_core.metrics.kernel import kernel_distance
@@ -382,6 +383,68 @@ def test_held_out_rows_give_the_level_without_copying(rng):
     """A fresh row of the same kind is often nearer than the neighbour: the rate to compare with is not 0."""
     train, fresh = rng.normal(size=(400, 10)), rng.normal(size=(400, 10))
     assert 0.1 < copy_rate(fresh, train) < 0.5
+
+
+# --- evaluation ---
+
+BLOCKS = EvaluateParams(blocks=3)
+
+
+@pytest.fixture
+def references(rng: np.random.Generator) -> dict[str, Array]:
+    return {"train": rng.normal(size=(200, 4)), "heldout": rng.normal(size=(50, 4)) + 0.1}
+
+
+@pytest.fixture
+def models(rng: np.random.Generator) -> dict[str, Array]:
+    """Features of three models on the same noise: 60 images, 20 a block."""
+    noise = rng.normal(size=(60, 4))
+    return {name: noise * scale + 0.05 * rng.normal(size=(60, 4)) for name, scale in {"a": 1, "b": 1.2, "c": 2}.items()}
+
+
+def test_block_scores_are_the_distances_of_each_block(references, models):
+    scores = block_scores(models["a"], references, 3)
+    assert sorted(scores) == ["frechet_heldout", "frechet_train", "kid_heldout", "kid_train"]
+    for part, real in references.items():
+        blocks = [models["a"][start : start + 20] for start in (0, 20, 40)]
+        expected = [frechet_distance(Moments.of(real), Moments.of(block)) for block in blocks]
+        assert scores[f"frechet_{part}"] == pytest.approx(expected, rel=1e-9)
+        assert scores[f"kid_{part}"] == [kernel_distance(block, real) for block in blocks]
+
+
+def test_the_block_scores_of_two_models_give_the_change_between_them(references, models):
+    """In any direction and for any pair: with the baseline `evaluate` says so itself, with a rival the report does."""
+    scores = {name: evaluate(own, models["a"], references, BLOCKS)[1] for name, own in models.items()}
+    for ours, theirs in (("b", "a"), ("c", "a"), ("c", "b"), ("b", "c"), ("a", "a")):
+        metrics, _ = evaluate(models[ours], models[theirs], references, BLOCKS)
+        for name in scores[ours]:
+            change = paired_interval(scores[ours][name], scores[theirs][name])
+            found = (metrics[f"{name}_change"], metrics[f"{name}_change_low"], metrics[f"{name}_change_high"])
+            assert found == (change.value, change.low, change.high)
+    assert metrics["frechet_train_change"] == metrics["kid_heldout_change_high"] == 0
+    assert evaluate(models["c"], models["a"], references, BLOCKS)[0]["frechet_train_change_low"] > 0
+
+
+def test_the_scores_of_a_model_do_not_depend_on_its_baseline(references, models):
+    one, other = (evaluate(models["b"], models[name], references, BLOCKS)[1] for name in "ac")
+    assert one == other == block_scores(models["b"], references, 3)
+    assert {len(values) for values in one.values()} == {3}
+
+
+def test_the_kernel_distance_is_the_mean_of_its_block_scores(references, models):
+    metrics, scores = evaluate(models["b"], models["a"], references, BLOCKS)
+    for part in references:
+        interval = t_interval(scores[f"kid_{part}"])
+        found = tuple(metrics[f"kid_{part}{end}"] for end in ("", "_low", "_high"))
+        assert found == (interval.value, interval.low, interval.high)
+        whole = frechet_distance(Moments.of(references[part]), Moments.of(models["b"]))
+        assert metrics[f"frechet_{part}"] == pytest.approx(whole, rel=1e-9)
+
+
+def test_without_a_held_out_part_there_is_neither_its_score_nor_its_metric(references, models):
+    metrics, scores = evaluate(models["b"], models["a"], {"train": references["train"]}, BLOCKS)
+    assert sorted(scores) == ["frechet_train", "kid_train"]
+    assert not [name for name in metrics if "heldout" in name or "real" in name]
 
 
 # --- refusals ---

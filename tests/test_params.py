@@ -11,15 +11,18 @@ import pytest
 import yaml
 from conftest import REPOSITORY, training_params
 from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
+from deme_core.dag import RIVALS, dag
 from deme_core.data.images import DataParams
 from deme_core.errors import InputError
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.evaluation import EvaluateParams
 from deme_core.params import read, section
 from deme_core.sampling.settings import SamplerParams
-from deme_core.stage import RunParams, run_params
+from deme_core.stage import RunParams, run, run_params
+from deme_core.training.rivals import RivalParams
 from deme_core.training.scratch import PretrainParams
 from deme_core.training.settings import TrainingParams
 
@@ -134,7 +137,7 @@ def test_a_missing_params_file_is_named(tmp_path: Path) -> None:
         read(tmp_path / "nothing.yaml")
 
 
-RUN = {"name": "x", "N": 2, "p": 0.4, "seed": 0, "boundaries": None, "ranges": [1, 2]}
+RUN = {"name": "x", "N": 2, "p": 0.4, "seed": 0, "boundaries": None, "rivals": []}
 
 
 @pytest.mark.parametrize(
@@ -143,8 +146,9 @@ RUN = {"name": "x", "N": 2, "p": 0.4, "seed": 0, "boundaries": None, "ranges": [
         ({"p": 1.5}, r"p = 1\.5: a probability must lie in \[0, 1\]"),
         ({"p": -0.1}, r"p = -0\.1: a probability"),
         ({"p": float("nan")}, "p = nan: a probability"),
-        ({"N": 0, "ranges": []}, "N = 0: the number of ranges must be at least 1"),
-        ({"N": 3}, r"ranges = \[1, 2\]: must be 1 to N = 3; set N with `dvc exp run -S N=3`"),
+        ({"N": 0}, "N = 0: the number of ranges must be at least 1"),
+        ({"rivals": "full_range"}, "rivals = 'full_range': must be a list"),
+        ({"rivals": [1]}, r"rivals\[0\] = 1: must be of type str"),
         ({"seed": -1}, "seed = -1: must not be negative"),
     ],
 )
@@ -189,12 +193,15 @@ def test_an_unknown_learning_rate_schedule_is_refused_with_the_params(change: di
         training_params(**change)
 
 
+@pytest.mark.parametrize("key", ["values", "scales"])
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_weights_to_search_must_be_finite(value: float) -> None:
-    with pytest.raises(InputError):
-        SearchParams(
-            method="grid", values=(value,), max_trials=9, images=2, finalists=1, final_images=4, final_blocks=2
-        )
+def test_weights_to_search_must_be_finite(key: str, value: float) -> None:
+    good: dict[str, Any] = {
+        "method": "grid", "values": (0.0,), "scales": (1.0,), "max_trials": 9, "images": 2, "finalists": 1,
+        "final_images": 4, "final_blocks": 2,
+    }  # fmt: skip
+    with pytest.raises(InputError, match=rf"merge_search\.{key} = \[0\.5, {value}\]: must be finite numbers"):
+        SearchParams(**good | {key: (0.5, value)})
 
 
 @pytest.mark.parametrize(
@@ -209,6 +216,10 @@ def test_weights_to_search_must_be_finite(value: float) -> None:
             r"sampler\.spacing = 'quadratic': is uniform with the ddpm sampler",
         ),
         (PretrainParams, {"source": "train", "revision": None, "train": None}, r"pretrain_load\.train = None"),
+        (RivalParams, {"gamma": 0.0}, r"finetune_rival\.gamma = 0\.0: must be a finite number above 0"),
+        (RivalParams, {"gamma": -5.0}, r"finetune_rival\.gamma = -5\.0: must be"),
+        (RivalParams, {"gamma": math.inf}, r"finetune_rival\.gamma = inf: must be"),
+        (RivalParams, {"gamma": math.nan}, r"finetune_rival\.gamma = nan: must be"),
     ],
 )
 def test_sections_refuse_what_makes_no_sense(cls: type, values: dict[str, Any], message: str) -> None:
@@ -242,29 +253,82 @@ def composed(*overrides: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 def test_params_yaml_is_what_conf_composes(monkeypatch: pytest.MonkeyPatch) -> None:
     committed = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     assert read(REPOSITORY / "params.yaml") == composed(monkeypatch=monkeypatch)
-    assert committed["ranges"] == list(range(1, committed["N"] + 1))
+    assert committed["dag"] == dag(committed["N"], committed["rivals"])
 
 
 @pytest.mark.parametrize("N", [1, 2, 8])
-def test_ranges_follow_N(N: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert composed(f"N={N}", monkeypatch=monkeypatch)["ranges"] == list(range(1, N + 1))
+def test_the_dag_follows_N(N: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = composed(f"N={N}", monkeypatch=monkeypatch)["dag"]
+    assert section == dag(N, [])
+    assert section["ranges"] == list(range(1, N + 1))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_composes_with_the_keys_of_the_default_and_passes_validation(
-    preset: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    params = composed(f"experiment={preset}", monkeypatch=monkeypatch)
-    assert set(params) == set(composed(monkeypatch=monkeypatch))
-    assert params["name"] == preset
-    OmegaConf.save(OmegaConf.create(params), tmp_path / "params.yaml")
+@pytest.mark.parametrize(
+    ("group", "expected"), [("none", []), ("core", ["full_range", "soup_full_range"]), ("all", list(RIVALS))]
+)
+def test_the_dag_follows_the_group_of_rivals(group: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    params = composed("N=2", f"rivals={group}", monkeypatch=monkeypatch)
+    assert params["rivals"] == expected
+    assert params["dag"] == dag(2, expected)
+    apart = set(params) - {"rivals", "dag"}
+    without = composed("N=2", monkeypatch=monkeypatch)
+    assert {key: params[key] for key in apart} == {key: without[key] for key in set(without) - {"rivals", "dag"}}
+
+
+def test_an_unknown_group_of_rivals_is_refused_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingConfigException) as error:
+        composed("rivals=everyone", monkeypatch=monkeypatch)
+    assert all(name in str(error.value) for name in ("rivals/everyone", "none", "core", "all"))
+
+
+def validate(params: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Run the stage validate on these params in `folder`; whether it left its mark."""
+    OmegaConf.save(OmegaConf.create(params), folder / "params.yaml")
     monkeypatch.syspath_prepend(REPOSITORY / "stages")
     sys.modules.pop("validate", None)
-    validate = __import__("validate")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["validate.py", "--out", str(tmp_path / "checked")])
-    validate.main()
-    assert (tmp_path / "checked").is_file()
+    stage = __import__("validate")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["validate.py", "--out", str(folder / "checked")])
+    run(stage.main)
+    return (folder / "checked").is_file()
+
+
+@pytest.mark.parametrize("rivals", ["none", "core", "all"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_composes_with_the_keys_of_the_default_and_passes_validation(
+    preset: str, rivals: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    params = composed(f"experiment={preset}", f"rivals={rivals}", monkeypatch=monkeypatch)
+    assert set(params) == set(composed(monkeypatch=monkeypatch))
+    assert params["name"] == preset
+    assert validate(params, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("change", "now"),
+    [
+        ({"N": 8}, "N = 8, rivals = []"),
+        ({"rivals": ["full_range"]}, "N = 4, rivals = ['full_range']"),
+        ({"dag": dag(2, [])}, "N = 4, rivals = []"),
+        ({"dag": dag(4, ["min_snr"])}, "N = 4, rivals = []"),
+        ({"dag": None}, "N = 4, rivals = []"),
+    ],
+)
+def test_validate_refuses_a_dag_of_other_params_in_one_line(
+    change: dict[str, Any], now: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        validate(composed("N=4", monkeypatch=monkeypatch) | change, tmp_path, monkeypatch)
+    assert stopped.value.code == (
+        f"error: params: dag is not that of {now}; it is derived: set these with"
+        " `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
+    )
+    assert not (tmp_path / "checked").exists()
+
+
+def test_validate_knows_the_dag_but_no_longer_the_ranges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"params: ranges = '…': unknown key; valid keys are .*rivals.*, dag$"):
+        validate(composed(monkeypatch=monkeypatch) | {"ranges": [1, 2, 3, 4]}, tmp_path, monkeypatch)
 
 
 def test_the_error_about_a_missing_key_points_to_a_file_that_exists() -> None:

@@ -8,32 +8,41 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import REPOSITORY, files_of, write_pipeline
 from diffusers import DiffusionPipeline
 
-from deme_core.checkpoints import load_denoiser
+from deme_core.checkpoints import WEIGHTS, load_denoiser
+from deme_core.dag import DEME, RIVALS, dag
+from deme_core.metrics.intervals import paired_interval
+from deme_core.tensors import read_recipe, weights_hash
 
 slow = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DAG = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-MODELS = list(DAG["sample"]["foreach"])
-OUTPUTS = ("data", "models", "samples", "features", "search", "metrics", "reports")
+MODELS = ("pretrained", *DEME)
+CORE = ["full_range", "soup_full_range"]
+OUTPUTS = ("data", "models", "samples", "features", "search", "scores", "metrics", "reports")
 TOY = {
     "name": "toy",
     "N": 2,
-    "ranges": [1, 2],
+    "rivals": [],
+    "dag": dag(2, []),
     "reference": {"extractor": "zoo/digits-features"},
     "pretrain_load": {"source": "zoo/digits-ddpm"},
     "finetune_range": {"iterations": 4, "batch_size": 8, "log_every": 2, "checkpoint_every": 4},
-    "merge_search": {"values": [0.0, 0.5], "images": 20, "finalists": 1, "final_images": 80, "final_blocks": 2},
+    "merge_search": {
+        "values": [0.0, 0.5], "scales": [0.5, 1.0], "images": 20, "finalists": 1, "final_images": 80, "final_blocks": 2,
+    },
     "sampler": {"steps": 2, "block": 20},
     "sample": {"images": 120},
     "loss_matrix": {"draws": 1},
-}
+}  # fmt: skip
 
 
 def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -43,7 +52,6 @@ def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     }
     environment = os.environ | own | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(project),  # this copy, not what is installed
         "DVC_NO_ANALYTICS": "1",
     }  # fmt: skip
     return subprocess.run(
@@ -106,21 +114,36 @@ def finished(first: tuple[Path, list[str]], tmp_path: Path) -> Path:
     return Path(shutil.copytree(first[0], tmp_path / "project"))
 
 
-def every_stage(N: int) -> list[str]:
-    """The stages of dvc.yaml with their foreach spelled out."""
-    items = {name: stage.get("foreach") for name, stage in DAG.items()}
+def every_stage(N: int, rivals: Sequence[str] = ()) -> list[str]:
+    """The stages of dvc.yaml with their foreach spelled out: over a list its entries, over a section its keys."""
+    section = {f"${{dag.{name}}}": items for name, items in dag(N, rivals).items()}
+    items = {name: section[stage["foreach"]] if "foreach" in stage else None for name, stage in DAG.items()}
     names = [name for name, each in items.items() if each is None]
-    names += [f"{name}@{i}" for name, each in items.items() if each == "${ranges}" for i in range(1, N + 1)]
-    return names + [f"{name}@{key}" for name, each in items.items() if isinstance(each, dict) for key in each]
+    return names + [f"{name}@{item}" for name, each in items.items() if each is not None for item in each]
 
 
-@pytest.mark.parametrize("N", [1, 8])
-def test_the_stages_follow_N(toy: Path, tmp_path: Path, N: int) -> None:
+def choose_rivals(project: Path, rivals: list[str]) -> None:
+    """What `dvc exp run -S rivals=…` composes into params.yaml."""
+    change_params(project, {"rivals": rivals, "dag": dag(2, rivals)})
+
+
+@pytest.mark.parametrize(("N", "rivals"), [(1, []), (8, []), (2, CORE), (4, list(RIVALS))])
+def test_the_stages_follow_N_and_the_rivals(toy: Path, tmp_path: Path, N: int, rivals: list[str]) -> None:
     shutil.copytree(toy, tmp_path / "project")
-    change_params(tmp_path / "project", {"N": N, "ranges": list(range(1, N + 1))})
+    change_params(tmp_path / "project", {"N": N, "rivals": rivals, "dag": dag(N, rivals)})
     run = dvc(tmp_path / "project", "stage", "list", "--name-only")
     assert run.returncode == 0, run.stdout
-    assert sorted(run.stdout.split()) == sorted(every_stage(N))
+    assert sorted(run.stdout.split()) == sorted(every_stage(N, rivals))
+
+
+def test_a_copy_of_the_repository_runs_its_own_code(toy: Path, tmp_path: Path) -> None:
+    """Not what is installed: `dvc exp run --temp` and `--queue` work in such copies, each of its own commit."""
+    shutil.copytree(toy, tmp_path / "project")
+    with (tmp_path / "project" / "deme_core" / "stage.py").open("a") as file:
+        file.write('\nsys.exit(f"own code: {__file__}")\n')
+    run = dvc(tmp_path / "project", "repro", "validate")
+    assert run.returncode != 0
+    assert f"own code: {tmp_path / 'project' / 'deme_core' / 'stage.py'}" in run.stdout
 
 
 def test_a_wrong_param_ends_a_fresh_run_in_one_line(toy: Path, tmp_path: Path) -> None:
@@ -131,6 +154,19 @@ def test_a_wrong_param_ends_a_fresh_run_in_one_line(toy: Path, tmp_path: Path) -
     assert stages_run(run.stdout) == ["validate"]
     (line,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
     assert line == "error: params: p = 1.5: a probability must lie in [0, 1]"
+    assert "Traceback" not in run.stdout
+    assert outputs(tmp_path / "project") == {}
+
+
+def test_rivals_without_their_dag_end_a_fresh_run_in_one_line(toy: Path, tmp_path: Path) -> None:
+    """params.yaml edited by hand: its dag is still that of no rivals, and so are the stages."""
+    shutil.copytree(toy, tmp_path / "project")
+    change_params(tmp_path / "project", {"rivals": CORE})
+    run = dvc(tmp_path / "project", "repro")
+    assert run.returncode != 0
+    assert stages_run(run.stdout) == ["validate"]
+    (line,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: params: dag is not that of N = 2, rivals = ['full_range', 'soup_full_range']")
     assert "Traceback" not in run.stdout
     assert outputs(tmp_path / "project") == {}
 
@@ -161,7 +197,7 @@ class TestFinished:
 
     def test_the_merged_folder_is_a_pipeline_with_its_search_in_it(self, first: tuple[Path, list[str]]) -> None:
         merged = first[0] / "models" / "n2" / "merged"
-        search = json.loads((first[0] / "search" / "n2" / "result.json").read_text())
+        search = json.loads((first[0] / "search" / "n2" / "merged" / "result.json").read_text())
         recipe = json.loads((merged / "merge.json").read_text())
         assert recipe["weights"] == search["weights"]
         assert recipe["search"] == search
@@ -197,7 +233,7 @@ class TestFinished:
         ran = repro(finished)
         assert {"validate", "finetune_range@1", "finetune_range@2", "merge_search", "sample@ensemble"} <= set(ran)
         assert not {"data", "reference", "pretrain_load", "sample@pretrained", "features@pretrained"} & set(ran)
-        expert = "models/n2/ranges/1/diffusion_pytorch_model.safetensors"
+        expert = "models/n2/ensemble/1/diffusion_pytorch_model.safetensors"
         assert outputs(finished)[expert] != before[expert]
 
     def test_the_search_retrains_and_resamples_nothing_else(self, finished: Path) -> None:
@@ -205,8 +241,7 @@ class TestFinished:
         ran = set(repro(finished))
         assert {"validate", "merge_search"} <= ran
         above = {"data", "reference", "pretrain_load", "finetune_range@1", "task_vector@1", "merge_uniform"}
-        above |= {f"{stage}@{model}" for stage in ("sample", "features", "evaluate") for model in MODELS[:-1]}
-        assert MODELS[-1] == "merged"
+        above |= {f"{stage}@{m}" for stage in ("sample", "features", "evaluate") for m in MODELS if m != "merged"}
         assert not ran & above
 
     @pytest.mark.parametrize(
@@ -242,3 +277,94 @@ class TestFinished:
     def test_more_sampling_steps_than_timesteps_stop_in_validate(self, finished: Path) -> None:
         change_params(finished, {"sampler": {"steps": 1001}})
         assert dvc(finished, "repro", "validate").returncode != 0
+
+    def test_rivals_retrain_no_expert_and_resample_no_model(self, finished: Path) -> None:
+        before = outputs(finished)
+        choose_rivals(finished, CORE)
+        ran = repro(finished)
+        assert sorted(ran) == sorted({*every_stage(2, CORE)} - {*every_stage(2)} | {"validate", "report"})
+        after = outputs(finished)
+        kept = {file for file in before if not file.startswith("reports/run/")}
+        assert {file: after[file] for file in kept} == {file: before[file] for file in kept}
+        choose_rivals(finished, [])
+        assert set(repro(finished)) <= {"validate", "report"}
+        assert outputs(finished)["reports/run/results.md"] == before["reports/run/results.md"]
+
+
+@pytest.fixture(scope="module")
+def rivals(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The toy project after its first repro with every rival, not to be written to; the stages that ran."""
+    project = Path(shutil.copytree(toy, tmp_path_factory.mktemp("rivals") / "project"))
+    choose_rivals(project, list(RIVALS))
+    return project, repro(project)
+
+
+class TestRivals:
+    """On the toy project after one whole repro with every rival."""
+
+    pytestmark = slow
+
+    def test_every_stage_runs_once(self, rivals: tuple[Path, list[str]]) -> None:
+        assert sorted(rivals[1]) == sorted(every_stage(2, RIVALS))
+
+    def test_every_model_is_measured_alike(self, rivals: tuple[Path, list[str]]) -> None:
+        models = dag(2, RIVALS)["models"]
+        metrics = {path.stem: json.loads(path.read_text()) for path in (rivals[0] / "metrics").glob("*.json")}
+        assert sorted(metrics) == sorted(models)
+        assert len({tuple(values) for values in metrics.values()}) == 1
+        for model, values in metrics.items():
+            assert all(math.isfinite(value) for value in values.values() if isinstance(value, float))
+            assert values["images"] == 120
+            base = metrics["pretrained"]
+            parameters = 2 if model == "ensemble" else 1
+            assert values["parameters"] == parameters * base["parameters"], model
+            assert values["macs_per_step"] == base["macs_per_step"], model
+        trained = {metrics[model]["frechet_train"] for model in ("pretrained", "ensemble", *RIVALS[:5])}
+        assert len(trained) == 7
+
+    def test_block_scores_give_the_changes(self, rivals: tuple[Path, list[str]]) -> None:
+        models = dag(2, RIVALS)["models"]
+        scores = {m: pd.read_csv(rivals[0] / "scores" / f"{path}.csv", index_col="block") for m, path in models.items()}
+        for model, own in scores.items():
+            metrics = json.loads((rivals[0] / "metrics" / f"{model}.json").read_text())
+            assert list(own.index) == list(range(metrics["seed_blocks"]))
+            for key in ("frechet_train", "frechet_heldout", "kid_train", "kid_heldout"):
+                change = paired_interval(own[key], scores["pretrained"][key])
+                assert metrics[f"{key}_change"] == pytest.approx(change.value, rel=1e-9, abs=1e-12)
+                assert metrics[f"{key}_change_low"] == pytest.approx(change.low, rel=1e-9, abs=1e-12)
+
+    def test_members_searches_and_merges_of_the_rivals(self, rivals: tuple[Path, list[str]]) -> None:
+        models, section = rivals[0] / "models" / "n2", dag(2, RIVALS)
+        theta = weights_hash(rivals[0] / "models" / "pretrained" / "unet" / WEIGHTS)
+        for name in section["finetunes"]:
+            members = ["1", "2"] if name == "soup_full_range" else ["1"]
+            assert sorted(path.name for path in (models / "rivals" / name).iterdir() if path.is_dir()) == members
+            merge = json.loads((models / name / "merge.json").read_text())
+            assert (merge["weights"], merge["search"]) == ([1 / len(members)] * len(members), None)
+            assert merge["base_sha256"] == theta
+        for name, made in section["searches"].items():
+            search = json.loads((rivals[0] / "search" / "n2" / name / "result.json").read_text())
+            assert search["method"] == made["kind"]
+            assert search["trials"] == (4 if name == "soup_greedy" else 3)  # scales 0, 1, 0.5; 2 vectors make 4 soups
+            merge = json.loads((models / name / "merge.json").read_text())
+            assert (merge["weights"], merge["search"]) == (search["weights"], search)
+        own = json.loads((rivals[0] / "search" / "n2" / "merged" / "result.json").read_text())
+        recipe = read_recipe(models / "rivals" / "loss_equivalent" / "1" / WEIGHTS)
+        assert recipe["merge_weights"] == own["weights"]
+        same = weights_hash(models / "loss_equivalent" / "unet" / WEIGHTS) == theta
+        assert same == (not any(own["weights"]))
+
+    def test_the_report_compares_with_the_best_rival(self, rivals: tuple[Path, list[str]]) -> None:
+        table = pd.read_csv(rivals[0] / "reports" / "run" / "results.csv", index_col="model")
+        assert list(table.index) == list(dag(2, RIVALS)["models"])
+        distances = table["frechet_train"].drop(index=list(MODELS))
+        (best,) = set(table["best_rival"])
+        assert distances[best] == distances.min()
+        assert table.loc[best, "frechet_train_rival_change"] == 0
+        text = (rivals[0] / "reports" / "run" / "results.md").read_text()
+        assert text.count("Against the best rival, ") == 1
+
+    def test_a_second_repro_has_nothing_to_do(self, rivals: tuple[Path, list[str]], tmp_path: Path) -> None:
+        project = Path(shutil.copytree(rivals[0], tmp_path / "project"))
+        assert repro(project) == []
+        assert outputs(project) == outputs(rivals[0])

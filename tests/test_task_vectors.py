@@ -1,5 +1,6 @@
 """Task vectors: τ = θ_i − θ exactly, bound to the θ they were made from."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -57,7 +58,23 @@ def test_the_same_vector_has_the_same_bytes(
 
 
 def test_vector_files_stand_in_the_order_of_the_ranges(tmp_path: Path) -> None:
-    assert [path.name for path in vector_files(tmp_path, 11)] == [f"{i}.safetensors" for i in range(1, 12)]
+    expected = [tmp_path / f"{i}.safetensors" for i in range(1, 12)]
+    for file in reversed(expected):
+        file.touch()
+    (tmp_path / "1").mkdir()  # a denoiser, beside the vectors of a rival
+    (tmp_path / "notes.safetensors").touch()
+    assert vector_files(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "named"), [([], "[]"), ([2, 3], "[2, 3]"), ([1, 3], "[1, 3]"), ([0, 1], "[0, 1]"), ([11, 1], "[1, 11]")]
+)
+def test_a_folder_that_lacks_a_vector_is_refused(tmp_path: Path, found: list[int], named: str) -> None:
+    for i in found:
+        (tmp_path / f"{i}.safetensors").touch()
+    message = f"{tmp_path}: task vectors {named} are not 1, 2, … without a gap; run `dvc repro`"
+    with pytest.raises(InputError, match=re.escape(message)):
+        vector_files(tmp_path)
 
 
 def test_a_projection_that_stays_is_counted_from_the_identity(pipeline: Path, tmp_path: Path) -> None:

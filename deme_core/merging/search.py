@@ -10,6 +10,7 @@ import csv
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,18 +107,71 @@ def coordinate(score: Score, N: int, params: SearchParams) -> None:
         return
 
 
+def scale_candidates(N: int, params: SearchParams) -> list[Weights]:
+    """One weight for all vectors: a scale over N; 0 and 1 are the anchors."""
+    return list(dict.fromkeys([*anchors(N), *((scale / N,) * N for scale in params.scales)]))
+
+
+def scale(score: Score, N: int, params: SearchParams) -> None:
+    """Score every scale of the vectors' mean."""
+    for weights in scale_candidates(N, params):
+        score(weights)
+
+
+def greedy(score: Score, N: int, params: SearchParams) -> None:
+    """Greedy soup (Wortsman et al. 2022): from the best model on, add the next best where the average gets better."""
+    for weights in anchors(N):
+        score(weights)
+    alone = [tuple(float(i == k) for i in range(N)) for k in range(N)]
+    first, *others = sorted(range(N), key=lambda k: score(alone[k]))
+    soup = {first}
+    for k in others:
+        candidate = soup | {k}
+        if score(_average(candidate, N)) < score(_average(soup, N)):
+            soup = candidate
+
+
+def _average(soup: set[int], N: int) -> Weights:
+    return tuple(1 / len(soup) if k in soup else 0.0 for k in range(N))
+
+
 class BudgetSpent(Exception):
     """The next trial would be one more than max_trials."""
 
 
-METHODS: dict[str, Callable[[Score, int, SearchParams], None]] = {"grid": grid, "coordinate": coordinate}
+METHODS: dict[str, Callable[[Score, int, SearchParams], None]] = {
+    "grid": grid, "coordinate": coordinate, "scale": scale, "greedy": greedy,
+}  # fmt: skip
+
+
+def points_of(method: str, N: int, params: SearchParams) -> int:
+    """How many weights a method scores in its first round, at most."""
+    if method == "grid":
+        return len(grid_candidates(N, params))
+    if method == "scale":
+        return len(scale_candidates(N, params))
+    return 2 * N + 1 if method == "greedy" else params.max_trials
+
+
+def rival_params(method: str, N: int, params: SearchParams, deme_N: int) -> SearchParams:
+    """The settings of a rival's search, by `scale` or `greedy`: at least as many images as DeMe's, on other points.
+
+    Images a point are rounded up to whole trials, in the rival's favour.
+
+    Args:
+        N: vectors of the rival.
+        deme_N: vectors of DeMe's own search.
+    """
+    budget = points_of(method_of(deme_N, params), deme_N, params) * params.images
+    each = -(-budget // points_of(method, N, params))
+    return replace(params, images=-(-each // params.images) * params.images)
 
 
 def method_of(N: int, params: SearchParams) -> str:
-    """The row of METHODS that a run uses; refuses a grid that is larger than the budget."""
+    """The row of METHODS that DeMe's own search uses; refuses a grid that is larger than the budget."""
     method = params.method if params.method != "auto" else ("grid" if N <= 4 else "coordinate")
     if method == "grid":
-        points = len(grid_candidates(N, params))
+        points = points_of(method, N, params)
         if points > params.max_trials:
             raise InputError(
                 f"params: merge_search.values = {list(params.values)}: the grid over N = {N} weights has {points}"
@@ -131,11 +185,13 @@ def search(
     N: int,
     params: SearchParams,
     log: TrialLog,
+    method: str,
 ) -> dict[str, Any]:
     """Find w; lower scores are better.
 
     Args:
         objective: f(w, seed block, first image, number of images).
+        method: a row of METHODS.
 
     Returns:
         weights; their score on the search seeds and their mean score on the confirming ones, with the gap (how much
@@ -146,14 +202,13 @@ def search(
     def score(round: str, first: int, images: int, w: Weights) -> float:
         return log.score(Trial(round, first, images, w), lambda: objective(w, ROUNDS[round], first, images))
 
-    method = method_of(N, params)
-    points = len(grid_candidates(N, params)) if method == "grid" else params.max_trials
-    bar = tqdm(total=points, desc=f"{method} search", unit="trial")
+    most = points_of(method, N, params)
+    bar = tqdm(total=most, desc=f"{method} search", unit="trial")
     tried: dict[Weights, float] = {}
 
     def record(weights: Weights) -> float:
         if weights not in tried:
-            if len(tried) >= params.max_trials:
+            if len(tried) >= most:
                 raise BudgetSpent
             tried[weights] = score("search", 0, params.images, weights)
             bar.update()

@@ -15,6 +15,8 @@ class SearchParams:
     """`auto` is a grid (Sec. 3.3) for N <= 4, coordinate descent over the same values beyond."""
     values: tuple[float, ...]
     """Values that each weight may take; w = 0 and the uniform 1/N are always tried beside them."""
+    scales: tuple[float, ...]
+    """For a rival's one task vector: values of its scale; 0 and 1 are always tried beside them."""
     max_trials: int
     """Most weights that are scored in the first round."""
     images: int
@@ -28,7 +30,9 @@ class SearchParams:
 
     def __post_init__(self) -> None:
         check(len(self.values) > 0, "merge_search.values", list(self.values), "must name at least one value")
-        check(all(map(math.isfinite, self.values)), "merge_search.values", list(self.values), "must be finite numbers")
+        for name in ("values", "scales"):
+            values = getattr(self, name)
+            check(all(map(math.isfinite, values)), f"merge_search.{name}", list(values), "must be finite numbers")
         check(self.finalists >= 1, "merge_search.finalists", self.finalists, "must be at least 1")
         check(self.max_trials >= 2, "merge_search.max_trials", self.max_trials, "must be at least 2: w = 0 and w = 1/N")
         check(self.final_blocks >= 2, "merge_search.final_blocks", self.final_blocks, "must be at least 2")

@@ -67,9 +67,16 @@ class TaskVectors:
         return out
 
 
-def vector_files(directory: Path, N: int) -> list[Path]:
-    """The files of τ_1 … τ_N in the folder that the stages task_vector@i fill."""
-    return [directory / f"{i}.safetensors" for i in range(1, N + 1)]
+def vector_files(directory: Path) -> list[Path]:
+    """The files of τ_1 … τ_N in the folder that the stages task_vector@i or finetune_rival@name fill, in that order.
+
+    Raises:
+        InputError: there is none, or one between the first and the last is missing.
+    """
+    found = {int(file.stem) for file in directory.glob("*.safetensors") if file.stem.isdigit()}
+    if not found or found != set(range(1, len(found) + 1)):
+        raise InputError(f"{directory}: task vectors {sorted(found)} are not 1, 2, … without a gap; run `dvc repro`")
+    return [directory / f"{i}.safetensors" for i in sorted(found)]
 
 
 def write_task_vector(base_dir: Path, expert_dir: Path, out: Path) -> None:

@@ -13,6 +13,7 @@ from deme_core.metrics.neighbours import copy_rate
 from deme_core.params import check
 
 JACKKNIFE_GROUPS = 20
+Scores = dict[str, list[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,8 @@ def evaluate(
     baseline: np.ndarray,
     references: dict[str, np.ndarray],
     params: EvaluateParams,
-) -> dict[str, float]:
-    """Flat metrics of a model.
+) -> tuple[dict[str, float], Scores]:
+    """Flat metrics of a model, and its scores on each seed block.
 
     Args:
         features: [n, D] of the model's samples, in the order of their index.
@@ -49,27 +50,34 @@ def evaluate(
         `_low`, `_high`: without its upward bias in n, by the jackknife over 20 groups; `_change` with `_change_low`,
         `_change_high`: minus the baseline's, paired over the seed blocks. `kid_*` likewise over the blocks (it has
         no bias). `copy_rate`, and `copy_rate_real`: the same for the held-out images, the level of no copying.
+        And `block_scores` of the model, so that any two models can be compared in pairs.
     """
-    blocks = np.split(features, params.blocks)
-    baseline_blocks = np.split(baseline, params.blocks)
+    ours, theirs = (block_scores(rows, references, params.blocks) for rows in (features, baseline))
     groups = [Moments.of(group) for group in np.split(features, JACKKNIFE_GROUPS)]
     out: dict[str, float] = {}
     for part, real in references.items():
-        reference = FrechetReference(Moments.of(real))
-        out[f"frechet_{part}"] = reference.distance(Moments.of(features))
-        _put(out, f"frechet_{part}", "corrected", jackknife_interval(reference.distance, groups))
-        ours = [reference.distance(Moments.of(block)) for block in blocks]
-        theirs = [reference.distance(Moments.of(block)) for block in baseline_blocks]
-        _put(out, f"frechet_{part}_change", None, paired_interval(ours, theirs))
-    for part, real in references.items():
-        ours = [kernel_distance(block, real) for block in blocks]
-        theirs = [kernel_distance(block, real) for block in baseline_blocks]
-        _put(out, f"kid_{part}", None, t_interval(ours))
-        _put(out, f"kid_{part}_change", None, paired_interval(ours, theirs))
+        reference, name = FrechetReference(Moments.of(real)), f"frechet_{part}"
+        out[name] = reference.distance(Moments.of(features))
+        _put(out, name, "corrected", jackknife_interval(reference.distance, groups))
+        _put(out, f"{name}_change", None, paired_interval(ours[name], theirs[name]))
+    for name in (f"kid_{part}" for part in references):
+        _put(out, name, None, t_interval(ours[name]))
+        _put(out, f"{name}_change", None, paired_interval(ours[name], theirs[name]))
     out["copy_rate"] = copy_rate(features, references["train"])
     if "heldout" in references:
         out["copy_rate_real"] = copy_rate(references["heldout"], references["train"])
-    return out
+    return out, ours
+
+
+def block_scores(features: np.ndarray, references: dict[str, np.ndarray], blocks: int) -> Scores:
+    """`frechet_*` and `kid_*` of each seed block, a list of `blocks` plain values each."""
+    parts = np.split(features, blocks)
+    scores: Scores = {}
+    for part, real in references.items():
+        reference = FrechetReference(Moments.of(real))
+        scores[f"frechet_{part}"] = [reference.distance(Moments.of(rows)) for rows in parts]
+        scores[f"kid_{part}"] = [kernel_distance(rows, real) for rows in parts]
+    return scores
 
 
 def check_samples(images: int, blocks: int) -> None:

@@ -49,6 +49,24 @@ def paired_interval(candidate_blocks: ArrayLike, baseline_blocks: ArrayLike, con
     return t_interval(candidate - baseline, confidence)
 
 
+def crossed_interval(differences: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Interval of the mean of [S, K] differences between two models, over S trainings and K blocks of noise each.
+
+    It covers both lucks. Every training is measured on the same K blocks, so that neither S·K values nor S means
+    are independent; with d = μ + training_s + block_k + rest, the variances of the row means over S and of the column
+    means over K bound that of the grand mean. Degrees of freedom by Welch and Satterthwaite.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if values.ndim != 2 or min(values.shape) < 2:
+        raise ValueError(f"differences have shape {values.shape}; they must be [S, K], S and K >= 2: train more seeds")
+    if not np.isfinite(values).all():
+        raise ValueError("differences hold a value that is not finite")
+    parts = [float(values.mean(axis).var(ddof=1)) / values.shape[1 - axis] for axis in (1, 0)]
+    squares = [part**2 / (values.shape[1 - axis] - 1) for part, axis in zip(parts, (1, 0), strict=True)]
+    degrees = sum(parts) ** 2 / sum(squares) if sum(squares) else 1.0
+    return _student(float(values.mean()), sum(parts) ** 0.5, degrees, confidence)
+
+
 def jackknife_interval(
     statistic: Callable[[Moments], float], groups: Sequence[Moments], confidence: float = 0.95
 ) -> Interval:
@@ -78,7 +96,7 @@ def jackknife_interval(
     return _student(value, standard_error, k - 1, confidence)
 
 
-def _student(value: float, standard_error: float, degrees: int, confidence: float) -> Interval:
+def _student(value: float, standard_error: float, degrees: float, confidence: float) -> Interval:
     """value ± t * standard_error, two-sided, at a confidence in (0, 1)."""
     from scipy.stats import t  # here, because its import takes a good part of a second
 

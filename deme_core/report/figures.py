@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from deme_core.merging.search import anchors
+from deme_core.metrics.intervals import Interval
 
 DPI = 150
 STYLE = {
@@ -179,3 +180,54 @@ def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[flo
     )
     ax.grid(linewidth=0.4)
     ax.spines[:].set_visible(False)
+
+
+def forest(path: Path, rows: Mapping[str, tuple[Interval, Sequence[float]]], label: str, note: str) -> None:
+    """Differences with their intervals, one below the other: name -> (interval, values of the single trainings)."""
+    with _figure(path, 7.5, 1.1 + 0.28 * len(rows)) as fig:
+        ax = fig.subplots()
+        for y, (change, seeds) in enumerate(reversed(list(rows.values()))):
+            shown = change.high < 0 or change.low > 0
+            colour = CHOSEN if shown else "k"
+            ax.plot([change.low, change.high], [y, y], color=colour, linewidth=1.4)
+            ax.plot(change.value, y, "s", color=colour, markersize=5)
+            ax.plot(seeds, [y] * len(seeds), "o", color=PLAIN, markersize=3, zorder=0)
+        ax.axvline(0, color=PLAIN, linewidth=0.8, zorder=0)
+        ax.set_yticks(range(len(rows)), list(rows)[::-1])
+        ax.tick_params(axis="y", length=0)
+        ax.set(xlabel=f"{label}\ncoloured: the 95 % interval leaves out 0; dots: training seeds")
+        fig.suptitle(note, x=0.01, ha="left", size=10)
+
+
+def sensitivity_curves(path: Path, curves: Mapping[str, Mapping[str, pd.DataFrame]], names: Mapping[str, str]) -> None:
+    """Fig. 9: one panel for p, one for N; curve -> model -> rows of x, value, low, high, seeds.
+
+    Curves whose names begin alike share a panel; the second of them is dashed.
+    """
+    panels = sorted({curve.split()[0] for curve in curves}, reverse=True)  # p, then N
+    titles = {"p": "p: probability of the full range (Eq. 6)", "N": "N: number of ranges"}
+    colours = dict(zip(names, (CHOSEN, "#0072B2"), strict=True))
+    with _figure(path, 9, 4.2) as fig:
+        for ax, panel in zip(np.atleast_1d(fig.subplots(1, len(panels), sharey=True)), panels, strict=True):
+            mine = [curve for curve in curves if curve.split()[0] == panel]
+            for style, curve in zip(("-", "--"), mine, strict=False):
+                for shift, (model, rows) in enumerate(curves[curve].items()):
+                    at = np.arange(len(rows)) if panel == "N" else rows["x"].to_numpy()
+                    at = at + (shift - 0.5) * (0.06 if panel == "N" else 0.012)
+                    ends = np.abs(rows[["low", "high"]].to_numpy() - rows[["value"]].to_numpy()).T
+                    label = names[model] + (f", {curve.partition(' ')[2]}" if " " in curve else "")
+                    ax.errorbar(
+                        at, rows["value"], ends, color=colours[model], linestyle=style, marker="o", markersize=4,
+                        capsize=2, linewidth=1.2, elinewidth=0.8, label=label,
+                    )  # fmt: skip
+                    for x, seeds in zip(at, rows["seeds"], strict=True):
+                        ax.plot([x] * len(seeds), seeds, ".", color=colours[model], alpha=0.4, markersize=4)
+                    if panel == "N":
+                        ax.set_xticks(range(len(rows)), [f"{x:g}" for x in rows["x"]])
+            ax.axhline(0, color=PLAIN, linewidth=0.8, zorder=0)
+            ax.set(xlabel=titles.get(panel, panel))
+        labels = {text: line for ax in fig.axes for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+        fig.legend(labels.values(), labels, loc="outside lower center", ncols=2)
+        fig.axes[0].set_ylabel("change of the Fréchet distance, %")
+        if "p" in panels:
+            fig.axes[0].set_title("Appendix F's prose names the ends of p the other way round", fontsize=7)

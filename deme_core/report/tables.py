@@ -2,19 +2,37 @@
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from deme_core.dag import DEME, SOUP_FULL_RANGE, SOUP_GREEDY
 from deme_core.errors import InputError
 from deme_core.merging.search import anchors
+from deme_core.metrics.intervals import paired_interval
 
 MODELS = {
     "pretrained": "pretrained",
     "ensemble": "DeMe before merge (ensemble)",
     "merged_uniform": "DeMe merged, w = 1/N",
     "merged": "DeMe merged, searched w",
+    "full_range": "full-range finetune",
+    "snr_plus_one": "SNR+1",
+    "truncated_snr": "truncated SNR",
+    "min_snr": "Min-SNR-γ",
+    "soup_full_range": "soup of N full-range finetunes",
+    "soup_greedy": "greedy soup of the experts",
+    "loss_equivalent": "loss equivalent of the merge",
+}
+SCALED = "+scale"
+PICTURES = {
+    "samples.png": "Samples of each model from the same noise.",
+    "loss_curves.png": "Losses of finetuning, each point the mean since the last; one line a timestep range.",
+    "loss_matrix.png": "Held-out denoising loss of each model on each range; outlined: the expert's own range.",
+    "search.png": "Scores of the merge search by each weight (diagonal) and pair of weights; top right: its finalists.",
+    "cosines.png": "Cosine similarity of the task vectors: near 0, merging one disturbs the others little.",
 }
 FRECHET = {"frechet_train": "training part", "frechet_heldout": "held-out part"}  # the latter where images are held out
 
@@ -26,20 +44,51 @@ def needed(file: Path, stage: str) -> Path:
     return file
 
 
-def read_metrics(directory: Path) -> dict[str, dict[str, Any]]:
-    """The flat metrics of each of MODELS, as the stages evaluate@… wrote them."""
-    return {m: json.loads(needed(directory / f"{m}.json", f"evaluate@{m}").read_text()) for m in MODELS}
+def read_metrics(directory: Path, models: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The flat metrics of each model, as the stages evaluate@… wrote them."""
+    return {m: json.loads(needed(directory / f"{m}.json", f"evaluate@{m}").read_text()) for m in models}
 
 
-def verdict(low: float, high: float) -> str:
-    """What the 95 % interval of a change against the pretrained model shows; a lower distance is better."""
-    return "better than pretrained" if high < 0 else "worse than pretrained" if low > 0 else "no difference shown"
+def read_scores(directory: Path, models: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+    """The block scores of each model -> its path, as the stages evaluate@… wrote them: a row a seed block."""
+    return {m: pd.read_csv(needed(directory / f"{path}.csv", f"evaluate@{m}")) for m, path in models.items()}
 
 
-def results(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """One row for each of MODELS: its metrics in full precision, under the names that `evaluate` gives them.
+def model_name(model: str) -> str:
+    """What a model is called in tables and pictures."""
+    return MODELS[model.removesuffix(SCALED)] + ", searched scale" * model.endswith(SCALED)
 
-    Added are `name`, `frechet_*_change_percent` (of the pretrained model's plain distance), `frechet_*_verdict`.
+
+def training_steps(model: str, N: int, iterations: int) -> str:
+    """Optimizer steps behind a model, by trainings: the same sum for all but the pretrained one."""
+    if model == "pretrained":
+        return "—"
+    several = model.removesuffix(SCALED) in (*DEME, SOUP_FULL_RANGE, SOUP_GREEDY)
+    return f"{N} × {iterations:,}" if several else f"{N * iterations:,}"
+
+
+def verdict(low: float, high: float, other: str = "pretrained") -> str:
+    """What the 95 % interval of a difference to another model shows; a lower distance is better."""
+    return f"better than {other}" if high < 0 else f"worse than {other}" if low > 0 else "no difference shown"
+
+
+def best_rival(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The rival with the lowest distance to the training part, which every search minimises; None without rivals.
+
+    It is chosen by the evaluation itself: a comparison with it favours the rivals.
+    """
+    rivals = [model for model in metrics if model not in ("pretrained", *DEME)]
+    return min(rivals, key=lambda model: metrics[model]["frechet_train"]) if rivals else None
+
+
+def results(
+    metrics: dict[str, dict[str, Any]], scores: Mapping[str, pd.DataFrame], N: int, iterations: int
+) -> pd.DataFrame:
+    """One row a model: its metrics in full precision, under the names that `evaluate` gives them.
+
+    Added are `name`, `steps`, `frechet_*_change_percent` (of the pretrained model's plain distance) and
+    `frechet_*_verdict`; where there are rivals also `best_rival` and `frechet_*_rival_change` with its ends: the
+    difference to the best of them, paired over the seed blocks of `scores`.
 
     Raises:
         InputError: a model has other metrics than the pretrained one, or was measured by another protocol.
@@ -55,12 +104,20 @@ def results(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
                     f"metrics: {model} was measured with {key} = {own[key]}, pretrained with {base[key]}; one table"
                     " holds one protocol: `dvc repro` evaluates both"
                 )
-    table = pd.DataFrame([metrics[model] for model in MODELS], index=pd.Index(list(MODELS), name="model"))
-    table.insert(0, "name", list(MODELS.values()))
+    table = pd.DataFrame(list(metrics.values()), index=pd.Index(list(metrics), name="model"))
+    table.insert(0, "name", list(map(model_name, metrics)))
+    table.insert(1, "steps", [training_steps(model, N, iterations) for model in metrics])
     for key, _ in _parts(table):
         table[f"{key}_change_percent"] = 100 * table[f"{key}_change"] / base[key]
         table[f"{key}_verdict"] = list(map(verdict, table[f"{key}_change_low"], table[f"{key}_change_high"]))
         table.loc["pretrained", f"{key}_verdict"] = "baseline"
+    if rival := best_rival(metrics):
+        table["best_rival"] = rival
+        for key, _ in _parts(table):
+            pairs = [paired_interval(scores[model][key], scores[rival][key]) for model in metrics]
+            table[f"{key}_rival_change"] = [pair.value for pair in pairs]
+            table[f"{key}_rival_change_low"] = [pair.low for pair in pairs]
+            table[f"{key}_rival_change_high"] = [pair.high for pair in pairs]
     return table
 
 
@@ -88,13 +145,13 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
     first, last = (trials[trials["round"] == round] for round in ("search", "confirm"))
     images = f"{first['images'].iloc[0]:,} images", f"{last['first'].nunique()} × {last['images'].iloc[0]:,} images"
     scores = [
-        [kind, row["weights"], *(_number(row[column], 4) for column in ("search", "confirm", "gap"))]
+        [kind, row["weights"], *(number(row[column], 4) for column in ("search", "confirm", "gap"))]
         for kind, row in search_scores(trials, result).iterrows()
     ]
     kept = " The search kept w = 0: its merged model is the pretrained one." if not any(result["weights"]) else ""
     paragraphs = [
         f"# {title}",
-        _markdown(*_readable(table)),
+        markdown(*_readable(table)),
         f"Protocol: {base.images:,} images a model from the seed block {base.seed_block}, in {blocks}; sampler"
         f" {base.sampler_kind}, {base.sampler_steps} steps, {base.sampler_spacing} spacing, {base.sampler_dtype};"
         f" features of `{base.extractor}`; {base.reference_images:,} reference images in the training part.",
@@ -110,8 +167,9 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
             f"- {row['name']}: " + "; ".join(f"{row[f'{key}_verdict']} on the {part}" for key, part in _parts(table))
             for _, row in table.iloc[1:].iterrows()
         ),
+        *_against_rivals(table),
         f"## Merge search: {result['method']}, {result['trials']} trials",
-        _markdown(
+        markdown(
             ["weights", "w", f"search score<br>{images[0]}", f"confirming score<br>{images[1]}", "gap"],
             scores,
         ),
@@ -123,6 +181,23 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
         *(f"![{Path(file).stem}]({file})\n\n{caption}" for file, caption in figures.items()),
     ]
     return "\n\n".join(paragraphs) + "\n"
+
+
+def _against_rivals(table: pd.DataFrame) -> list[str]:
+    if "best_rival" not in table:
+        return []
+    best = model_name(table["best_rival"].iloc[0])
+    lines = []
+    for model in DEME:
+        row: Any = table.loc[model]
+        ends = [(row[f"{key}_rival_change_low"], row[f"{key}_rival_change_high"], part) for key, part in _parts(table)]
+        shown = "; ".join(f"{verdict(low, high, 'it')} on the {part}" for low, high, part in ends)
+        lines.append(f"- {row['name']}: {shown}")
+    return [
+        f"Against the best rival, {best} (the lowest distance to the training part on the very seeds of this table,"
+        " which favours the rivals):",
+        "\n".join(lines),
+    ]
 
 
 def _parts(table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -137,31 +212,38 @@ def _readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     header = ["model"]
     for _, part in _parts(table):
         header += [f"Fréchet distance, {part}<br>plain; corrected [95 %]", "its change<br>paired [95 %]"]
-    header += [f"KID, training part{', in 10⁻³' * (unit > 1)}<br>± 95 %", "copy rate", "parameters", "MACs a step"]
+        header += ["against the best rival<br>paired [95 %]"] if "best_rival" in table else []
+    header += [f"KID, training part{', in 10⁻³' * (unit > 1)}<br>± 95 %", "copy rate"]
+    header += ["training steps", "parameters", "MACs a step"]
     rows = []
     for model, row in table.iterrows():
         cells = [row["name"]]
         for key, _ in _parts(table):
             digits = _digits(base[key])
-            percent = _number(row[f"{key}_change_percent"], 1, "+")
+            percent = number(row[f"{key}_change_percent"], 1, "+")
             change = f"{_interval(row, f'{key}_change', '', digits, '+')}<br>({percent} %)"
-            cells += [f"{_number(row[key], digits)}<br>{_interval(row, key, '_corrected', digits)}"]
+            cells += [f"{number(row[key], digits)}<br>{_interval(row, key, '_corrected', digits)}"]
             cells += ["—" if model == "pretrained" else change]
+            if "best_rival" in row:
+                own = model == row["best_rival"]
+                cells += ["—" if own else _interval(row, f"{key}_rival_change", "", digits, "+")]
         half = (row.kid_train_high - row.kid_train_low) / 2
         real = f"<br>(real {100 * row.copy_rate_real:.1f} %)" if "copy_rate_real" in row else ""
-        cells += [f"{_number(row.kid_train * unit, kid_digits)} ± {_number(half * unit, kid_digits)}"]
-        cells += [f"{100 * row.copy_rate:.1f} %{real}", f"{row.parameters:,}", f"{row.macs_per_step:,}"]
+        cells += [f"{number(row.kid_train * unit, kid_digits)} ± {number(half * unit, kid_digits)}"]
+        cells += [f"{100 * row.copy_rate:.1f} %{real}", row.steps]
+        cells += [f"{row.parameters:,}", f"{row.macs_per_step:,}"]
         rows.append(cells)
     return header, rows
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
 
 
 def _interval(row: pd.Series, key: str, value: str, digits: int, sign: str = "") -> str:
-    low, high = (_number(row[f"{key}_{end}"], digits, sign) for end in ("low", "high"))
-    return f"{_number(row[key + value], digits, sign)} [{low}, {high}]"
+    low, high = (number(row[f"{key}_{end}"], digits, sign) for end in ("low", "high"))
+    return f"{number(row[key + value], digits, sign)} [{low}, {high}]"
 
 
 def _digits(value: float) -> int:
@@ -169,5 +251,6 @@ def _digits(value: float) -> int:
     return max(0, 3 - math.floor(math.log10(abs(value)))) if value else 4
 
 
-def _number(value: float, digits: int, sign: str = "") -> str:
+def number(value: float, digits: int, sign: str = "") -> str:
+    """A value with a true minus sign; a dash where there is none."""
     return "—" if math.isnan(value) else f"{value:{sign}z.{digits}f}".replace("-", "−")

@@ -1,8 +1,9 @@
-"""Finetune one expert: the pretrained model on its own timestep range (Sec. 3.2)."""
+"""Finetune the pretrained model: an expert on its own timestep range (Sec. 3.2), or any other finetune."""
 
 import copy
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +21,8 @@ from deme_core.timesteps import TimestepRanges
 from deme_core.training.settings import TrainingParams
 from deme_core.work import ROOT, work_dir
 
+Curve = list[dict[str, float]]
+
 
 def finetune_range(
     pretrained: Path,
@@ -32,33 +35,62 @@ def finetune_range(
     *,
     seed: int,
     checkpoints: Path = ROOT,
-) -> list[dict[str, float]]:
-    """Finetune range i (counted from 1) on uint8 [n, C, H, W]; write the expert's denoiser to `out`.
+) -> Curve:
+    """Finetune the expert of range i (counted from 1): `finetune` on that range, with Eq. 6's p."""
+    own = ranges.range(i)
+    return finetune(
+        pretrained, pixels, params, out, own=own, p=p, seed=seed,
+        label=f"range {i} of {ranges.N}, t in [{own[0]}, {own[1]})",
+        recipe={"bounds": list(ranges.bounds), "range": i, "p": p, "seed": seed}, checkpoints=checkpoints,
+    )  # fmt: skip
+
+
+def finetune(
+    pretrained: Path,
+    pixels: torch.Tensor,
+    params: TrainingParams,
+    out: Path,
+    *,
+    own: tuple[int, int],
+    p: float,
+    seed: int,
+    label: str,
+    recipe: dict[str, Any],
+    loss_weights: torch.Tensor | None = None,
+    checkpoints: Path = ROOT,
+) -> Curve:
+    """Finetune the pretrained model on uint8 [n, C, H, W]; write the denoiser to `out`.
 
     The EMA weights are what is written, with foldable projections folded in: a plain diffusers denoiser. The
-    recipe in its metadata names the hash of θ, the range and every param.
+    recipe in its metadata names the hash of θ and every param.
+
+    Args:
+        own: [low, high) of the timesteps that are drawn, but for those of the full range with probability p.
+        loss_weights: weight of the loss at each timestep, [T]; all 0 asks for nothing, and gives θ itself.
+        recipe: what else names this training, its `bounds` and `range` for sampling among it.
 
     Returns:
         The curve of the loss.
     """
     source = denoiser_dir(pretrained)
-    own = ranges.range(i)
-    recipe = {
-        "base_sha256": weights_hash(weights_file(source)),
-        "bounds": list(ranges.bounds), "range": i, "p": p, "seed": seed, "finetune_range": asdict(params),
-    }  # fmt: skip
+    recipe = {"base_sha256": weights_hash(weights_file(source)), "finetune_range": asdict(params)} | recipe
     student = load_denoiser(source)
+    if loss_weights is not None and not bool(loss_weights.any()):
+        save_denoiser(out, source, student.state_dict(), recipe)
+        return []
     teacher = copy.deepcopy(student) if params.consistency > 0 else None
     insert_projections(student, params.projection)
 
     from deme_core.training.loop import train  # accelerate only once the input is known to be good
 
     schedule = load_noise_schedule(pretrained)
-    identity = recipe | {"data": pixels_hash(pixels), "noise_schedule": dict(schedule.config)}
+    identity = recipe | {
+        "data": pixels_hash(pixels), "noise_schedule": dict(schedule.config), "own": own, "label": label,
+        "loss_weights": None if loss_weights is None else loss_weights.tolist(),
+    }  # fmt: skip
     curve = train(
-        student, schedule, pixels, params, own=own, p=p, seed=seed,
-        label=f"range {i} of {ranges.N}, t in [{own[0]}, {own[1]})",
-        state=work_dir(f"finetune_range-{i}", identity, checkpoints), teacher=teacher,
+        student, schedule, pixels, params, own=own, p=p, seed=seed, label=label,
+        state=work_dir("finetune", identity, checkpoints), teacher=teacher, loss_weights=loss_weights,
     )  # fmt: skip
     student.cpu()
     if params.projection == "foldable":

@@ -36,6 +36,7 @@ def train(
     label: str,
     state: Path,
     teacher: nn.Module | None = None,
+    loss_weights: torch.Tensor | None = None,
     snapshot: Callable[[int, nn.Module], None] | None = None,
     snapshot_every: int = 0,
 ) -> Curve:
@@ -48,10 +49,12 @@ def train(
         label: names this training in messages and in the seeds of its draws.
         state: folder of the resume state; a finished state there is exported again without training.
         teacher: the pretrained model θ of the consistency loss; stays as it is. Needed if params.consistency > 0.
+        loss_weights: weight of the loss at each timestep, [T] >= 0; None weighs all alike.
         snapshot: called with (step, model holding its EMA weights) every `snapshot_every` steps.
 
     Returns:
-        One row every `log_every` steps: step, loss, denoising, consistency (means since the last row), lr.
+        One row every `log_every` steps: step, loss, denoising, consistency (means since the last row, weighted as
+        trained), lr.
 
     Raises:
         InputError: the loss became NaN or infinite (no state is saved from then on), or the folder is locked.
@@ -66,7 +69,7 @@ def train(
         torch.set_num_threads(params.cpu_threads)
     with only_one(state) if accelerator.is_main_process else nullcontext():
         return _Training(
-            accelerator, model, noise_schedule, pixels, params, own, p, seed, label, state, teacher,
+            accelerator, model, noise_schedule, pixels, params, own, p, seed, label, state, teacher, loss_weights,
             snapshot, snapshot_every,
         ).run()  # fmt: skip
 
@@ -75,7 +78,7 @@ class _Training:
     """The moving parts of one training, so that each step of the loop is one line."""
 
     def __init__(
-        self, accelerator, model, noise_schedule, pixels, params, own, p, seed, label, state, teacher,
+        self, accelerator, model, noise_schedule, pixels, params, own, p, seed, label, state, teacher, loss_weights,
         snapshot, snapshot_every,
     ):  # fmt: skip
         self.accelerator, self.params, self.schedule = accelerator, params, noise_schedule
@@ -93,6 +96,7 @@ class _Training:
             self.teacher = teacher.to(self.device).eval().requires_grad_(False)
         self.T = noise_schedule.config.num_train_timesteps
         self.x0 = pixels.to(self.device)
+        self.loss_weights = None if loss_weights is None else loss_weights.float().to(self.device)
         self.optimizer: Any = torch.optim.AdamW(
             self.raw.parameters(),
             lr=params.learning_rate,
@@ -179,10 +183,10 @@ class _Training:
                     if self.teacher is not None:
                         with torch.no_grad():
                             reference = self.teacher(xt, t).sample
-                denoising = denoising_loss(prediction, regression_target(self.schedule, x0, noise, t)).mean()
+                denoising = self._mean(denoising_loss(prediction, regression_target(self.schedule, x0, noise, t)), t)
                 loss = denoising
                 if reference is not None:
-                    consistency = consistency_loss(prediction, reference).mean()
+                    consistency = self._mean(consistency_loss(prediction, reference), t)
                     loss = loss + self.params.consistency * consistency
                     self.sums[2] += consistency.detach()
                 self.accelerator.backward(loss)
@@ -195,6 +199,9 @@ class _Training:
             # A flag on the device, read before each log line and each checkpoint: no synchronisation here.
             bad = ~torch.isfinite(loss.detach()) & (self.first_bad < 0)
             self.first_bad = torch.where(bad, step, self.first_bad)
+
+    def _mean(self, losses: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return (losses if self.loss_weights is None else losses * self.loss_weights[t]).mean()
 
     def _generator(self, step: int, micro: int) -> torch.Generator:
         seed = step_seed(self.seed, self.label, step, micro, self.accelerator.process_index)

@@ -1,0 +1,79 @@
+"""The finetunes that DeMe is compared with: all timesteps, for as many steps as all experts (see deme_core.dag)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from deme_core.checkpoints import load_noise_schedule
+from deme_core.dag import LOSS_EQUIVALENT, SOUP_FULL_RANGE
+from deme_core.params import check
+from deme_core.seeds import step_seed
+from deme_core.timesteps import TimestepRanges
+from deme_core.training.finetune import Curve, finetune
+from deme_core.training.settings import TrainingParams
+from deme_core.training.weighting import BASELINES, baseline_weights, merge_equivalent_weights
+from deme_core.work import ROOT
+
+
+@dataclass(frozen=True, kw_only=True)
+class RivalParams:
+    """Section `finetune_rival`; everything else is as `finetune_range` has it."""
+
+    gamma: float
+    """Of Min-SNR-γ (Eq. 14); its authors' value is 5."""
+
+    def __post_init__(self) -> None:
+        check(0 < self.gamma < float("inf"), "finetune_rival.gamma", self.gamma, "must be a finite number above 0")
+
+
+def finetune_rival(
+    name: str,
+    pretrained: Path,
+    pixels: torch.Tensor,
+    ranges: TimestepRanges,
+    p: float,
+    params: TrainingParams,
+    rival: RivalParams,
+    out: Path,
+    *,
+    seed: int,
+    merge_weights: Sequence[float] | None = None,
+    checkpoints: Path = ROOT,
+) -> list[Curve]:
+    """Train a rival on uint8 [n, C, H, W]; its denoisers are written to out/1 … out/K.
+
+    K is 1, but N for the soup. Full-range rivals have neither teacher nor projection: nothing of DeMe but its
+    optimizer, EMA, batches and steps. `loss_equivalent` keeps teacher and projection, and differs from the merge only
+    in being one training.
+
+    Args:
+        params: those of one expert; steps are multiplied by N, but for the members of the soup.
+        merge_weights: the searched w, for `loss_equivalent`.
+
+    Returns:
+        The curve of each member's loss.
+    """
+    plain = replace(params, consistency=0.0, projection="none")
+    longer = params.iterations * ranges.N
+    members, settings, weights = 1, replace(plain, iterations=longer), None
+    if name == SOUP_FULL_RANGE:
+        members, settings = ranges.N, plain
+    elif name in BASELINES:
+        weights = baseline_weights(name, load_noise_schedule(pretrained), rival.gamma)
+    elif name == LOSS_EQUIVALENT:
+        assert merge_weights is not None, "loss_equivalent needs the searched weights"
+        settings = replace(params, iterations=longer)
+        weights = merge_equivalent_weights(ranges, p, merge_weights)
+    recipe = {"rival": name, "merge_weights": merge_weights and list(merge_weights), "gamma": rival.gamma}
+    curves = []
+    for k in range(1, members + 1):
+        label, own_seed = f"{name} {k} of {members}", step_seed(seed, name, k) if members > 1 else seed
+        curve = finetune(
+            pretrained, pixels, settings, out / str(k), own=(0, ranges.T), p=0.0, seed=own_seed, label=label,
+            recipe=recipe | {"bounds": [0, ranges.T], "range": 1, "p": 0.0, "seed": seed, "member": k},
+            loss_weights=weights, checkpoints=checkpoints,
+        )  # fmt: skip
+        curves.append(curve)
+    return curves

@@ -1,0 +1,51 @@
+"""Finetune a rival of DeMe: all timesteps, as many steps as all experts together (deme_core/dag.py names them)."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from deme_core.checkpoints import denoiser_dir, train_timesteps
+from deme_core.dag import LOSS_EQUIVALENT
+from deme_core.data.images import load_part
+from deme_core.merging.task_vectors import write_task_vector
+from deme_core.params import read, section
+from deme_core.stage import run, run_params
+from deme_core.timesteps import TimestepRanges
+from deme_core.training.rivals import RivalParams, finetune_rival
+from deme_core.training.settings import TrainingParams
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rival", required=True, help="its name in `rivals`")
+    parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
+    parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
+    parser.add_argument("--search", type=Path, help="result of the stage merge_search, for loss_equivalent")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the rival's denoisers and task vectors")
+    parser.add_argument("--curve", type=Path, required=True, help="CSV of the loss")
+    args = parser.parse_args()
+    params = read()
+    top = run_params(params)
+    curves = finetune_rival(
+        args.rival,
+        args.pretrained,
+        load_part(args.data, "train").pixels,
+        TimestepRanges.of(top.N, train_timesteps(args.pretrained), top.boundaries),
+        top.p,
+        section(params, "finetune_range", TrainingParams),
+        section(params, "finetune_rival", RivalParams),
+        args.out,
+        seed=top.seed,
+        merge_weights=json.loads(args.search.read_text())["weights"] if args.rival == LOSS_EQUIVALENT else None,
+    )
+    for k in range(1, len(curves) + 1):
+        write_task_vector(denoiser_dir(args.pretrained), args.out / str(k), args.out / f"{k}.safetensors")
+    args.curve.parent.mkdir(parents=True, exist_ok=True)
+    members = dict(enumerate(map(pd.DataFrame, curves), 1))
+    pd.concat(members, names=["member", None]).droplevel(1).to_csv(args.curve)
+
+
+if __name__ == "__main__":
+    run(main)

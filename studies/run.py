@@ -1,0 +1,136 @@
+"""Run a study: queue its points as DVC experiments, collect each as it ends, draw its tables and pictures.
+
+    python -m studies.run sensitivity
+
+A study is a file studies/NAME.yaml: points (Hydra overrides), training seeds, and the models that are measured. Its
+rows go to reports/NAME.csv, one for each point, seed and model. A point whose row is there is not run again; it is
+known by the hash of its params. After a change of code, --again forgets all rows. Interrupt at any time: what has ended
+is kept, and the next call goes on.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+import pandas as pd
+import yaml
+from tqdm.auto import tqdm
+
+from conf.compose import compose_params
+from deme_core.errors import InputError
+from deme_core.report.studies import write_report
+from deme_core.stage import run
+from deme_core.tensors import atomic_file
+
+REPORTS, STUDIES = Path("reports"), Path(__file__).parent
+POLL = 20  # seconds between two looks at the queue
+
+
+def plan(study: dict[str, Any], name: str) -> pd.DataFrame:
+    """A row for each point and seed: what places it in the report, `seed`, `overrides`, the `experiment` it needs."""
+    rows = []
+    for point in study["points"]:
+        for seed in study["seeds"]:
+            overrides = [*study["common"], *point["overrides"], f"seed={seed}"]
+            key = hashlib.sha256(compose_params(overrides).encode()).hexdigest()[:10]
+            rows.append(point | {"seed": seed, "overrides": overrides, "experiment": f"{name}-{key}"})
+    return pd.DataFrame(rows)
+
+
+def queue(names: dict[str, list[str]], targets: list[str], jobs: int) -> None:
+    """Queue what is not queued yet, and start the workers: one thread each, since two cores share two trainings."""
+    states = status()
+    for name, overrides in names.items():
+        if states.get(name) in ("Queued", "Running", "Success"):
+            continue
+        if name in states:
+            command("queue", "remove", name)
+        settings = [word for override in overrides for word in ("-S", override)]
+        command("exp", "run", "--queue", "--name", name, *settings, *targets)
+    command("queue", "start", "--jobs", str(jobs))
+
+
+def forget(names: list[str]) -> None:
+    """Take experiments out of DVC and of its queue."""
+    if queued := [name for name in status() if name in names]:
+        command("queue", "remove", *queued)
+    if kept := [name for name in command("exp", "list", "--name-only").split() if name in names]:
+        command("exp", "remove", *kept)
+
+
+def status() -> dict[str, str]:
+    """Name -> state of every experiment in DVC's queue."""
+    states = ("Queued", "Running", "Success", "Failed", "Killed", "Preparing")
+    words = [line.split() for line in command("queue", "status").splitlines()]
+    return {line[1]: line[-1] for line in words if len(line) > 2 and line[-1] in states}
+
+
+def command(*words: str) -> str:
+    """The output of a dvc command, one OpenMP thread in whatever it starts."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True, capture_output=True
+    )
+    if done.returncode:
+        raise InputError(f"dvc {' '.join(words[:2])} failed: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout
+
+
+def collect(name: str, overrides: list[str], models: list[str] | None) -> pd.DataFrame:
+    """The rows of a finished experiment: its metrics and block scores, a row a model."""
+    params = yaml.safe_load(dvc.api.read("params.yaml", rev=name))
+    paths, searched = params["dag"]["models"], ["merged", *params["dag"]["searches"]]
+    rows = []
+    for model in models or paths:
+        metrics = json.loads(dvc.api.read(f"metrics/{model}.json", rev=name))
+        with dvc.api.open(f"scores/{paths[model]}.csv", rev=name) as file:
+            scores = pd.read_csv(file, index_col="block")
+        blocks = {f"{key}_block{k}": scores.at[k, key] for key in scores for k in scores.index}
+        row = {"experiment": name, "overrides": " ".join(overrides), "seed": params["seed"], "model": model}
+        row |= {"N": params["N"], "iterations": params["finetune_range"]["iterations"]}
+        if model in searched:
+            result = json.loads(dvc.api.read(f"search/n{params['N']}/{model}/result.json", rev=name))
+            row["weights"] = " ".join(f"{w:.4g}" for w in result["weights"])
+        rows.append(row | metrics | blocks)
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=sorted(file.stem for file in STUDIES.glob("*.yaml")))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="experiments at a time, one thread each")
+    parser.add_argument("--again", action="store_true", help="forget what was measured, and measure it again")
+    args = parser.parse_args()
+    study = yaml.safe_load((STUDIES / f"{args.study}.yaml").read_text())
+    points, file = plan(study, args.study), REPORTS / f"{args.study}.csv"
+    names = dict(zip(points["experiment"], points["overrides"], strict=True))
+    if args.again:
+        file.unlink(missing_ok=True)
+        forget(list(names))
+    rows = pd.read_csv(file) if file.is_file() else None
+    measured = set() if rows is None else set(rows["experiment"])
+    todo = {name: overrides for name, overrides in names.items() if name not in measured}
+    bar = tqdm(total=len(names), initial=len(names) - len(todo), desc=args.study, unit="run")
+    if todo:
+        queue(todo, study["targets"], args.jobs)
+    while todo:
+        states = status()
+        for name in [name for name in todo if states.get(name) == "Success"]:
+            rows = pd.concat([rows, collect(name, todo.pop(name), study["models"])], ignore_index=True)
+            with atomic_file(file) as whole:
+                whole.write(rows.to_csv(index=False).encode())
+            bar.update()
+        if failed := [name for name in todo if states.get(name) not in ("Queued", "Running", "Preparing")]:
+            raise InputError(f"{failed[0]} has failed; `dvc queue logs {failed[0]}` says why. The rest goes on")
+        time.sleep(POLL if todo else 0)
+    write_report(args.study, points, rows[rows["experiment"].isin(names)], REPORTS)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,95 @@
+"""What dvc.yaml makes stages of: the derived section `dag`, and its refusal where it belongs to other params."""
+
+import re
+
+import pytest
+
+from deme_core.dag import DEME, RIVALS, check_dag, dag
+from deme_core.errors import InputError
+
+DAG = dag(3, ["full_range", "soup_greedy", "loss_equivalent"])
+
+
+def test_without_rivals_there_are_the_ranges_and_the_models_of_deme() -> None:
+    assert dag(2, []) == {
+        "ranges": [1, 2],
+        "models": {
+            "pretrained": "pretrained", "ensemble": "n2/ensemble", "merged_uniform": "n2/merged_uniform",
+            "merged": "n2/merged",
+        },
+        "finetunes": {},
+        "searches": {},
+    }  # fmt: skip
+
+
+def test_the_dag_of_three_rivals_by_hand() -> None:
+    assert DAG["ranges"] == [1, 2, 3]
+    assert DAG["finetunes"] == {
+        "full_range": {"after": "data/images"},
+        "loss_equivalent": {"after": "search/n3/merged"},  # its weights come from DeMe's own search
+    }
+    assert DAG["searches"] == {
+        "full_range+scale": {"kind": "scale", "vectors": "models/n3/rivals/full_range"},
+        "loss_equivalent+scale": {"kind": "scale", "vectors": "models/n3/rivals/loss_equivalent"},
+        "soup_greedy": {"kind": "greedy", "vectors": "models/n3/vectors"},  # of the experts: nothing is trained
+    }
+    rivals = ["full_range", "loss_equivalent", "full_range+scale", "loss_equivalent+scale", "soup_greedy"]
+    assert DAG["models"] == {"pretrained": "pretrained"} | {m: f"n3/{m}" for m in [*DEME, *rivals]}
+
+
+def test_every_rival_is_measured_as_trained_and_with_its_scale_searched() -> None:
+    section = dag(4, RIVALS)
+    trained = set(RIVALS) - {"soup_greedy"}
+    assert set(section["finetunes"]) == trained
+    assert set(section["searches"]) == {f"{rival}+scale" for rival in trained} | {"soup_greedy"}
+    assert set(section["models"]) == {"pretrained", *DEME, *RIVALS, *(f"{rival}+scale" for rival in trained)}
+    assert len(set(section["models"].values())) == len(section["models"])
+
+
+def test_the_paths_of_two_N_never_meet() -> None:
+    """Outputs of an earlier N stay on disk; only the pretrained model is the same for both."""
+    two, four = (set(dag(N, RIVALS)["models"].values()) for N in (2, 4))
+    assert two & four == {"pretrained"}
+
+
+@pytest.mark.parametrize("rivals", [["full_rnage"], ["full_range", "merged"], ["full_range+scale"]])
+def test_an_unknown_rival_is_refused_with_those_that_are_known(rivals: list[str]) -> None:
+    known = "full_range, snr_plus_one, truncated_snr, min_snr, soup_full_range, soup_greedy, loss_equivalent"
+    with pytest.raises(InputError, match=re.escape(f"params: rivals: {rivals[-1]!r} is unknown; known are {known}")):
+        dag(4, rivals)
+
+
+def test_a_rival_that_stands_twice_is_refused() -> None:
+    with pytest.raises(InputError, match=r"params: rivals = \['min_snr', 'min_snr'\]: each stands once"):
+        dag(4, ["min_snr", "min_snr"])
+
+
+def test_the_dag_of_the_params_passes() -> None:
+    check_dag(dag(4, ["full_range"]), 4, ("full_range",))
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        None,
+        {},
+        dag(2, ["full_range"]),
+        dag(4, []),
+        dag(4, ["min_snr"]),
+        dag(4, ["full_range"]) | {"ranges": [1, 2, 3]},
+        dag(4, ["full_range"]) | {"more": 1},
+    ],
+)
+def test_a_dag_of_other_params_is_refused_with_the_way_to_compose_it(section: object) -> None:
+    message = (
+        "params: dag is not that of N = 4, rivals = ['full_range']; it is derived: set these with"
+        " `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
+    )
+    with pytest.raises(InputError) as refusal:
+        check_dag(section, 4, ("full_range",))
+    assert str(refusal.value) == message
+
+
+def test_an_unknown_rival_is_named_before_the_dag_is_compared() -> None:
+    with pytest.raises(InputError, match="'full_rnage' is unknown"):
+        check_dag({}, 4, ("full_rnage",))

@@ -1,0 +1,193 @@
+"""The studies: their points, the interval over trainings and noise, and the reports by hand."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from deme_core.dag import RIVALS, dag
+from deme_core.metrics.intervals import crossed_interval
+from deme_core.params import section
+from deme_core.report.studies import REPORTS, block_differences, difference, write_report
+from deme_core.stage import run_params
+from deme_core.training.settings import TrainingParams
+
+sys.path.insert(0, str(REPOSITORY))
+from conf.compose import compose_params
+from studies import run as runner
+
+STUDIES = {file.stem: yaml.safe_load(file.read_text()) for file in (REPOSITORY / "studies").glob("*.yaml")}
+
+
+def rows_of(study: str, effect: dict[str, float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The plan of a study and made-up rows: `effect` of each model, another luck for each seed and each block."""
+    points = runner.plan(STUDIES[study], study)
+    rows = []
+    for name, overrides, seed in (
+        points[["experiment", "overrides", "seed"]].drop_duplicates("experiment").itertuples(index=False)
+    ):
+        params = yaml.safe_load(compose_params(overrides))
+        for model in STUDIES[study]["models"] or params["dag"]["models"]:
+            change = 0.0 if model == "pretrained" else effect.get(model, -0.01) + 0.001 * seed
+            row: dict[str, Any] = {"experiment": name, "overrides": " ".join(overrides), "seed": seed, "model": model}
+            row |= {"N": params["N"], "iterations": params["finetune_range"]["iterations"], "copy_rate": 0.35}
+            row |= {"kid_train": 0.5, "parameters": 40489, "macs_per_step": 944640, "weights": "0 0 1 0"}
+            row |= {"images": 1200, "seed_block": "EVALUATION", "seed_blocks": 6, "reference_images": 1437}
+            row |= {"sampler_kind": "ddim", "sampler_steps": 20, "sampler_spacing": "uniform"}
+            row |= {"sampler_dtype": "float32", "extractor": "x-0123"}
+            for part in ("train", "heldout"):
+                row[f"frechet_{part}"] = 0.4 + change
+                row |= {f"frechet_{part}_block{k}": 0.5 + change + 0.01 * k + 0.0005 * (k % 2) for k in range(6)}
+            rows.append(row)
+    return points, pd.DataFrame(rows)
+
+
+def test_the_interval_over_trainings_and_noise_by_hand() -> None:
+    rows, columns = np.array([[0.0], [2.0]]), np.array([[0.0, 3.0, 6.0]])
+    interval = crossed_interval(rows + columns)
+    assert interval.value == pytest.approx(4)
+    a, b = 2 / 2, 9 / 3  # variances of the row means over S = 2, of the column means over K = 3
+    from scipy.stats import t
+
+    degrees = (a + b) ** 2 / (a**2 / 1 + b**2 / 2)
+    assert interval.high - interval.value == pytest.approx(t.ppf(0.975, degrees) * (a + b) ** 0.5)
+    assert crossed_interval(np.ones((2, 2))) == crossed_interval(np.ones((3, 4)))
+    for wrong in (np.ones((1, 4)), np.ones((4, 1)), np.ones(4), np.array([[1.0, np.nan], [1.0, 1.0]])):
+        with pytest.raises(ValueError):
+            crossed_interval(wrong)
+
+
+@pytest.mark.parametrize(("seed_luck", "noise"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.3, 1.0)])
+def test_the_interval_covers_the_luck_of_both(seed_luck: float, noise: float) -> None:
+    """An interval over the 18 values as if independent covers 60 % where the luck of training dominates."""
+    rng = np.random.default_rng(0)
+    trials = 2000
+    found = 0
+    for _ in range(trials):
+        values = rng.normal(0, seed_luck, (3, 1)) + rng.normal(0, noise, (1, 6)) + rng.normal(0, 0.3, (3, 6))
+        interval = crossed_interval(values)
+        found += interval.low <= 0 <= interval.high
+    assert 0.92 <= found / trials <= 0.999
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_point_of_a_study_composes_to_params_that_hold(name: str) -> None:
+    points = runner.plan(STUDIES[name], name)
+    assert len(set(points["seed"])) >= 3
+    for overrides in points["overrides"]:
+        params = yaml.safe_load(compose_params(overrides))
+        top = run_params(params)
+        section(params, "finetune_range", TrainingParams)
+        assert params["dag"] == dag(top.N, top.rivals)
+        assert set(STUDIES[name]["models"] or params["dag"]["models"]) <= set(params["dag"]["models"])
+
+
+def test_the_points_of_the_paper() -> None:
+    sweep = runner.plan(STUDIES["sensitivity"], "sensitivity")
+    assert sorted(sweep.loc[sweep["curve"] == "p", "x"].unique()) == [k / 10 for k in range(11)]
+    for curve in ("N", "N at equal total"):
+        assert sorted(sweep.loc[sweep["curve"] == curve, "x"].unique()) == [1, 2, 4, 8]
+    at_default = sweep[((sweep["curve"] == "p") & (sweep["x"] == 0.4)) | ((sweep["curve"] != "p") & (sweep["x"] == 4))]
+    seeds = sweep["seed"].nunique()
+    assert at_default["experiment"].nunique() == seeds, "one run serves all three curves"
+    assert sweep["experiment"].nunique() == len(sweep) - 2 * seeds
+
+    def total(overrides: list[str]) -> int:
+        params = yaml.safe_load(compose_params(overrides))
+        return params["N"] * params["finetune_range"]["iterations"]
+
+    assert sweep.loc[sweep["curve"] == "N at equal total", "overrides"].map(total).nunique() == 1
+    ablation = runner.plan(STUDIES["ablation"], "ablation")
+    assert ablation["overrides"].map(total).nunique() == 1
+    assert list(ablation["row"].unique()) == [1, 2, 3, 4, 5, 6]
+    everyone = yaml.safe_load(compose_params(runner.plan(STUDIES["table1"], "table1")["overrides"][0]))
+    assert everyone["rivals"] == list(RIVALS)
+
+
+def test_differences_are_paired_by_seed_and_block() -> None:
+    points, rows = rows_of("table1", {"merged": -0.08})
+    table = points.drop(columns="overrides").merge(rows.drop(columns="seed"), on="experiment")
+    shuffled = table.sample(frac=1, random_state=0)
+    np.testing.assert_allclose(block_differences(shuffled, "merged", "full_range", "frechet_train"), -0.07, atol=1e-12)
+    expected = -0.08 + np.array([[0.0], [0.001], [0.002]]) + np.zeros((1, 6))
+    np.testing.assert_allclose(block_differences(shuffled, "merged", "pretrained", "frechet_train"), expected)
+    change = difference(table, "merged", "pretrained", "frechet_train")
+    assert change.value == pytest.approx(100 * -0.079 / 0.4)
+    assert change.low < change.value < change.high < 0
+
+
+def test_table_1_says_whom_deme_beats(tmp_path: Path) -> None:
+    effect = {"merged": -0.04, "full_range": -0.01, "min_snr+scale": -0.08, "snr_plus_one": 0.3}
+    effect |= {model: -0.02 for model in ("truncated_snr", "soup_greedy")}
+    points, rows = rows_of("table1", effect)
+    wild = rows["model"] == "soup_full_range"  # from seed to seed on both sides of DeMe
+    for column in [column for column in rows if column.startswith("frechet_") and "_block" in column]:
+        rows.loc[wild, column] += rows.loc[wild, "seed"].astype(int).map({0: -0.1, 1: 0.0, 2: 0.01})
+    write_report("table1", points, rows, tmp_path)
+    text = (tmp_path / "table1.md").read_text(encoding="utf-8")
+    lines = {line[2:].split(":")[0]: line for line in text.splitlines() if line.startswith("- ")}
+    assert "full-range finetune" in lines["better than"] and "SNR+1" in lines["better than"]
+    assert lines["worse than"].endswith(": Min-SNR-γ, searched scale")
+    assert lines["no difference shown to"].endswith(": soup of N full-range finetunes")
+    cells = next(line for line in text.splitlines() if line.startswith("| full-range finetune |")).split(" | ")
+    assert cells[1] == "0.391 ± 0.001"
+    assert cells[3].startswith("**−7.5 [") and "3,200" in cells and "40,489" in cells
+    assert (tmp_path / "table1.png").stat().st_size > 10_000
+
+
+def test_the_ablation_names_what_each_row_has(tmp_path: Path) -> None:
+    write_report("ablation", *rows_of("ablation", {"ensemble": -0.04}), tmp_path)
+    text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
+    table = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+    assert [row[:4] for row in table] == [
+        ["1 × 3,200", "—", "no", "no"], ["1 × 3,200", "—", "no", "foldable"], ["8 × 400", "yes", "no", "no"],
+        ["8 × 400", "yes", "yes", "no"], ["8 × 400", "yes", "yes", "foldable"], ["8 × 400", "yes", "yes", "released"],
+    ]  # fmt: skip
+    assert [row[6] for row in table] == ["4.40", "4.45", "4.32", "4.27", "3.87", "—"]
+    assert all(row[4].startswith("**−9.7 [") for row in table), [row[4] for row in table]
+
+
+@pytest.mark.parametrize("study", REPORTS)
+def test_a_report_has_the_same_bytes_each_time(study: str, tmp_path: Path) -> None:
+    points, rows = rows_of(study, {})
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_report(study, points, rows, tmp_path / name)
+    files = sorted(file.name for file in (tmp_path / "a").iterdir())
+    assert files == sorted({"ablation": ["ablation.md"]}.get(study, [f"{study}.md", f"{study}.png"]))
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_what_was_measured_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, rows = rows_of("ablation", {})
+    rows.to_csv(tmp_path / "ablation.csv", index=False)
+    monkeypatch.setattr(runner, "REPORTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run", "ablation"])
+    calls: list[tuple[str, ...]] = []
+
+    def command(*words: str) -> str:
+        calls.append(words)
+        if words[:2] == ("queue", "status"):
+            return f"Task  Name  Created  Status\n1a  {missing}  12:00  Failed\n"
+        return ""
+
+    monkeypatch.setattr(runner, "command", command)
+    missing = ""
+    runner.main()
+    assert calls == []
+    assert (tmp_path / "ablation.md").is_file()
+
+    missing = rows["experiment"].iloc[-1]
+    rows[rows["experiment"] != missing].to_csv(tmp_path / "ablation.csv", index=False)
+    with pytest.raises(runner.InputError, match=f"{missing} has failed; `dvc queue logs {missing}`"):
+        runner.main()
+    queued = [words for words in calls if words[:2] == ("exp", "run")]
+    assert [words[4] for words in queued] == [missing]
+    assert ("queue", "remove", missing) in calls
+    assert "finetune_range.projection=released" in queued[0] and queued[0][-1] == "evaluate@merged_uniform"

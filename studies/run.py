@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,16 @@ def status() -> dict[str, str]:
 
 def command(*words: str) -> str:
     """The output of a dvc command, one OpenMP thread in whatever it starts."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True, capture_output=True
-    )
-    if done.returncode:
-        raise InputError(f"dvc {' '.join(words[:2])} failed: {done.stderr.strip().splitlines()[-1]}")
-    return done.stdout
+    # Files, not pipes: the workers that `queue start` leaves behind would keep a pipe open to their end.
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, "-m", "dvc", *words], env=environment, stdout=out, stderr=errors)
+        out.seek(0)
+        errors.seek(0)
+        if done.returncode:
+            reason = (errors.read().strip() or "no message").splitlines()[-1]
+            raise InputError(f"dvc {' '.join(words[:2])} failed: {reason}")
+        return out.read()
 
 
 def collect(name: str, overrides: list[str], models: list[str] | None) -> pd.DataFrame:

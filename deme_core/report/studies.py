@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deme_core.dag import DEME
 from deme_core.metrics.intervals import Interval, crossed_interval
 from deme_core.report.figures import forest, sensitivity_curves
 from deme_core.report.tables import FRECHET, markdown, model_name, number, training_steps
@@ -43,10 +44,15 @@ def block_differences(table: pd.DataFrame, model: str, other: str, key: str) -> 
     return (ours - theirs).to_numpy()
 
 
-def difference(table: pd.DataFrame, model: str, other: str, key: str) -> Interval:
-    """`model` − `other`, in percent of the pretrained model's plain score; negative where `model` is better."""
+def percent_differences(table: pd.DataFrame, model: str, other: str, key: str) -> np.ndarray:
+    """`block_differences` in percent of the pretrained model's plain score; negative where `model` is better."""
     base = abs(table.loc[table["model"] == "pretrained", key].mean())
-    return crossed_interval(100 * block_differences(table, model, other, key) / base)
+    return 100 * block_differences(table, model, other, key) / base
+
+
+def difference(table: pd.DataFrame, model: str, other: str, key: str) -> Interval:
+    """The mean of `percent_differences`."""
+    return crossed_interval(percent_differences(table, model, other, key))
 
 
 def table1(table: pd.DataFrame, directory: Path) -> str:
@@ -62,20 +68,21 @@ def table1(table: pd.DataFrame, directory: Path) -> str:
         ]
     header += ["KID, training part<br>mean ± over seeds", "copy rate", "training steps", "parameters", "MACs a step"]
     header += ["the paper's FID<br>CIFAR10 / Church / Bedroom"]
-    cells, rivals = [], {}
+    changes = {key: {m: difference(table, deme, m, key) for m in models if m != deme} for key in parts}
+    cells = []
     for model in models:
         own = table[table["model"] == model]
         row = [model_name(model)]
         for key in parts:
             row += [_spread(own[key], 3)]
             row += ["—" if model == "pretrained" else _percent(difference(table, model, "pretrained", key))]
-            row += ["—" if model == deme else _percent(difference(table, deme, model, key))]
-        if model not in ("pretrained", "ensemble", "merged_uniform", deme):
-            rivals[model] = difference(table, deme, model, parts[0])
+            row += ["—" if model == deme else _percent(changes[key][model])]
         first = own.iloc[0]
         row += [_spread(own["kid_train"], 3), f"{100 * own['copy_rate'].mean():.1f} %"]
         row += [training_steps(model, first["N"], first["iterations"]), f"{first['parameters']:,}"]
         cells.append([*row, f"{first['macs_per_step']:,}", PAPER_TABLE1.get(model, "—")])
+    shown = changes[parts[0]]
+    rivals = {model: change for model, change in shown.items() if model not in ("pretrained", *DEME)}
     won = [model for model, change in rivals.items() if change.high < 0]
     lost = [model for model, change in rivals.items() if change.low > 0]
     open_ = [model for model in rivals if model not in won + lost]
@@ -83,10 +90,9 @@ def table1(table: pd.DataFrame, directory: Path) -> str:
         f"- {word}: {', '.join(map(model_name, group)) or 'none'}"
         for word, group in (("better than", won), ("no difference shown to", open_), ("worse than", lost))
     ]
-    deltas = {model: _by_seed(table, deme, model, parts[0]) for model in models if model != deme}
-    changes = {model: difference(table, deme, model, parts[0]) for model in deltas}
     forest(
-        directory / "table1.png", {model_name(m): (changes[m], deltas[m]) for m in changes},
+        directory / "table1.png",
+        {model_name(m): (change, _by_seed(table, deme, m, parts[0])) for m, change in shown.items()},
         "DeMe − model, % of the pretrained model's distance",
         "Searched DeMe merge against each model; left: DeMe is better",
     )  # fmt: skip
@@ -98,7 +104,7 @@ def table1(table: pd.DataFrame, directory: Path) -> str:
             "![DeMe against each model](table1.png)",
             markdown(header, cells),
             "Lower is better. All trainings start from the same pretrained model and make the same number of steps with"
-            " the same optimizer, batches and EMA; `searched scale` rivals had a search with as many images as DeMe's. "
+            " the same optimizer, batches and EMA; `searched scale` rivals had a search with at least as many images as DeMe's. "
             + INTERVALS,
             f"Weights that the searches found: {_weights(table)}.",
         ]
@@ -173,8 +179,7 @@ REPORTS: dict[str, Callable[[pd.DataFrame, Path], str]] = {
 
 
 def _by_seed(table: pd.DataFrame, model: str, other: str, key: str) -> list[float]:
-    base = abs(table.loc[table["model"] == "pretrained", key].mean())
-    return [float(x) for x in 100 * block_differences(table, model, other, key).mean(axis=1) / base]
+    return percent_differences(table, model, other, key).mean(axis=1).tolist()
 
 
 def _weights(table: pd.DataFrame) -> str:

@@ -7,7 +7,8 @@ pretrained model:
 - `snr_plus_one`, `truncated_snr`, `min_snr`: the same with a reweighted loss (Eq. 12-14);
 - `soup_full_range`: N full-range finetunes that differ in their seed, as long as one expert each, averaged. What DeMe
   gains beyond it comes from the ranges and not from averaging;
-- `loss_equivalent`: one finetune with the reweighted loss that the merge amounts to, to first order (Appendix A.2);
+- `loss_equivalent`: one finetune with the reweighted loss that the merge amounts to, to first order (Appendix A.2). A
+  loss cannot be negative: with it comes `merged_nonnegative`, DeMe with a search of its own over w >= 0;
 - `soup_greedy`: the greedy soup (Wortsman et al. 2022, "Model soups") of the experts.
 
 A finetuned rival stands in the tables as trained, and as `name+scale` with the scale of its task vector searched.
@@ -23,6 +24,8 @@ RIVALS = (
     "full_range", "snr_plus_one", "truncated_snr", "min_snr", SOUP_FULL_RANGE, SOUP_GREEDY, LOSS_EQUIVALENT,
 )  # fmt: skip
 DEME = ("ensemble", "merged_uniform", "merged")
+NONNEGATIVE = "merged_nonnegative"
+OWN = ("pretrained", *DEME, NONNEGATIVE)  # no rivals
 
 
 def dag(N: int, rivals: Sequence[str]) -> dict[str, Any]:
@@ -32,7 +35,8 @@ def dag(N: int, rivals: Sequence[str]) -> dict[str, Any]:
         ranges: 1 … N.
         models: every model that is sampled and measured -> its path below models/, samples/, features/ and scores/.
         finetunes: every rival that is trained -> what its training waits for beside data and base.
-        searches: every model that a search of its own makes -> the vectors that it combines, and how.
+        searches: every model that a search beside DeMe's makes -> the vectors that it combines, and its kind (a row of
+            `deme_core.merging.search.KINDS`).
 
     Raises:
         InputError: a rival is unknown or named twice.
@@ -43,16 +47,21 @@ def dag(N: int, rivals: Sequence[str]) -> dict[str, Any]:
     if len(set(rivals)) < len(rivals):
         raise InputError(f"params: rivals = {list(rivals)}: each stands once")
     finetunes = {
-        rival: {"after": f"search/n{N}/merged" if rival == LOSS_EQUIVALENT else "data/images"}
+        rival: {"after": f"search/n{N}/{NONNEGATIVE}" if rival == LOSS_EQUIVALENT else "data/images"}
         for rival in rivals
         if rival != SOUP_GREEDY
     }
-    searches = {f"{r}+scale": {"kind": "scale", "vectors": f"models/n{N}/rivals/{r}"} for r in finetunes}
+    searches = {}
+    if LOSS_EQUIVALENT in rivals:
+        searches[NONNEGATIVE] = {"kind": "nonnegative", "vectors": f"models/n{N}/vectors"}
+    own = (*DEME, *searches)
+    searches |= {f"{r}+scale": {"kind": "scale", "vectors": f"models/n{N}/rivals/{r}"} for r in finetunes}
     if SOUP_GREEDY in rivals:
         searches[SOUP_GREEDY] = {"kind": "greedy", "vectors": f"models/n{N}/vectors"}
+    models = dict.fromkeys([*own, *finetunes, *searches])
     return {
         "ranges": list(range(1, N + 1)),
-        "models": {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in (*DEME, *finetunes, *searches)},
+        "models": {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in models},
         "finetunes": finetunes,
         "searches": searches,
     }

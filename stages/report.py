@@ -44,7 +44,7 @@ def main() -> None:
     figures.samples_side_by_side(args.out / "samples.png", {MODELS[m]: sheet for m, sheet in sheets.items()})
     figures.loss_curves(args.out / "loss_curves.png", curves)
     figures.loss_matrix_heatmap(args.out / "loss_matrix.png", losses, MODELS)
-    figures.search_heatmap(args.out / "search.png", trials, result)
+    figures.search_trials(args.out / "search.png", trials, result)
     figures.cosine_matrix(args.out / "cosines.png", similarity, list(ranges.values()))
     table.to_csv(args.out / "results.csv")
     text = tables.page(f"{top.name}: DeMe with N = {top.N}", table, trials, result, tables.PICTURES)

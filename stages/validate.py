@@ -7,7 +7,7 @@ from deme_core.checkpoints import train_timesteps
 from deme_core.dag import check_dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
-from deme_core.merging.search import method_of
+from deme_core.merging.search import check_search
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.evaluation import EvaluateParams, check_samples
 from deme_core.metrics.features import FeatureParams
@@ -15,7 +15,7 @@ from deme_core.params import check, read, section
 from deme_core.sampling.settings import LossMatrixParams, SampleParams, SamplerParams
 from deme_core.stage import RunParams, run, run_params
 from deme_core.timesteps import TimestepRanges
-from deme_core.training.rivals import RivalParams
+from deme_core.training.rivals import RivalParams, check_rivals
 from deme_core.training.scratch import PretrainParams
 from deme_core.training.settings import TrainingParams
 
@@ -44,13 +44,13 @@ def main() -> None:
     top = run_params(params)
     check_dag(params.get("dag"), top.N, top.rivals)
     parsed = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
-    data = parsed["data"].source
-    check(data in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
-    method_of(top.N, parsed["merge_search"])
+    check((data := parsed["data"].source) in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
+    check_search(top.N, parsed["merge_search"])
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks)
     if (source := Path(parsed["pretrain_load"].source)).is_dir():
         T = train_timesteps(source)
         TimestepRanges.of(top.N, T, top.boundaries)
+        check_rivals(top.rivals, source, parsed["finetune_rival"])
         check(parsed["sampler"].steps <= T, "sampler.steps", parsed["sampler"].steps, f"must be at most T = {T}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("every section of params.yaml is well-formed\n")

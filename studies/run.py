@@ -4,8 +4,9 @@
 
 A study is a file studies/NAME.yaml: points (Hydra overrides), training seeds, and the models that are measured. Its
 rows go to reports/NAME.csv, one for each point, seed and model. A point whose row is there is not run again; it is
-known by the hash of its params. After a change of code, --again forgets all rows. Interrupt at any time: what has ended
-is kept, and the next call goes on.
+known by the hash of its params, but for the sections that its stages do not read (`unused`). All points of the first
+seed come first. After a change of code, --again forgets all rows. Interrupt at any time: what has ended is kept, and
+the next call goes on.
 """
 
 import argparse
@@ -37,10 +38,12 @@ POLL = 20  # seconds between two looks at the queue
 def plan(study: dict[str, Any], name: str) -> pd.DataFrame:
     """A row for each point and seed: what places it in the report, `seed`, `overrides`, the `experiment` it needs."""
     rows = []
-    for point in study["points"]:
-        for seed in study["seeds"]:
+    for seed in study["seeds"]:
+        for point in study["points"]:
             overrides = [*study["common"], *point["overrides"], f"seed={seed}"]
-            key = hashlib.sha256(compose_params(overrides).encode()).hexdigest()[:10]
+            params = yaml.safe_load(compose_params(overrides))
+            used = {name: value for name, value in params.items() if name not in study["unused"]}
+            key = hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:10]
             rows.append(point | {"seed": seed, "overrides": overrides, "experiment": f"{name}-{key}"})
     return pd.DataFrame(rows)
 
@@ -131,7 +134,7 @@ def main() -> None:
             with atomic_file(file) as whole:
                 whole.write(rows.to_csv(index=False).encode())
             bar.update()
-        if failed := [name for name in todo if states.get(name) not in ("Queued", "Running", "Preparing")]:
+        if failed := [name for name in todo if states.get(name) in ("Failed", "Killed")]:
             raise InputError(f"{failed[0]} has failed; `dvc queue logs {failed[0]}` says why. The rest goes on")
         time.sleep(POLL if todo else 0)
     write_report(args.study, points, rows[rows["experiment"].isin(names)], REPORTS)

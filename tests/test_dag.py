@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from deme_core.dag import DEME, RIVALS, check_dag, dag
+from deme_core.dag import DEME, OWN, RIVALS, check_dag, dag
 from deme_core.errors import InputError
+from deme_core.merging.search import KINDS
 
 DAG = dag(3, ["full_range", "soup_greedy", "loss_equivalent"])
 
@@ -26,24 +27,38 @@ def test_the_dag_of_three_rivals_by_hand() -> None:
     assert DAG["ranges"] == [1, 2, 3]
     assert DAG["finetunes"] == {
         "full_range": {"after": "data/images"},
-        "loss_equivalent": {"after": "search/n3/merged"},  # its weights come from DeMe's own search
+        "loss_equivalent": {"after": "search/n3/merged_nonnegative"},  # no loss is negative: w >= 0
     }
     assert DAG["searches"] == {
+        "merged_nonnegative": {"kind": "nonnegative", "vectors": "models/n3/vectors"},
         "full_range+scale": {"kind": "scale", "vectors": "models/n3/rivals/full_range"},
         "loss_equivalent+scale": {"kind": "scale", "vectors": "models/n3/rivals/loss_equivalent"},
         "soup_greedy": {"kind": "greedy", "vectors": "models/n3/vectors"},  # of the experts: nothing is trained
     }
+    own = [*DEME, "merged_nonnegative"]
     rivals = ["full_range", "loss_equivalent", "full_range+scale", "loss_equivalent+scale", "soup_greedy"]
-    assert DAG["models"] == {"pretrained": "pretrained"} | {m: f"n3/{m}" for m in [*DEME, *rivals]}
+    assert DAG["models"] == {"pretrained": "pretrained"} | {m: f"n3/{m}" for m in [*own, *rivals]}
+    assert list(DAG["models"]) == ["pretrained", *own, *rivals]  # the order of every table
 
 
 def test_every_rival_is_measured_as_trained_and_with_its_scale_searched() -> None:
     section = dag(4, RIVALS)
     trained = set(RIVALS) - {"soup_greedy"}
     assert set(section["finetunes"]) == trained
-    assert set(section["searches"]) == {f"{rival}+scale" for rival in trained} | {"soup_greedy"}
-    assert set(section["models"]) == {"pretrained", *DEME, *RIVALS, *(f"{rival}+scale" for rival in trained)}
+    assert set(section["searches"]) == {f"{r}+scale" for r in trained} | {"soup_greedy", "merged_nonnegative"}
+    assert set(section["models"]) == {*OWN, *RIVALS, *(f"{rival}+scale" for rival in trained)}
     assert len(set(section["models"].values())) == len(section["models"])
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_demes_nonnegative_search_comes_with_the_loss_equivalent_alone(rival: str) -> None:
+    section, comes = dag(4, [rival]), rival == "loss_equivalent"
+    assert ("merged_nonnegative" in section["models"]) == ("merged_nonnegative" in section["searches"]) == comes
+    assert "merged_nonnegative" not in section["finetunes"]
+
+
+def test_every_kind_of_search_is_one_that_the_stage_knows() -> None:
+    assert {made["kind"] for made in dag(4, RIVALS)["searches"].values()} == set(KINDS) - {"deme"}
 
 
 def test_the_paths_of_two_N_never_meet() -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from conftest import REPOSITORY, training_params
+from conftest import REPOSITORY, training_params, write_pipeline
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
@@ -193,15 +193,54 @@ def test_an_unknown_learning_rate_schedule_is_refused_with_the_params(change: di
         training_params(**change)
 
 
-@pytest.mark.parametrize("key", ["values", "scales"])
-@pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_weights_to_search_must_be_finite(key: str, value: float) -> None:
-    good: dict[str, Any] = {
-        "method": "grid", "values": (0.0,), "scales": (1.0,), "max_trials": 9, "images": 2, "finalists": 1,
-        "final_images": 4, "final_blocks": 2,
-    }  # fmt: skip
-    with pytest.raises(InputError, match=rf"merge_search\.{key} = \[0\.5, {value}\]: must be finite numbers"):
-        SearchParams(**good | {key: (0.5, value)})
+SEARCH: dict[str, Any] = {
+    "method": "grid", "objective": "frechet", "budget": 90, "images": 10, "bounds": [-0.5, 1.5], "fixed": None,
+    "values": [0.0, 1.0], "scales": [1.0, -0.5], "seed": 0, "finalists": 1, "final_images": 40, "final_blocks": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {}, {"budget": 20}, {"images": 2}, {"final_images": 4}, {"bounds": [0.0, 0.1], "values": [0.0, 0.1]},
+        {"fixed": [None, 7.0, -3.0]}, {"scales": []}, {"seed": 1 << 40},
+    ],
+)  # fmt: skip
+def test_a_search_that_makes_sense_passes(change: dict[str, Any]) -> None:
+    parsed = section({"merge_search": SEARCH | change}, "merge_search", SearchParams)
+    assert asdict(parsed) == {k: tuple(v) if isinstance(v, list) else v for k, v in (SEARCH | change).items()}
+
+
+RULE = "must be [lowest, highest] weight, lowest <= 0 < highest: w = 0 is always a candidate"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(({"bounds": bounds}, f"bounds = {bounds}: {RULE}") for bounds in (
+            [0.0], [0.0, 0.5, 1.0], [0.1, 1.0], [-1.0, 0.0], [1.5, -0.5], [-math.inf, 1.0], [0.0, math.inf],
+            [math.nan, 1.0], [0.0, math.nan],
+        )),
+        ({"values": []}, "values = []: must name at least one value"),
+        ({"values": [0.0, 2.0]}, "values = [0.0, 2.0]: must lie within bounds = [-0.5, 1.5]"),
+        ({"values": [-1.0]}, "values = [-1.0]: must lie within bounds = [-0.5, 1.5]"),
+        ({"values": [0.5, math.nan]}, "values = [0.5, nan]: must lie within bounds"),
+        ({"scales": [0.5, math.inf]}, "scales = [0.5, inf]: must be finite numbers"),
+        ({"scales": [math.nan]}, "scales = [nan]: must be finite numbers"),
+        ({"fixed": [None, math.inf]}, "fixed = [inf]: must be finite numbers or null"),
+        ({"seed": -1}, "seed = -1: must not be negative"),
+        ({"finalists": 0}, "finalists = 0: must be at least 1"),
+        ({"final_blocks": 1}, "final_blocks = 1: must be at least 2"),
+        ({"final_images": 41}, "final_images = 41: must be a multiple of final_blocks = 2"),
+        ({"final_images": 2}, "final_images = 2: must be at least 2 a block: a covariance is estimated from them"),
+        ({"images": 1}, "images = 1: must be at least 2 a block: a covariance is estimated from them"),
+        ({"budget": 19}, "budget = 19: must be at least 2 × images = 20: w = 0 and w = 1/N"),
+    ],
+)  # fmt: skip
+def test_a_search_that_makes_no_sense_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        section({"merge_search": SEARCH | change}, "merge_search", SearchParams)
+    assert f"merge_search.{message}" in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +362,39 @@ def test_validate_refuses_a_dag_of_other_params_in_one_line(
         f"error: params: dag is not that of {now}; it is derived: set these with"
         " `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
     )
+    assert not (tmp_path / "checked").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "none"}, "merge_search.method = 'none': must be one of auto, grid, coordinate, "),
+        ({"method": "grid"}, "merge_search.budget = 30000: the grid over 4 weights has 257 points of 1000 images each"),
+        ({"fixed": [None, 0.0]}, "merge_search.fixed = [None, 0.0]: needs N = 4 entries"),
+        ({"budget": 1}, "merge_search.budget = 1: must be at least 2 × images = 2000"),
+    ],
+)
+def test_validate_refuses_a_search_that_cannot_be_made(
+    change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    params = composed("N=4", monkeypatch=monkeypatch)
+    with pytest.raises(SystemExit, match=re.escape(f"error: params: {message}")):
+        validate(params | {"merge_search": params["merge_search"] | change}, tmp_path, monkeypatch)
+    assert not (tmp_path / "checked").exists()
+
+
+def test_validate_refuses_rivals_of_infinite_weights_on_the_base_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = write_pipeline(tmp_path / "base", rescale_betas_zero_snr=True)
+    for rivals, refused in (("core", False), ("all", True)):
+        params = composed(f"rivals={rivals}", f"pretrain_load.source={base}", monkeypatch=monkeypatch)
+        if refused:
+            with pytest.raises(SystemExit, match=r"rival \w+: its weight on the noise loss is infinite at t = 999"):
+                validate(params, tmp_path, monkeypatch)
+        else:
+            assert validate(params, tmp_path, monkeypatch)
+            (tmp_path / "checked").unlink()
     assert not (tmp_path / "checked").exists()
 
 

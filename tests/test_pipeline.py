@@ -19,7 +19,7 @@ from conftest import REPOSITORY, files_of, write_pipeline
 from diffusers import DiffusionPipeline
 
 from deme_core.checkpoints import WEIGHTS, load_denoiser
-from deme_core.dag import DEME, RIVALS, dag
+from deme_core.dag import DEME, OWN, RIVALS, dag
 from deme_core.metrics.intervals import paired_interval
 from deme_core.tensors import read_recipe, weights_hash
 
@@ -37,7 +37,8 @@ TOY = {
     "pretrain_load": {"source": "zoo/digits-ddpm"},
     "finetune_range": {"iterations": 4, "batch_size": 8, "log_every": 2, "checkpoint_every": 4},
     "merge_search": {
-        "values": [0.0, 0.5], "scales": [0.5, 1.0], "images": 20, "finalists": 1, "final_images": 80, "final_blocks": 2,
+        "method": "grid", "budget": 100, "images": 20, "values": [0.0, 0.5], "scales": [0.5, 1.0], "finalists": 1,
+        "final_images": 80, "final_blocks": 2,
     },
     "sampler": {"steps": 2, "block": 20},
     "sample": {"images": 120},
@@ -344,11 +345,11 @@ class TestRivals:
             assert merge["base_sha256"] == theta
         for name, made in section["searches"].items():
             search = json.loads((rivals[0] / "search" / "n2" / name / "result.json").read_text())
-            assert search["method"] == made["kind"]
-            assert search["trials"] == (4 if name == "soup_greedy" else 3)  # scales 0, 1, 0.5; 2 vectors make 4 soups
+            assert search["method"] == ("grid" if made["kind"] == "nonnegative" else made["kind"])
+            assert search["trials"] == (3 if made["kind"] == "scale" else 4)  # 0, 1, 0.5; {0, 0.5}²; 4 soups of 2
             merge = json.loads((models / name / "merge.json").read_text())
             assert (merge["weights"], merge["search"]) == (search["weights"], search)
-        own = json.loads((rivals[0] / "search" / "n2" / "merged" / "result.json").read_text())
+        own = json.loads((rivals[0] / "search" / "n2" / "merged_nonnegative" / "result.json").read_text())
         recipe = read_recipe(models / "rivals" / "loss_equivalent" / "1" / WEIGHTS)
         assert recipe["merge_weights"] == own["weights"]
         same = weights_hash(models / "loss_equivalent" / "unet" / WEIGHTS) == theta
@@ -357,7 +358,7 @@ class TestRivals:
     def test_the_report_compares_with_the_best_rival(self, rivals: tuple[Path, list[str]]) -> None:
         table = pd.read_csv(rivals[0] / "reports" / "run" / "results.csv", index_col="model")
         assert list(table.index) == list(dag(2, RIVALS)["models"])
-        distances = table["frechet_train"].drop(index=list(MODELS))
+        distances = table["frechet_train"].drop(index=list(OWN))
         (best,) = set(table["best_rival"])
         assert distances[best] == distances.min()
         assert table.loc[best, "frechet_train_rival_change"] == 0

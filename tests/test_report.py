@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,22 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
 from PIL import Image
 
-from deme_core.dag import DEME, RIVALS, dag
+from deme_core.dag import DEME, OWN, RIVALS, dag
 from deme_core.errors import InputError
-from deme_core.merging.search import TrialLog, search
+from deme_core.merging.search import search
 from deme_core.merging.settings import SearchParams
+from deme_core.merging.trials import TrialLog
 from deme_core.report import figures
 from deme_core.report.tables import (
     MODELS,
     PICTURES,
     best_rival,
+    first_changes,
     model_name,
+    number,
     page,
     read_metrics,
     read_scores,
@@ -33,6 +38,7 @@ from deme_core.report.tables import (
     search_scores,
     training_steps,
     verdict,
+    weight_names,
 )
 from deme_core.tensors import write_tensors
 
@@ -90,16 +96,20 @@ def with_rivals(heldout: bool = True) -> tuple[dict[str, dict[str, Any]], dict[s
 
 
 def searched(directory: Path, N: int, method: str = "grid") -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Trials and result of a real search on a made-up score, whose luck differs between the rounds."""
+    """Trials and result of a real search on a made-up score, whose luck differs between rounds and blocks."""
     params = SearchParams(
-        method="auto", values=(0, 0.25, 1), scales=(), max_trials=82, images=50, finalists=3, final_images=400,
-        final_blocks=4,
+        method=method, objective="frechet", budget=4100, images=50, bounds=(-0.5, 1.5), fixed=None,
+        values=(0, 0.25, 1), scales=(), seed=0, finalists=3, final_images=400, final_blocks=4,
     )  # fmt: skip
     log = TrialLog(directory / "trials.csv", N)
     best = np.linspace(0.2, 0.6, N)
-    result = search(
-        lambda w, block, first, images: float(np.sum((w - best) ** 2)) + (block + first) / 1000, N, params, log, method
-    )
+
+    def score(w: Any, block: int, first: int, images: int) -> float:
+        return 1 + float(np.sum((w - best) ** 2)) + (block + first) / 1000 * (1 + sum(w))
+
+    loss = SimpleNamespace(value=lambda w, *_: 0.2 * score(w, 0, 0, 0))
+    result = search(score, loss, N, params, log, 20)  # type: ignore[arg-type]
+    log.export(directory / "trials.csv")
     return pd.read_csv(directory / "trials.csv"), result
 
 
@@ -130,7 +140,7 @@ def test_page_by_hand(tmp_path):
     text = page("toy", table_of(), trials, result, {"samples.png": "A caption."})
     lines = text.splitlines()
     rows = [line for line in lines if line.startswith("|")]
-    assert [sum(row.startswith(f"| {name} |") for row in rows) for name in MODELS.values()] == [1, 1, 1, 1] + [0] * 7
+    assert [sum(row.startswith(f"| {name} |") for row in rows) for name in MODELS.values()] == [1, 1, 1, 1] + [0] * 8
     ensemble = next(row for row in rows if "ensemble" in row).strip("| ").split(" | ")
     assert ensemble[1:3] == ["0.8000<br>0.5000 [0.2500, 0.7500]", "−0.2000 [−0.3000, −0.1000]<br>(−25.0 %)"]
     assert ensemble[4:] == [
@@ -146,6 +156,14 @@ def test_page_by_hand(tmp_path):
     assert lines[-3:] == ["![samples](samples.png)", "", "A caption."]
     assert "kept w = 0" not in text
     assert "rival" not in text
+    assert f"## Merge search: grid, {result['trials']} trials" in lines
+    start = lines.index("| " + " | ".join([
+        "weights", "w", "change, first round<br>50 images a trial", "change, fresh seeds<br>4 × 100 images", "gap",
+        "score, fresh",
+    ]) + " |")  # fmt: skip
+    assert lines[start + 2 : start + 5] == [f"| {' | '.join(row)} |" for row in search_scores(trials, result)]
+    assert "objective `frechet`, to the training part" in text
+    assert f"Images sampled in all: {50 * result['trials'] + 400 * 4:,}." in text  # w = 0, w = 1/N and two more
     assert "kept w = 0" in page("toy", table_of(), trials, result | {"weights": [0.0, 0.0]}, {})
 
 
@@ -155,22 +173,68 @@ def test_without_held_out_part_and_with_a_large_kid(tmp_path):
     assert "held-out part" not in text and "10⁻³" not in text and "| 0.5000 ± 0.2500 | 25.0 % |" in text
 
 
-def test_search_scores_by_hand():
-    rows = [("search", 0, 0, 5.0), ("search", 0.25, 0.5, 4.0), ("confirm", 0, 0, 2.0), ("confirm", 0.5, 0.5, 1.75)]
-    rows += [("confirm", 0.25, 0.5, 1.5)]
-    scores = search_scores(pd.DataFrame(rows, columns=["round", "w1", "w2", "score"]), {"weights": [0.25, 0.5]})
-    np.testing.assert_array_equal(scores["search"], [4.0, 5.0, np.nan])  # the search did not try 1/N
-    np.testing.assert_array_equal(scores["confirm"], [1.5, 2.0, 1.75])
-    np.testing.assert_array_equal(scores["gap"], [-2.5, -3.0, np.nan])
+ROWS = [  # round, first, images, w1, w2, score
+    ("search", 0, 10, 0.0, 0.0, 5.0), ("search", 0, 10, 0.5, 0.5, 4.0), ("search", 0, 10, 0.25, 0.0, 3.5),
+    ("search", 10, 10, 0.5, 0.5, 4.5), ("search", 10, 10, 0.0, 0.0, 7.0), ("search", 10, 20, 0.5, 0.5, 0.0),
+    ("search", 20, 10, 0.5, 0.5, 0.0), ("loss", 0, 10, 0.5, 0.5, 0.1), ("loss", 0, 10, 0.0, 0.0, 0.25),
+    ("confirm", 0, 20, 0.0, 0.0, 2.0), ("confirm", 0, 20, 0.25, 0.0, 1.5), ("confirm", 0, 20, 0.5, 0.5, 1.75),
+]  # fmt: skip
+TRIALS = pd.DataFrame(ROWS, columns=["round", "first", "images", "w1", "w2", "score"])
 
 
-@pytest.mark.parametrize("method", ["grid", "coordinate"])
+def test_changes_of_the_first_round_by_hand():
+    """Each against w = 0 on the same seeds: (10, 20 images) and (20, 10 images) had no such trial."""
+    first = first_changes(TRIALS, "search")
+    assert list(zip(first["w1"], first["change"], strict=True)) == [
+        (0, 0),
+        (0.5, -1),
+        (0.25, -1.5),
+        (0.5, -2.5),
+        (0, 0),
+    ]
+    assert list(first["zero"]) == [5, 5, 5, 7, 7]
+    assert list(first_changes(TRIALS, "loss")["change"]) == [-0.15, 0]
+    assert list(first_changes(TRIALS, "confirm")["change"]) == [0, -0.5, -0.25]
+    assert len(first_changes(TRIALS[TRIALS["round"] == "loss"], "search")) == 0
+    assert weight_names(3) == ["w1", "w2", "w3"]
+
+
+RESULT = {
+    "weights": [0.25, 0.0], "search_change": -1.5, "confirm_score": 1.5, "confirm_score_pretrained": 2.0,
+    "confirm_score_uniform": 1.75,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("trials", "change", "shown", "uniform"),
+    [
+        (TRIALS, -1.5, ["−1.5000", "−0.5000", "+1.0000"], ["−1.7500", "−0.2500", "+1.5000"]),  # of −1 and −2.5
+        (TRIALS[TRIALS["round"] != "search"], None, ["—", "−0.5000", "—"], ["—", "−0.2500", "—"]),  # on the loss
+    ],
+)
+def test_search_scores_by_hand(trials, change, shown, uniform):
+    assert search_scores(trials, RESULT | {"search_change": change}) == [
+        ["searched", "0.25, 0", *shown, "1.5000"],
+        ["zero: pretrained", "0, 0", "+0.0000", "+0.0000", "+0.0000", "2.0000"],
+        ["uniform: 1/N", "0.5, 0.5", *uniform, "1.7500"],
+    ]
+
+
+@pytest.mark.parametrize("method", ["grid", "surrogate", "loss"])
 def test_search_scores_are_those_of_the_search(tmp_path, method):
     trials, result = searched(tmp_path, 3, method)  # 1/3 goes through a CSV
-    scores = search_scores(trials, result)
-    winner, zero, uniform = scores["confirm"]
-    assert result["confirm_score"] == pytest.approx(winner) and result["gap"] == pytest.approx(scores["gap"].iloc[0])
-    assert (zero, uniform) == pytest.approx((result["confirm_score_pretrained"], result["confirm_score_uniform"]))
+    winner, zero, uniform = search_scores(trials, result)
+    told = [result[key] for key in ("search_change", "confirm_change", "gap")]
+    assert winner[2:5] == ["—" if value is None else number(value, 4, "+") for value in told]
+    scores = [result[f"confirm_score{of}"] for of in ("", "_pretrained", "_uniform")]
+    assert [winner[5], zero[5], uniform[5]] == [number(score, 4) for score in scores]
+    assert (uniform[2] == "—") == (method == "loss")
+
+
+def test_the_page_of_a_search_on_the_loss_says_that_nothing_was_sampled(tmp_path):
+    text = page("toy", table_of(), *searched(tmp_path, 2, "loss"), {})
+    assert "change, first round<br>none sampled" in text
+    assert "| searched | 0.2, 0.6 | — | " in text
 
 
 def test_mistakes_are_named(tmp_path):
@@ -209,7 +273,7 @@ def test_block_scores_are_read_from_the_path_of_each_model(tmp_path):
 
 def test_every_model_that_a_run_can_measure_has_its_name():
     names = [model_name(model) for model in dag(4, RIVALS)["models"]]
-    assert len(set(names)) == len(names) == 1 + len(DEME) + 2 * len(RIVALS) - 1
+    assert len(set(names)) == len(names) == len(OWN) + 2 * len(RIVALS) - 1
     assert model_name("min_snr") == "Min-SNR-γ"
     assert model_name("min_snr+scale") == "Min-SNR-γ, searched scale"
 
@@ -218,6 +282,7 @@ def test_every_model_that_a_run_can_measure_has_its_name():
     ("model", "steps"),
     [
         ("pretrained", "—"), ("ensemble", "4 × 1,600"), ("merged_uniform", "4 × 1,600"), ("merged", "4 × 1,600"),
+        ("merged_nonnegative", "4 × 1,600"),
         ("full_range", "6,400"), ("full_range+scale", "6,400"), ("snr_plus_one", "6,400"), ("truncated_snr", "6,400"),
         ("min_snr+scale", "6,400"), ("loss_equivalent", "6,400"), ("soup_full_range", "4 × 1,600"),
         ("soup_full_range+scale", "4 × 1,600"), ("soup_greedy", "4 × 1,600"),
@@ -230,6 +295,8 @@ def test_training_steps_by_hand(model, steps):
 def test_the_best_rival_is_chosen_on_the_training_part_among_the_rivals():
     models, _ = with_rivals()
     assert best_rival(models) == "full_range+scale"  # `merged` has the lowest distance, and is no rival
+    models["merged_nonnegative"] = metrics(frechet_train=0.2)  # nor is this
+    assert best_rival(models) == "full_range+scale"
     models["soup_greedy"]["frechet_train"] = 0.45
     assert best_rival(models) == "soup_greedy"
     assert best_rival(all_metrics()) is None
@@ -291,24 +358,48 @@ def test_page_with_rivals_but_without_held_out_part(tmp_path):
     assert "on the held-out part" not in text
 
 
-def test_mean_scores_by_hand():
-    trials = pd.DataFrame({"w1": [0, 0, 0.5, 0.5], "w2": [0, 0.5, 0, 0], "score": [1.0, 2.0, 3.0, 5.0]})
-    means = figures.mean_scores(trials, ["w1", "w2"])
-    np.testing.assert_array_equal(means[1, 0], [[1, 4], [2, np.nan]])  # rows w2, columns w1
-    np.testing.assert_array_equal(np.diag(means[0, 0]), [1.5, 4])
-    np.testing.assert_array_equal(np.diag(means[1, 1]), [3, 2])
+@pytest.mark.parametrize(
+    ("N", "method"), [(1, "grid"), (2, "grid"), (4, "surrogate"), (1, "loss"), (2, "loss"), (4, "loss")]
+)
+def test_the_picture_of_a_search_shows_every_trial_and_finalist(tmp_path, monkeypatch, N, method):
+    dots, titles, ticks = [], [], []
+    draw, title, label = Axes.scatter, SubFigure.suptitle, Axes.set_yticks
+    monkeypatch.setattr(Axes, "scatter", lambda ax, x, y, **own: dots.append((x, y)) or draw(ax, x, y, **own))
+    monkeypatch.setattr(SubFigure, "suptitle", lambda fig, text, **own: titles.append(text) or title(fig, text, **own))
+    monkeypatch.setattr(Axes, "set_yticks", lambda ax, at, text: ticks.append(text) or label(ax, at, text))
+    trials, result = searched(tmp_path, N, method)
+    for name in "ab":
+        figures.search_trials(tmp_path / f"{name}.png", trials, result)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    first = first_changes(trials, "loss" if method == "loss" else "search")
+    assert len(dots) == 2 * N and len(first) > N
+    for name, (x, y) in zip(weight_names(N), dots, strict=False):
+        np.testing.assert_array_equal(x, first[name])
+        np.testing.assert_allclose(y, 100 * first["change"] / first["zero"])
+    of = " of the denoising loss" * (method == "loss")
+    assert titles[0] == f"Merge search: {method}, {len(first)} trials{of}"
+    shown = {
+        ", ".join(f"{w:.3g}" for w in row) for row in trials.loc[trials["round"] == "confirm", weight_names(N)].values
+    }
+    assert {text.removesuffix("\n(uniform)") for text in ticks[0]} == shown - {", ".join(["0"] * N)}
+    assert [text for text in ticks[0] if "uniform" in text] == [", ".join([f"{1 / N:.3g}"] * N) + "\n(uniform)"]
 
 
-def test_uniform_weights_off_the_grid_are_no_mean():
-    grid = pd.DataFrame({"w1": [0.0, 0, 1, 1], "w2": [0.0, 1, 0, 1], "score": [1.0, 2.0, 3.0, 4.0]})
-    uniform = pd.DataFrame({"w1": [0.5], "w2": [0.5], "score": [0.1]})
-    pd.testing.assert_frame_equal(
-        figures.without_lone_uniform(pd.concat([grid, uniform], ignore_index=True), ["w1", "w2"]), grid
-    )
-    on_grid = grid.replace({"w1": {0: 0.5}, "w2": {0: 0.5}})
-    pd.testing.assert_frame_equal(figures.without_lone_uniform(on_grid, ["w1", "w2"]), on_grid)
-    alone = pd.DataFrame({"w1": [0.0, 1.0], "score": [1.0, 2.0]})
-    pd.testing.assert_frame_equal(figures.without_lone_uniform(alone, ["w1"]), alone)
+def test_finalists_are_shown_in_per_cent_of_zero_with_their_interval(tmp_path, monkeypatch):
+    """Two blocks: w = 0 has 2 and 4, (0.25, 0) changes them by −1 and −0.5: −25 ± 12.7 · 8.33 % of 3."""
+    lines: list[Any] = []
+    draw = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda ax, *data, **own: lines.append((data, own)) or draw(ax, *data, **own))
+    rows = [("confirm", first, 20, *w, score) for first, w, score in [
+        (0, (0.0, 0.0), 2.0), (20, (0.0, 0.0), 4.0), (0, (0.25, 0.0), 1.0), (20, (0.25, 0.0), 3.5),
+    ]]  # fmt: skip
+    trials = pd.concat([TRIALS[TRIALS["round"] == "search"], pd.DataFrame(rows, columns=TRIALS.columns)])
+    figures.search_trials(tmp_path / "x.png", trials, RESULT | {"method": "grid"})
+    (ends, _), (point, style) = lines
+    half = 12.706204736432095 * 100 / 3 * 0.25
+    np.testing.assert_allclose(ends[0], [-25 - half, -25 + half])
+    assert point[0] == pytest.approx(-25)
+    assert (point[2], style["color"]) == ("*", figures.CHOSEN)  # the choice
 
 
 def test_heat_maps_show_the_numbers(tmp_path, monkeypatch):
@@ -364,7 +455,7 @@ def arguments(run: Path, N: int, method: str, rivals: list[str]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("N", "method", "rivals"),
-    [(1, "grid", []), (2, "grid", ["full_range", "soup_greedy"]), (4, "coordinate", list(RIVALS))],
+    [(1, "grid", []), (2, "loss", ["full_range", "soup_greedy"]), (4, "surrogate", list(RIVALS))],
 )
 def test_stage(tmp_path, monkeypatch, N, method, rivals):
     words = ["report.py", *arguments(tmp_path, N, method, rivals)]

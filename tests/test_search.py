@@ -1,36 +1,35 @@
-"""The search for w: every trial is run once, w = 0 wins ties, and a score is what sampling and evaluating give."""
+"""The search for w: two rounds, a log of trials, what is refused, and whose search it is."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, N, sampler_params, write_experts, write_vectors
 
 from deme_core.checkpoints import load_denoiser
 from deme_core.errors import InputError
+from deme_core.merging.loss import DenoisingLoss
 from deme_core.merging.merge import write_merged
-from deme_core.merging.objective import frechet_objective
-from deme_core.merging.search import (
-    METHODS,
-    Trial,
-    TrialLog,
-    Weights,
-    anchors,
-    grid_candidates,
-    method_of,
-    points_of,
-    rival_params,
-    scale_candidates,
-    search,
+from deme_core.merging.objective import (
+    OBJECTIVES,
+    MergedLoss,
+    MergedModel,
+    frechet,
+    image_objective,
+    make_objective,
 )
+from deme_core.merging.search import KINDS, check_search, search
+from deme_core.merging.search_methods import METHODS, RIVAL_METHODS, scale_points
 from deme_core.merging.settings import SearchParams
+from deme_core.merging.trials import Trial, TrialLog, Weights
 from deme_core.metrics.evaluation import EvaluateParams, evaluate
 from deme_core.metrics.features import load_extractor
 from deme_core.metrics.frechet import FrechetReference
+from deme_core.metrics.kernel import kernel_distance
 from deme_core.metrics.moments import Moments
 from deme_core.params import read, section
 from deme_core.sampling.archive import read_images
@@ -40,19 +39,17 @@ from deme_core.seeds import SeedBlock
 
 CPU = torch.device("cpu")
 OPTIMUM = (0.0, 0.5, 0.25)
+ALL = [*METHODS, *RIVAL_METHODS]
+ON_LOSS = ["loss", "gradient"]
+STEPS = 20  # of sampling: the price of an image in forward images
 
 
 def search_params(**changes: Any) -> SearchParams:
     params = {
-        "method": "auto",
-        "values": (0.0, 0.25, 0.5),
-        "scales": (0.25, 0.5, 0.75, 1.5),
-        "max_trials": 100,
-        "images": 10,
-        "finalists": 3,
-        "final_images": 40,
+        "method": "grid", "objective": "frechet", "budget": 300, "images": 10, "bounds": (-0.5, 1.5), "fixed": None,
+        "values": (0.0, 0.25, 0.5), "scales": (0.25, 0.5, 0.75, 1.5), "seed": 0, "finalists": 3, "final_images": 40,
         "final_blocks": 2,
-    }
+    }  # fmt: skip
     return SearchParams(**params | changes)
 
 
@@ -62,11 +59,12 @@ def quadratic(optimum: Sequence[float]) -> Callable[..., float]:
 
 
 class Counted:
-    """An objective that records its calls, and may stop at one of them as a killed search does."""
+    """An objective or a loss that records its calls, and may stop at one of them as a killed search does."""
 
     def __init__(self, score: Callable[..., float], stop_at: int | None = None) -> None:
         self.score, self.stop_at = score, stop_at
-        self.calls: list[tuple[tuple[float, ...], SeedBlock, int, int]] = []
+        self.calls: list[tuple[Weights, SeedBlock, int, int]] = []
+        self.slopes: list[tuple[Weights, SeedBlock, int, int]] = []
 
     def __call__(self, weights: Sequence[float], block: SeedBlock, first: int, images: int) -> float:
         if len(self.calls) == self.stop_at:
@@ -74,209 +72,71 @@ class Counted:
         self.calls.append((tuple(weights), block, first, images))
         return self.score(weights, block, first, images)
 
+    value = __call__
 
-# Candidates
+    def gradient(self, weights: Sequence[float], *where: Any) -> tuple[float, list[float]]:
+        self.slopes.append((tuple(weights), *where))
+        ends = [
+            [self.score(np.add(weights, sign * 1e-4 * e), *where) for sign in (1, -1)] for e in np.eye(len(weights))
+        ]
+        return self.score(weights, *where), [(up - down) / 2e-4 for up, down in ends]
 
-
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_the_grid_is_the_product_and_the_anchors(n: int) -> None:
-    candidates = grid_candidates(n, search_params())
-    assert set(candidates) == set(itertools.product((0.0, 0.25, 0.5), repeat=n)) | {(0.0,) * n, (1 / n,) * n}
-    assert len(candidates) == len(set(candidates))
-
-
-def test_the_default_grid_fits_its_budget() -> None:
-    assert len(grid_candidates(4, search_params())) == 81  # 1/4 is one of its values
-    params = read(REPOSITORY / "params.yaml")
-    assert method_of(params["N"], section(params, "merge_search", SearchParams)) == "grid"
+    def of(self, block: SeedBlock) -> list[tuple[Weights, SeedBlock, int, int]]:
+        return [call for call in (*self.calls, *self.slopes) if call[1] is block]
 
 
-@pytest.mark.parametrize(("n", "method"), [(1, "grid"), (4, "grid"), (5, "coordinate"), (8, "coordinate")])
-def test_auto_is_the_grid_up_to_4_weights_and_coordinate_descent_beyond(n: int, method: str) -> None:
-    assert method_of(n, search_params()) == method
-    assert method_of(n, search_params(method="coordinate")) == "coordinate"
-
-
-@pytest.mark.parametrize("method", ["auto", "grid"])
-def test_a_grid_beyond_the_budget_is_refused_with_its_remedy(method: str) -> None:
-    params = search_params(method=method, max_trials=80)
-    message = "N = 4 weights has 81 points, max_trials is 80; name fewer values or use merge_search.method=coordinate"
-    with pytest.raises(InputError, match=message):
-        method_of(4, params)
-    for rival in ("scale", "greedy"):  # its budget is that of DeMe's search
-        with pytest.raises(InputError, match=message):
-            rival_params(rival, 1, params, 4)
-
-
-# The optimum
-
-
-@pytest.mark.parametrize("method", ["grid", "coordinate"])
-def test_the_optimum_of_a_quadratic_is_found(tmp_path: Path, method: str) -> None:
-    result = search(quadratic(OPTIMUM), 3, search_params(), TrialLog(tmp_path / "trials.csv", 3), method)
-    assert result["weights"] == list(OPTIMUM)
-    assert result["method"] == method
-    assert result["search_score"] == result["confirm_score"] == 1.0
-    assert result["gap"] == 0
-    assert result["confirm_score_pretrained"] == 1 + 0.25 + 0.0625
-    assert result["confirm_score_uniform"] == pytest.approx(1 + sum((1 / 3 - b) ** 2 for b in OPTIMUM))
-
-
-@pytest.mark.parametrize("max_trials", [2, 7, 20])
-def test_coordinate_descent_keeps_to_its_budget(tmp_path: Path, max_trials: int) -> None:
-    objective = Counted(quadratic((0.5,) * 6))
-    params = search_params(max_trials=max_trials)
-    result = search(objective, 6, params, TrialLog(tmp_path / "trials.csv", 6), "coordinate")
-    first = [w for w, block, *_ in objective.calls if block is SeedBlock.SEARCH]
-    assert len(first) == len(set(first)) == result["trials"] <= max_trials
-    assert result["confirm_score"] <= result["confirm_score_uniform"]
-
-
-def test_coordinate_descent_changes_one_weight_at_a_time_over_the_values(tmp_path: Path) -> None:
-    objective = Counted(quadratic((0.5, 0.0, 0.25, 0.5, 0.0)))
-    result = search(objective, 5, search_params(), TrialLog(tmp_path / "trials.csv", 5), "coordinate")
-    assert result["weights"] == [0.5, 0.0, 0.25, 0.5, 0.0]
-    first = [w for w, block, *_ in objective.calls if block is SeedBlock.SEARCH]
-    assert set(anchors(5)) == set(first[:2])
-    for k, weights in enumerate(first[2:], 2):
-        assert any(sum(a != b for a, b in zip(weights, before, strict=True)) == 1 for before in first[:k])
-
-
-def test_a_budget_below_the_two_anchors_is_refused() -> None:
-    with pytest.raises(InputError, match=r"merge_search\.max_trials = 1: must be at least 2"):
-        search_params(max_trials=1)
-
-
-# The rivals' searches
-
-
-@pytest.mark.parametrize("n", [1, 2, 4])
-def test_scales_are_those_of_the_mean_of_the_vectors(n: int) -> None:
-    candidates = scale_candidates(n, search_params())
-    assert candidates[:2] == anchors(n)  # scales 0 and 1
-    assert candidates[2:] == [(scale / n,) * n for scale in (0.25, 0.5, 0.75, 1.5)]
-    assert scale_candidates(n, search_params(scales=(1.0, 0.0, 0.5, 0.5))) == [*anchors(n), (0.5 / n,) * n]
-    assert scale_candidates(n, search_params(scales=())) == anchors(n)
-
-
-@pytest.mark.parametrize(("n", "best"), [(1, 0.75), (2, 0.375), (3, 0.25)])
-def test_the_best_scale_is_found(tmp_path: Path, n: int, best: float) -> None:
-    objective = Counted(quadratic((best,) * n))
-    result = search(objective, n, search_params(), TrialLog(tmp_path / "trials.csv", n), "scale")
-    assert result["weights"] == [best] * n
-    assert (result["method"], result["trials"]) == ("scale", 6)
-    assert [w for w, block, *_ in objective.calls if block is SeedBlock.SEARCH] == scale_candidates(n, search_params())
-
-
-ALONE = {(1.0, 0.0, 0.0): 5.0, (0.0, 1.0, 0.0): 3.0, (0.0, 0.0, 1.0): 4.0}  # 2 is the best, then 3, then 1
-THIRDS = (1 / 3,) * 3
-
-
-@pytest.mark.parametrize(
-    ("averages", "tried", "best"),
-    [
-        # 3 joins 2; then 1 joins neither.
-        ({(0.0, 0.5, 0.5): 2.5}, [(0.0, 0.5, 0.5)], [0.0, 0.5, 0.5]),
-        # 3 does not join; then 1 joins 2 alone.
-        ({(0.0, 0.5, 0.5): 3.5, (0.5, 0.5, 0.0): 2.0}, [(0.0, 0.5, 0.5), (0.5, 0.5, 0.0)], [0.5, 0.5, 0.0]),
-        # As good is not better: 3 does not join.
-        ({(0.0, 0.5, 0.5): 3.0, (0.5, 0.5, 0.0): 2.9}, [(0.0, 0.5, 0.5), (0.5, 0.5, 0.0)], [0.5, 0.5, 0.0]),
-        # None joins.
-        ({(0.0, 0.5, 0.5): 9.0, (0.5, 0.5, 0.0): 9.0}, [(0.0, 0.5, 0.5), (0.5, 0.5, 0.0)], [0.0, 1.0, 0.0]),
-        # All join: the whole soup is the uniform merge, which was tried first.
-        ({(0.0, 0.5, 0.5): 2.5, THIRDS: 2.0}, [(0.0, 0.5, 0.5)], list(THIRDS)),
-    ],
-)
-def test_the_greedy_soup_by_hand(
-    tmp_path: Path, averages: dict[Weights, float], tried: list[Weights], best: list[float]
-) -> None:
-    table = {(0.0,) * 3: 6.0, THIRDS: 8.0} | ALONE | averages
-    objective = Counted(lambda w, *_: table[tuple(w)])
-    result = search(objective, 3, search_params(), TrialLog(tmp_path / "trials.csv", 3), "greedy")
-    first = [w for w, block, *_ in objective.calls if block is SeedBlock.SEARCH]
-    assert first == [*anchors(3), *ALONE, *tried]
-    assert result["weights"] == best
-    assert (result["method"], result["trials"]) == ("greedy", len(first))
-    assert result["trials"] <= points_of("greedy", 3, search_params()) == 7
-
-
-@pytest.mark.parametrize(("n", "trials"), [(1, 2), (2, 4), (4, 9)])
-def test_a_soup_that_nothing_joins_makes_the_most_trials(tmp_path: Path, n: int, trials: int) -> None:
-    """The best alone, each other beside it, and the anchors; for n <= 2 some of these are the same."""
-    score = quadratic([1.0] + [0.0] * (n - 1))
-    result = search(score, n, search_params(), TrialLog(tmp_path / "trials.csv", n), "greedy")
-    assert result["weights"] == [1.0] + [0.0] * (n - 1)
-    assert result["trials"] == trials <= points_of("greedy", n, search_params())
-
-
-def test_points_by_hand() -> None:
-    params = search_params(max_trials=50)
-    assert points_of("grid", 2, params) == 9  # {0, 0.25, 0.5}², which holds the anchors
-    assert points_of("grid", 3, params) == 28  # {0, 0.25, 0.5}³ and 1/3
-    assert points_of("coordinate", 8, params) == 50
-    assert points_of("scale", 1, params) == points_of("scale", 4, params) == 6
-    assert points_of("greedy", 4, params) == 9
-
-
-@pytest.mark.parametrize(
-    ("method", "n", "deme_n", "images"),
-    [
-        ("scale", 1, 4, 8000),  # DeMe: 82 points of 1,000 images; 11 scales: 7,455 each, in whole thousands
-        ("scale", 4, 4, 8000),  # the soup of 4 finetunes has one scale too
-        ("greedy", 4, 4, 10000),  # 9 points of 9,112
-        ("scale", 1, 8, 8000),  # DeMe: coordinate descent, 82 trials
-        ("greedy", 8, 8, 5000),  # 17 points of 4,824
-        ("scale", 1, 1, 1000),  # DeMe: 3 points; no trial has fewer images than DeMe's
-    ],
-)
-def test_a_rivals_search_has_the_images_of_deme(method: str, n: int, deme_n: int, images: int) -> None:
-    params = section(read(REPOSITORY / "params.yaml"), "merge_search", SearchParams)
-    rival = rival_params(method, n, params, deme_n)
-    assert rival == replace(params, images=images)
-    if deme_n > 1:
-        budget = points_of(method_of(deme_n, params), deme_n, params) * params.images
-        points = points_of(method, n, rival)
-        assert budget <= points * rival.images < budget + points * params.images
-
-
-@pytest.mark.parametrize(("method", "n"), [("scale", 1), ("scale", 3), ("greedy", 3)])
-def test_a_rivals_trials_share_the_images_of_deme(tmp_path: Path, method: str, n: int) -> None:
-    """DeMe with N = 3: 28 points of 10 images; 6 scales or 7 soups: 47 or 40 each, in whole tens."""
-    objective = Counted(quadratic((0.5,) * n))
-    rival = rival_params(method, n, search_params(), 3)
-    result = search(objective, n, rival, TrialLog(tmp_path / "trials.csv", n), method)
-    first = [call for call in objective.calls if call[1] is SeedBlock.SEARCH]
-    assert {call[2:] for call in first} == {(0, 50 if method == "scale" else 40)}
-    second = [call for call in objective.calls if call[1] is SeedBlock.CONFIRM]
-    assert {call[2:] for call in second} == {(0, 20), (20, 20)}  # as DeMe's finalists
-    assert result["images_sampled"] == sum(call[3] for call in objective.calls)
+def searched(
+    folder: Path, score: Callable[..., float], N: int, *, loss: Callable[..., float] | None = None, **changes: Any
+) -> tuple[dict[str, Any], Counted, Counted]:
+    """The result, and what the objective and the loss were asked; the loss is the objective's score, unless given."""
+    objective, forwards = Counted(score), Counted(loss or score)
+    log = TrialLog(folder / "trials.csv", N)
+    return search(objective, forwards, N, search_params(**changes), log, STEPS), objective, forwards
 
 
 # Two rounds
 
 
-def test_zero_weights_win_ties(tmp_path: Path) -> None:
-    for method in METHODS:
-        result = search(lambda *_: 1.0, 3, search_params(), TrialLog(tmp_path / method / "trials.csv", 3), method)
-        assert result["weights"] == [0.0, 0.0, 0.0]
-        assert result["method"] == method
+@pytest.mark.parametrize("method", ["grid", "coordinate"])
+def test_the_optimum_on_the_grid_is_the_result(tmp_path: Path, method: str) -> None:
+    result, *_ = searched(tmp_path, quadratic(OPTIMUM), 3, method=method)
+    change = -(0.25 + 0.0625)
+    assert result["weights"] == result["best"] == list(OPTIMUM)
+    assert (result["method"], result["objective"]) == (method, "frechet")
+    assert (result["search_change"], result["confirm_change"], result["gap"]) == pytest.approx((change, change, 0))
+    assert (result["search_score"], result["confirm_score"]) == pytest.approx((1, 1))
+    assert result["confirm_score_pretrained"] == 1 - change
+    assert result["confirm_score_uniform"] == pytest.approx(1 + sum((1 / 3 - b) ** 2 for b in OPTIMUM))
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_zero_weights_win_ties(tmp_path: Path, method: str) -> None:
+    result, *_ = searched(tmp_path, lambda *_: 1.0, 3, method=method)
+    assert result["weights"] == result["best"] == [0.0, 0.0, 0.0]
+    assert (result["method"], result["search_change"], result["confirm_change"], result["gap"]) == (method, 0, 0, 0)
 
 
 def test_the_second_round_decides_on_other_seeds_and_more_images(tmp_path: Path) -> None:
     lucky, good = (0.5, 0.5), (0.25, 0.25)
-    table = {SeedBlock.SEARCH: {lucky: 0.1, good: 0.2}, SeedBlock.CONFIRM: {lucky: 0.9, good: 0.3}}
-    objective = Counted(lambda w, block, *_: table[block].get(tuple(w), 1.0))
-    result = search(objective, 2, search_params(finalists=2), TrialLog(tmp_path / "trials.csv", 2), "grid")
+    table = {SeedBlock.SEARCH: {lucky: 0.1, good: 0.2}, SeedBlock.CONFIRM: {lucky: 0.9, good: 0.3, (0.0, 0.0): 0.8}}
+    result, objective, _ = searched(tmp_path, lambda w, block, *_: table[block].get(tuple(w), 1.0), 2, finalists=2)
     assert result["weights"] == [0.25, 0.25]
-    assert (result["search_score"], result["confirm_score"]) == (0.2, 0.3)
-    assert result["gap"] == pytest.approx(0.1)
-    first = [call for call in objective.calls if call[1] is SeedBlock.SEARCH]
-    second = [call for call in objective.calls if call[1] is SeedBlock.CONFIRM]
-    assert {images for *_, images in first} == {10}
+    assert (result["search_score"], result["confirm_score"]) == pytest.approx((0.2, 0.3))
+    assert (result["search_change"], result["confirm_change"]) == pytest.approx((0.2 - 1, 0.3 - 0.8))
+    assert result["gap"] == pytest.approx((0.3 - 0.8) - (0.2 - 1))
+    first, second = objective.of(SeedBlock.SEARCH), objective.of(SeedBlock.CONFIRM)
+    assert {call[2:] for call in first} == {(0, 10)}
     assert {call[2:] for call in second} == {(0, 20), (20, 20)}  # the seed blocks
-    assert {w for w, *_ in second} == {(0.0, 0.0), (0.5, 0.5), (0.25, 0.25)}  # anchors and nominated
-    assert result["images_sampled"] == len(first) * 10 + len(second) * 20
-    assert SeedBlock.EVALUATION not in {block for _, block, *_ in objective.calls}
+    assert {w for w, *_ in second} == {(0.0, 0.0), lucky, good}  # anchors and nominated
+    assert (len(second), result["trials"]) == (6, len(first))
+
+
+def test_the_uniform_weights_are_confirmed_though_none_nominated_them(tmp_path: Path) -> None:
+    """Their first change is that of their own trial."""
+    score = lambda w, block, *_: 0.5 if tuple(w) == (0.5, 0.5) and block is SeedBlock.CONFIRM else 1 + max(w)  # noqa: E731
+    result, *_ = searched(tmp_path, score, 2, finalists=1)
+    assert result["weights"] == [0.5, 0.5]
+    assert (result["search_change"], result["confirm_change"], result["gap"]) == (0.5, -0.5, -1)
 
 
 @pytest.mark.parametrize(("noise", "expected"), [(0.0, (0.5, 0.5)), (0.05, (0.5, 0.5)), (0.5, (0.0, 0.0))])
@@ -288,8 +148,7 @@ def test_the_best_is_taken_only_where_it_beats_zero_beyond_the_noise(
     def objective(w: Sequence[float], block: SeedBlock, first: int, images: int) -> float:
         return 1.0 if not any(w) else 1.0 - 0.6 * w[0] + noise * (-1) ** (first // 20)
 
-    params = search_params(values=(0.0, 0.5), final_images=80, final_blocks=4)
-    result = search(objective, 2, params, TrialLog(tmp_path / "trials.csv", 2), "grid")
+    result, *_ = searched(tmp_path, objective, 2, values=(0.0, 0.5), final_images=80, final_blocks=4)
     assert tuple(result["weights"]) == expected
     assert result["best"][0] == 0.5
     assert result["best_change"] == pytest.approx(-0.3)
@@ -297,22 +156,122 @@ def test_the_best_is_taken_only_where_it_beats_zero_beyond_the_noise(
     assert (result["best_change_high"] < 0) == any(expected)
 
 
-# The log
+def test_the_surrogates_first_change_is_the_fitted_one(tmp_path: Path) -> None:
+    result, *_ = searched(tmp_path, quadratic((0.5, -0.25)), 2, method="surrogate")
+    assert result["weights"] == pytest.approx([0.5, -0.25], abs=0.01)
+    assert result["search_change"] == pytest.approx(-0.3125, abs=0.005)
+    assert result["search_score"] == pytest.approx(1.3125 + result["search_change"])
+    assert result["gap"] == pytest.approx(result["confirm_change"] - result["search_change"], abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ON_LOSS)
+def test_a_search_on_the_loss_has_no_first_change_and_is_confirmed_on_images(tmp_path: Path, method: str) -> None:
+    result, objective, forwards = searched(
+        tmp_path, quadratic((0.5, 0.125)), 2, loss=quadratic((0.5, 0.0)), method=method
+    )
+    assert result["weights"] == pytest.approx([0.5, 0.0], abs=1e-3)
+    assert (result["search_change"], result["search_score"], result["gap"]) == (None, None, None)
+    assert result["trials"] >= len(forwards.calls) + len(forwards.slopes) > 2
+    assert result["confirm_change"] == pytest.approx(-0.25, abs=1e-3)
+    assert objective.of(SeedBlock.SEARCH) == [] and forwards.of(SeedBlock.CONFIRM) == []
+    assert bool(forwards.slopes) == (method == "gradient")
+
+
+@pytest.mark.parametrize("fixed", [(0.25, None), (None, 0.25)])
+def test_where_a_weight_is_fixed_off_zero_nothing_is_said_against_zero(
+    tmp_path: Path, fixed: tuple[float | None, ...]
+) -> None:
+    result, objective, _ = searched(tmp_path, quadratic((0.25, 0.25)), 2, fixed=fixed)
+    assert result["weights"] == [0.25, 0.25]
+    assert (result["search_change"], result["search_score"], result["gap"]) == (None, None, None)
+    assert (0.0, 0.0) not in [w for w, *_ in objective.of(SeedBlock.SEARCH)]
+    assert result["confirm_change"] == -0.125
+
+
+def test_nothing_is_said_of_uniform_weights_that_the_search_held_against_a_fixed_one(tmp_path: Path) -> None:
+    """(0.5, 0.5) was a trial, but the first round's anchor was (0, 0.5) and not w = 0."""
+    score = lambda w, block, *_: 0.5 if tuple(w) == (0.5, 0.5) and block is SeedBlock.CONFIRM else 1 + max(w)  # noqa: E731
+    result, *_ = searched(tmp_path, score, 2, fixed=(None, 0.5), finalists=1, values=(0.0, 0.25))
+    assert result["weights"] == [0.5, 0.5]
+    assert (result["search_change"], result["search_score"], result["gap"]) == (None, None, None)
+
+
+# What every method keeps to
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_budget_and_seeds_are_kept_and_every_image_is_counted(tmp_path: Path, method: str) -> None:
+    result, objective, forwards = searched(tmp_path, quadratic((0.5, 0.5, 0.5)), 3, method=method, budget=200)
+    first, second = objective.of(SeedBlock.SEARCH), objective.of(SeedBlock.CONFIRM)
+    assert len(first) + len(second) == len(objective.calls)  # never the seeds of the evaluation
+    assert {block for _, block, *_ in forwards.calls + forwards.slopes} <= {SeedBlock.SEARCH}
+    assert all(at % 10 == 0 and images == 10 for *_, at, images in first)  # blocks that do not overlap
+    spent = 10 * len(first) + sum(call[3] for call in forwards.calls) / STEPS
+    spent += 3 * sum(call[3] for call in forwards.slopes) / STEPS
+    if method == "loss":  # a point that the simplex returns to is paid for again, and logged once
+        assert spent <= result["images_sampled"] - 20 * len(second)
+    else:
+        assert result["images_sampled"] == pytest.approx(spent + 20 * len(second))
+    assert 0 < result["images_sampled"] - 20 * len(second) <= 200
+    assert len(first) == len(set(first))
+    assert result["trials"] >= len(first) + len(forwards.calls) + len(forwards.slopes)
+    assert method == "loss" or result["trials"] == len(first) + len(forwards.calls) + len(forwards.slopes)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_killed_search_goes_on_without_running_a_trial_again(tmp_path: Path, method: str) -> None:
-    params = search_params()
-    whole = Counted(quadratic(OPTIMUM))
-    expected = search(whole, 3, params, TrialLog(tmp_path / "whole.csv", 3), method)
-    calls = []
+def test_weights_stay_within_their_bounds_and_reach_negative_ones(tmp_path: Path, method: str) -> None:
+    values = (-0.25, 0.0, 0.5)
+    for low in (-0.25, 0.0):
+        changes = {"bounds": (low, 0.75), "values": [v for v in values if v >= low], "method": method}
+        score = quadratic((-1.0, 2.0))  # beyond both
+        result, objective, forwards = searched(tmp_path / str(low), score, 2, **changes)
+        first = objective.of(SeedBlock.SEARCH) + forwards.of(SeedBlock.SEARCH)
+        assert all(low <= v <= 0.75 for w, *_ in first for v in w)
+        assert (min(v for w, *_ in first for v in w) < 0) == (low < 0)
+        assert (result["weights"][0] < 0) == (low < 0)
+        assert low <= result["weights"][0] and 0 < result["weights"][1] <= 0.75
+
+
+@pytest.mark.parametrize("fixed", [(None, 0.75, None), (0.0, None, None), (None, -1.0, 0.5)])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_fixed_weight_has_its_value_in_every_trial(
+    tmp_path: Path, method: str, fixed: tuple[float | None, ...]
+) -> None:
+    score = quadratic([0.5 if value is None else value for value in fixed])
+    result, objective, forwards = searched(tmp_path, score, 3, method=method, fixed=fixed, budget=160)
+    first = objective.of(SeedBlock.SEARCH) + forwards.of(SeedBlock.SEARCH)
+    for i, value in enumerate(fixed):
+        assert ({w[i] for w, *_ in first} == {value}) == (value is not None)
+        assert value is None or result["weights"][i] == value
+    anchors = {(0.0, 0.0, 0.0), (1 / 3, 1 / 3, 1 / 3)}  # still finalists, as they are
+    confirmed = {w for w, *_ in objective.of(SeedBlock.CONFIRM)}
+    assert anchors <= confirmed
+    assert all(value is None or w[i] == value for w in confirmed - anchors for i, value in enumerate(fixed))
+
+
+# The log
+
+
+def test_a_logged_trial_is_never_run_again(tmp_path: Path) -> None:
+    for method in ALL:
+        first, *_ = searched(tmp_path / method, quadratic(OPTIMUM), 3, method=method, budget=120)
+        again, objective, forwards = searched(tmp_path / method, quadratic(OPTIMUM), 3, method=method, budget=120)
+        assert (again, objective.calls, forwards.calls) == (first, [], []), method
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_killed_search_goes_on_to_the_same_result_and_the_same_bytes(tmp_path: Path, method: str) -> None:
+    """The slopes of `gradient` are no trials and are asked for again; no score is."""
+    params = search_params(method=method, budget=120)
+    whole, calls = Counted(quadratic(OPTIMUM)), []
+    expected = search(whole, whole, 3, params, TrialLog(tmp_path / "whole.csv", 3), STEPS)  # type: ignore[arg-type]
     for stop_at in (0, 4, 1, 5, None):
-        objective = Counted(quadratic(OPTIMUM), stop_at)
+        part = Counted(quadratic(OPTIMUM), stop_at)
         try:
-            result = search(objective, 3, params, TrialLog(tmp_path / "trials.csv", 3), method)
+            result = search(part, part, 3, params, TrialLog(tmp_path / "trials.csv", 3), STEPS)  # type: ignore[arg-type]
         except KeyboardInterrupt:
             assert stop_at is not None
-        calls += objective.calls
+        calls += part.calls
     assert calls == whole.calls
     assert result == expected
     assert (tmp_path / "trials.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
@@ -320,15 +279,12 @@ def test_a_killed_search_goes_on_without_running_a_trial_again(tmp_path: Path, m
 
 @pytest.mark.parametrize("cut", [1, 2, 9])
 def test_a_cut_last_line_is_run_again_and_no_other(tmp_path: Path, cut: int) -> None:
-    whole = Counted(quadratic(OPTIMUM))
-    file = tmp_path / "trials.csv"
-    search(whole, 3, search_params(), TrialLog(file, 3), "grid")
-    text = file.read_text()
-    file.write_text(text[:-cut])
-    objective = Counted(quadratic(OPTIMUM))
-    search(objective, 3, search_params(), TrialLog(file, 3), "grid")
+    _, whole, _ = searched(tmp_path, quadratic(OPTIMUM), 3)
+    text = (tmp_path / "trials.csv").read_text()
+    (tmp_path / "trials.csv").write_text(text[:-cut])
+    _, objective, _ = searched(tmp_path, quadratic(OPTIMUM), 3)
     assert objective.calls == whole.calls[-1:]
-    assert file.read_text() == text
+    assert (tmp_path / "trials.csv").read_text() == text
 
 
 @pytest.mark.parametrize(
@@ -352,21 +308,119 @@ def test_a_trial_is_on_disk_before_the_next_begins(tmp_path: Path) -> None:
         seen.append(len((tmp_path / "trials.csv").read_text().splitlines()))
         return 1.0
 
-    search(objective, 2, search_params(), TrialLog(tmp_path / "trials.csv", 2), "grid")
+    searched(tmp_path, objective, 2)
     assert seen == list(range(1, len(seen) + 1))
 
 
 def test_the_export_holds_the_trials_of_this_search_alone(tmp_path: Path) -> None:
-    search(quadratic((0.0, 0.0)), 2, search_params(values=(1.0, 2.0)), TrialLog(tmp_path / "trials.csv", 2), "grid")
-    log = TrialLog(tmp_path / "trials.csv", 2)
-    search(quadratic((0.0, 0.0)), 2, search_params(), log, "grid")
+    searched(tmp_path, quadratic((0.0, 0.0)), 2, values=(0.75, 1.0))
+    log, score = TrialLog(tmp_path / "trials.csv", 2), Counted(quadratic((0.0, 0.0)))
+    search(score, score, 2, search_params(), log, STEPS)  # type: ignore[arg-type]
     log.export(tmp_path / "out" / "trials.csv")
-    search(quadratic((0.0, 0.0)), 2, search_params(), TrialLog(tmp_path / "fresh.csv", 2), "grid")
-    header, *rows = (tmp_path / "out" / "trials.csv").read_text().splitlines()
-    expected_header, *expected_rows = (tmp_path / "fresh.csv").read_text().splitlines()
-    assert header == expected_header
-    assert sorted(rows) == sorted(expected_rows)
-    assert len(log.scores) > len(rows)
+    searched(tmp_path / "fresh", quadratic((0.0, 0.0)), 2)
+    assert (tmp_path / "out" / "trials.csv").read_text() == (tmp_path / "fresh" / "trials.csv").read_text()
+    assert len(log.scores) > len(log.used)
+
+
+# Whose search it is
+
+
+def test_demes_search_is_that_of_the_params() -> None:
+    assert KINDS["deme"](search_params(), 3) == search_params()
+
+
+def test_the_nonnegative_search_by_hand() -> None:
+    params = search_params(values=(-0.25, 0.0, 1.0), fixed=(None, -0.5, 0.25))
+    expected = replace(params, values=(0.0, 1.0), bounds=(0.0, 1.5), fixed=(None, 0.0, 0.25))
+    assert KINDS["nonnegative"](params, 3) == expected
+    assert KINDS["nonnegative"](search_params(values=(-0.5,)), 3).values == (0.0,)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_nonnegative_search_tries_no_negative_weight(tmp_path: Path, method: str) -> None:
+    params = KINDS["nonnegative"](search_params(method=method, values=(-0.5, 0.0, 0.5)), 2)
+    score = Counted(quadratic((-0.5, 0.5)))
+    result = search(score, score, 2, params, TrialLog(tmp_path / "trials.csv", 2), STEPS)  # type: ignore[arg-type]
+    assert min(v for w, *_ in score.calls + score.slopes for v in w) >= 0
+    assert result["method"] == method
+    assert result["weights"][1] > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "images", "budget"),
+    [
+        ("scale", 1, 3000, 33000),  # 30,000 images on 11 scales: 2,728 each, in whole thousands
+        ("scale", 4, 3000, 33000),  # the soup of 4 finetunes has one scale too
+        ("greedy", 4, 4000, 36000),  # 9 soups: 3,334 each
+        ("greedy", 8, 2000, 34000),
+        ("greedy", 1, 10000, 30000),
+    ],
+)
+def test_a_rivals_search_has_at_least_the_images_of_deme(kind: str, n: int, images: int, budget: int) -> None:
+    params = section(read(REPOSITORY / "params.yaml"), "merge_search", SearchParams)
+    params = replace(params, fixed=(None, *(0.0,) * 3))
+    rival = KINDS[kind](params, n)
+    assert rival == replace(params, method=kind, images=images, budget=budget, fixed=None)
+    assert rival.budget >= params.budget
+
+
+@pytest.mark.parametrize(("kind", "n"), [("scale", 1), ("scale", 3), ("greedy", 3)])
+def test_a_rivals_trials_share_its_images(tmp_path: Path, kind: str, n: int) -> None:
+    """DeMe has 300 images: 6 scales or 7 soups of 50 each."""
+    score, params = Counted(quadratic((0.5,) * n)), KINDS[kind](search_params(), n)
+    result = search(score, score, n, params, TrialLog(tmp_path / "trials.csv", n), STEPS)  # type: ignore[arg-type]
+    assert {call[2:] for call in score.of(SeedBlock.SEARCH)} == {(0, 50)}
+    assert {call[2:] for call in score.of(SeedBlock.CONFIRM)} == {(0, 20), (20, 20)}  # as DeMe's finalists
+    assert result["images_sampled"] == sum(call[3] for call in score.calls)
+    assert result["method"] == kind
+    if kind == "scale":
+        anchors = [(0.0,) * n, (1 / n,) * n]
+        assert [w for w, *_ in score.of(SeedBlock.SEARCH)] == scale_points(n, params, anchors)
+        assert result["weights"] == pytest.approx([0.5] * n)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "none"}, "method = 'none': must be one of auto, grid, coordinate, random, halving, surrogate, "),
+        ({"method": "scale"}, "method = 'scale': must be one of auto, grid, "),  # a rival's
+        ({"objective": "fid"}, "objective = 'fid': must be one of frechet, kid, loss"),
+        ({"fixed": (None, 0.0)}, "fixed = [None, 0.0]: needs N = 3 entries, at least one of them null (a weight to"),
+        ({"fixed": (0.5, 0.0, 1.0)}, "fixed = [0.5, 0.0, 1.0]: needs N = 3 entries, at least one of them null"),
+        (
+            {"budget": 270},
+            "budget = 270: the grid over 3 weights has 28 points of 10 images each; name fewer values, or set"
+            " merge_search.budget=280",
+        ),
+        ({"budget": 90, "fixed": (None, None, 0.5)}, "budget = 90: the grid over 2 weights has 10 points of 10 images"),
+        (
+            {"method": "surrogate", "budget": 119},
+            "budget = 119: the surrogate of 3 weights needs 12 trials of 10 images; set merge_search.budget=120 or"
+            " more, or merge_search.method=coordinate",
+        ),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_with_its_remedy(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        check_search(3, search_params(**changes))
+    assert str(refused.value).startswith(f"params: merge_search.{message}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"budget": 280}, {"budget": 100, "fixed": (None, None, 0.5)}, {"method": "surrogate", "budget": 120},
+        {"method": "halving", "budget": 50},
+        *({"method": method} for method in METHODS), *({"objective": objective} for objective in OBJECTIVES),
+    ],
+)  # fmt: skip
+def test_what_fits_passes_and_is_searched(tmp_path: Path, changes: dict[str, Any]) -> None:
+    check_search(3, search_params(**changes))
+    result, *_ = searched(tmp_path, quadratic((0.5, 0.25, 0.5)), 3, **changes)
+    assert result["confirm_score"] < result["confirm_score_pretrained"]  # of w = 1/N, if of no other
 
 
 # The score
@@ -379,7 +433,7 @@ def scores(
     params, extractor = sampler_params(block=50, steps=5), load_extractor(str(extractor_dir))
     reference = extractor([digits])
     sampler = Sampler.of(pipeline, params, CPU)
-    objective = frechet_objective(pipeline, vectors, sampler, extractor, Moments.of(reference))
+    objective = image_objective(MergedModel(pipeline, vectors), sampler, extractor, frechet(reference))
     objective((0.5, 0.5), SeedBlock.SEARCH, 0, 50)  # the model is kept from trial to trial
     trial = objective(weights, SeedBlock.EVALUATION, 0, images)
 
@@ -390,11 +444,11 @@ def scores(
 
     denoise = single(load_denoiser(Path("merged/unet")), CPU)
     by_hand = extractor([sampler.images(denoise, SeedBlock.EVALUATION, 0, images)])
-    assert metrics["frechet_train"] == FrechetReference(Moments.of(reference)).distance(Moments.of(by_hand))
+    assert metrics["frechet_train"] == frechet(reference)(by_hand)
     return trial, metrics["frechet_train"]
 
 
-@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.25, 0.5), (1.0, 0.0)])
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.25, 0.5), (1.0, -0.5)])
 def test_a_trials_score_is_that_of_the_stages_merge_sample_and_evaluate(
     pipeline: Path, vectors: list[Path], extractor_dir: Path, digits: torch.Tensor, empty_folder: Path, weights: Weights
 ) -> None:
@@ -411,12 +465,33 @@ def test_a_trials_score_is_that_of_the_stages_under_released(
     assert trial == staged
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_scores_depend_on_weights_and_seed_block(
+    name: str, pipeline: Path, vectors: list[Path], extractor_dir: Path, digits: torch.Tensor
+) -> None:
+    extractor = load_extractor(str(extractor_dir))
+    sampler = Sampler.of(pipeline, sampler_params(block=16), CPU)
+    loss = MergedLoss(MergedModel(pipeline, vectors), DenoisingLoss(sampler.noise_schedule, digits, CPU))
+    objective = make_objective(name, loss, sampler, extractor, extractor([digits]))
+    found = [objective(w, block, 0, 16) for w in ((0.0,) * N, (0.5,) * N, (1.0, 0.0)) for block in SeedBlock]
+    assert len(set(found)) == len(found)
+    assert objective((0.0,) * N, SeedBlock.SEARCH, 0, 16) == found[0]
+
+
+def test_an_objective_is_the_row_of_its_name(
     pipeline: Path, vectors: list[Path], extractor_dir: Path, digits: torch.Tensor
 ) -> None:
     extractor = load_extractor(str(extractor_dir))
     sampler = Sampler.of(pipeline, sampler_params(block=16), CPU)
-    objective = frechet_objective(pipeline, vectors, sampler, extractor, Moments.of(extractor([digits])))
-    found = [objective(w, block, 0, 16) for w in ((0.0,) * N, (0.5,) * N, (1.0, 0.0)) for block in SeedBlock]
-    assert len(set(found)) == len(found)
-    assert objective((0.0,) * N, SeedBlock.SEARCH, 0, 16) == found[0]
+    loss = MergedLoss(MergedModel(pipeline, vectors), DenoisingLoss(sampler.noise_schedule, digits, CPU))
+    reference = extractor([digits])
+    asked = (0.5, 0.0), SeedBlock.SEARCH, 0, 16
+    images = sampler.generate(single(loss.model.at((0.5, 0.0)), CPU), SeedBlock.SEARCH, 0, 16)
+    features = extractor(images)
+    moments = Moments.of(features)
+    expected = {
+        "frechet": FrechetReference(Moments.of(reference)).distance(moments),
+        "kid": kernel_distance(features, reference),
+        "loss": loss.value(*asked),
+    }
+    assert {name: make_objective(name, loss, sampler, extractor, reference)(*asked) for name in OBJECTIVES} == expected

@@ -1,5 +1,6 @@
 """The studies: their points, the interval over trainings and noise, and the reports by hand."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ sys.path.insert(0, str(REPOSITORY))
 from conf.compose import compose_params
 from studies import run as runner
 
+DAG = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
 STUDIES = {file.stem: yaml.safe_load(file.read_text()) for file in (REPOSITORY / "studies").glob("*.yaml")}
 
 
@@ -107,6 +109,68 @@ def test_the_points_of_the_paper() -> None:
     assert list(ablation["row"].unique()) == [1, 2, 3, 4, 5, 6]
     everyone = yaml.safe_load(compose_params(runner.plan(STUDIES["table1"], "table1")["overrides"][0]))
     assert everyone["rivals"] == list(RIVALS)
+
+
+def test_all_points_of_a_seed_come_before_those_of_the_next() -> None:
+    for name in STUDIES:
+        points = runner.plan(STUDIES[name], name)
+        assert list(points["seed"]) == sorted(points["seed"])
+        assert len(points) == len(STUDIES[name]["seeds"]) * len(STUDIES[name]["points"])
+
+
+def key_of(unused: list[str], *overrides: str) -> str:
+    """The experiment of a study of one point and one seed."""
+    study = {"seeds": [0], "common": [], "unused": unused, "points": [{"overrides": list(overrides)}]}
+    (experiment,) = runner.plan(study, "x")["experiment"]
+    return experiment
+
+
+@pytest.mark.parametrize("change", ["merge_search.images=500", "merge_search.method=grid", "loss_matrix.draws=9"])
+def test_a_section_that_a_study_does_not_use_leaves_its_points_measured(change: str) -> None:
+    unused = [change.split(".")[0], "finetune_rival"]
+    assert key_of(unused, change) == key_of(unused)
+    assert key_of([], change) != key_of([])
+    for other in ("p=0.5", "N=2", "finetune_range.iterations=400", "sampler.steps=10", "rivals=core"):
+        assert key_of(unused, change, other) != key_of(unused)
+
+
+def stages_of(N: int) -> dict[str, dict[str, Any]]:
+    """The stages of a run without rivals, their foreach spelled out."""
+    stages = {}
+    for name, stage in DAG.items():
+        items = dag(N, []).get(stage.get("foreach", "")[6:-1], [None])  # of ${dag.x}
+        for key, item in items.items() if isinstance(items, dict) else zip(items, items, strict=True):
+            text = json.dumps(stage.get("do", stage)).replace("${N}", str(N))
+            text = text.replace("${key}", str(key)).replace("${item}", str(item))
+            stages[name if key is None else f"{name}@{key}"] = json.loads(text)
+    return stages
+
+
+def needed_by(targets: list[str], stages: dict[str, dict[str, Any]]) -> set[str]:
+    """The targets, and all that they wait for."""
+    outs = {
+        name: [next(iter(out)) if isinstance(out, dict) else out for out in stage.get("outs", [])]
+        for name, stage in stages.items()
+    }
+    found, todo = set[str](), list(targets)
+    while todo:
+        found.add(name := todo.pop())
+        for dep in stages[name]["deps"]:
+            within = lambda out, dep=f"{dep}/": dep.startswith(f"{out}/") or f"{out}/".startswith(dep)  # noqa: E731
+            makers = (maker for maker, own in outs.items() if any(map(within, own)))
+            todo += [maker for maker in makers if maker not in found]
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name, study in STUDIES.items() if study["unused"]])
+def test_what_a_study_does_not_use_is_a_section_that_its_stages_do_not_read(name: str) -> None:
+    """But validate, which checks every section and changes no number."""
+    study, stages = STUDIES[name], stages_of(4)
+    assert set(study["unused"]) <= set(yaml.safe_load((REPOSITORY / "params.yaml").read_text()))
+    needed = needed_by(study["targets"], stages)
+    assert {"validate", "data", "finetune_range@1", "task_vector@4", "merge_uniform", "sample@ensemble"} <= needed
+    for stage in needed - {"validate"}:
+        assert not set(stages[stage].get("params", [])) & set(study["unused"]), stage
 
 
 def test_differences_are_paired_by_seed_and_block() -> None:

@@ -1,246 +1,171 @@
-"""The search for merge weights w: many candidates on few images, then the best few again on fresh seeds.
+"""The search for merge weights w: a first round nominates, a second one on fresh seeds decides.
 
-Scores are noisy: the best of many trials is best partly by luck of its noise. The first round therefore only
-nominates; the second round, on other seeds and more images, decides, with the uniform weights and w = 0 among
-the candidates. The best of them is taken only where it beats w = 0 beyond the noise, by the paired interval over
+Scores are noisy: the best of many trials is best partly by luck of its noise. The first round, by one of many methods,
+therefore only nominates; the second round, on other seeds and more images, decides, with the uniform weights and w = 0
+among the candidates. The best of them is taken only where it beats w = 0 beyond the noise, by the paired interval over
 seed blocks; everything else is a tie, and w = 0 wins ties.
 """
 
-import csv
-import itertools
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from deme_core.errors import InputError
+from deme_core.merging.first_round import BudgetSpent, FirstRound
+from deme_core.merging.objective import OBJECTIVES, MergedLoss, Objective
+from deme_core.merging.search_methods import METHODS, RIVAL_METHODS, grid_points, scale_points, surrogate_trials
 from deme_core.merging.settings import SearchParams
+from deme_core.merging.trials import Trial, TrialLog, Weights
 from deme_core.metrics.intervals import paired_interval
 from deme_core.seeds import SeedBlock
-from deme_core.tensors import atomic_file
 
-Weights = tuple[float, ...]
-Score = Callable[[Weights], float]
-ROUNDS = {"search": SeedBlock.SEARCH, "confirm": SeedBlock.CONFIRM}
-
-
-class Trial(NamedTuple):
-    """What a row of trials.csv scores: w on the images `first` to `first + images − 1` of a round's seeds."""
-
-    round: str
-    first: int
-    images: int
-    weights: Weights
-
-
-class TrialLog:
-    """trials.csv: every trial is on disk as it ends, and none is run twice."""
-
-    def __init__(self, path: Path, N: int) -> None:
-        self.path, self.header = path, ["round", "first", "images", *(f"w{i}" for i in range(1, N + 1)), "score"]
-        self.scores: dict[Trial, float] = {}
-        self.used: dict[Trial, float] = {}
-        if path.is_file():
-            # A line cut short by a kill is the last one, and is dropped.
-            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            for round, first, images, *weights, score in list(csv.reader(lines))[1:]:
-                self.scores[Trial(round, int(first), int(images), tuple(map(float, weights)))] = float(score)
-            self._write(path, self.scores)
-
-    def score(self, trial: Trial, score: Callable[[], float]) -> float:
-        """The logged score of this trial, or a new one, logged."""
-        if trial not in self.scores:
-            if not self.path.is_file():
-                self._write(self.path, {})
-            self.scores[trial] = score()
-            with self.path.open("a") as file:
-                file.write(self._line(trial, self.scores[trial]))
-                file.flush()
-                os.fsync(file.fileno())
-        self.used[trial] = self.scores[trial]
-        return self.used[trial]
-
-    def export(self, path: Path) -> None:
-        """Write the trials of this search alone: a log that went on may hold those of other settings."""
-        self._write(path, self.used)
-
-    def _write(self, path: Path, scores: dict[Trial, float]) -> None:
-        with atomic_file(path) as file:
-            file.write("".join([",".join(self.header) + "\n", *itertools.starmap(self._line, scores.items())]).encode())
-
-    @staticmethod
-    def _line(trial: Trial, score: float) -> str:
-        return ",".join([trial.round, str(trial.first), str(trial.images), *map(repr, (*trial.weights, score))]) + "\n"
-
-
-def anchors(N: int) -> list[Weights]:
-    """w = 0 (the pretrained model) and the uniform weights 1/N."""
-    return [(0.0,) * N, (1 / N,) * N]
-
-
-def grid_candidates(N: int, params: SearchParams) -> list[Weights]:
-    """A grid (Sec. 3.3, which does not name its values): values^N, with the anchors."""
-    return list(dict.fromkeys([*anchors(N), *itertools.product(params.values, repeat=N)]))
-
-
-def grid(score: Score, N: int, params: SearchParams) -> None:
-    """Score every point of the grid."""
-    candidates = grid_candidates(N, params)
-    for weights in candidates:
-        score(weights)
-
-
-def coordinate(score: Score, N: int, params: SearchParams) -> None:
-    """Coordinate descent from the better anchor: one weight at a time over the values, until nothing improves."""
-    try:
-        best = min(anchors(N), key=score)
-        for i in itertools.cycle(range(N)):
-            if i == 0:
-                start = best
-            best = min([best, *((*best[:i], v, *best[i + 1 :]) for v in params.values)], key=score)
-            if i == N - 1 and best == start:
-                return
-    except BudgetSpent:
-        return
-
-
-def scale_candidates(N: int, params: SearchParams) -> list[Weights]:
-    """One weight for all vectors: a scale over N; 0 and 1 are the anchors."""
-    return list(dict.fromkeys([*anchors(N), *((scale / N,) * N for scale in params.scales)]))
-
-
-def scale(score: Score, N: int, params: SearchParams) -> None:
-    """Score every scale of the vectors' mean."""
-    for weights in scale_candidates(N, params):
-        score(weights)
-
-
-def greedy(score: Score, N: int, params: SearchParams) -> None:
-    """Greedy soup (Wortsman et al. 2022): from the best model on, add the next best where the average gets better."""
-    for weights in anchors(N):
-        score(weights)
-    alone = [tuple(float(i == k) for i in range(N)) for k in range(N)]
-    first, *others = sorted(range(N), key=lambda k: score(alone[k]))
-    soup = {first}
-    for k in others:
-        candidate = soup | {k}
-        if score(_average(candidate, N)) < score(_average(soup, N)):
-            soup = candidate
-
-
-def _average(soup: set[int], N: int) -> Weights:
-    return tuple(1 / len(soup) if k in soup else 0.0 for k in range(N))
-
-
-class BudgetSpent(Exception):
-    """The next trial would be one more than max_trials."""
-
-
-METHODS: dict[str, Callable[[Score, int, SearchParams], None]] = {
-    "grid": grid, "coordinate": coordinate, "scale": scale, "greedy": greedy,
-}  # fmt: skip
-
-
-def points_of(method: str, N: int, params: SearchParams) -> int:
-    """How many weights a method scores in its first round, at most."""
-    if method == "grid":
-        return len(grid_candidates(N, params))
-    if method == "scale":
-        return len(scale_candidates(N, params))
-    return 2 * N + 1 if method == "greedy" else params.max_trials
-
-
-def rival_params(method: str, N: int, params: SearchParams, deme_N: int) -> SearchParams:
-    """The settings of a rival's search, by `scale` or `greedy`: at least as many images as DeMe's, on other points.
-
-    Images a point are rounded up to whole trials, in the rival's favour.
-
-    Args:
-        N: vectors of the rival.
-        deme_N: vectors of DeMe's own search.
-    """
-    budget = points_of(method_of(deme_N, params), deme_N, params) * params.images
-    each = -(-budget // points_of(method, N, params))
-    return replace(params, images=-(-each // params.images) * params.images)
-
-
-def method_of(N: int, params: SearchParams) -> str:
-    """The row of METHODS that DeMe's own search uses; refuses a grid that is larger than the budget."""
-    method = params.method if params.method != "auto" else ("grid" if N <= 4 else "coordinate")
-    if method == "grid":
-        points = points_of(method, N, params)
-        if points > params.max_trials:
-            raise InputError(
-                f"params: merge_search.values = {list(params.values)}: the grid over N = {N} weights has {points}"
-                f" points, max_trials is {params.max_trials}; name fewer values or use merge_search.method=coordinate"
-            )
-    return method
+ROUNDS = {"search": SeedBlock.SEARCH, "loss": SeedBlock.SEARCH, "confirm": SeedBlock.CONFIRM}
 
 
 def search(
-    objective: Callable[[Sequence[float], SeedBlock, int, int], float],
-    N: int,
-    params: SearchParams,
-    log: TrialLog,
-    method: str,
+    objective: Objective, loss: MergedLoss, N: int, params: SearchParams, log: TrialLog, steps: int
 ) -> dict[str, Any]:
     """Find w; lower scores are better.
 
     Args:
         objective: f(w, seed block, first image, number of images).
-        method: a row of METHODS.
+        loss: of the methods that sample nothing.
+        steps: network calls an image, the price of a sampled image in forward images.
 
     Returns:
-        weights; their score on the search seeds and their mean score on the confirming ones, with the gap (how much
-        of the first score was luck and, for a biased score, smaller blocks); the confirming scores of w = 0 and of
-        the uniform weights; the best finalist and its paired change against w = 0 over the confirming blocks.
+        weights; what the first round said of them, as a change against w = 0 on the same seeds (None where it sampled
+        nothing) and as a score; the same on the confirming seeds; the gap, how much of the first change was luck; the
+        confirming scores of w = 0 and of the uniform weights; the best finalist and its paired change against w = 0
+        over the confirming blocks.
     """
 
-    def score(round: str, first: int, images: int, w: Weights) -> float:
-        return log.score(Trial(round, first, images, w), lambda: objective(w, ROUNDS[round], first, images))
+    def score(round: str, f: Objective, first: int, images: int, w: Weights) -> float:
+        return log.score(Trial(round, first, images, w), lambda: f(w, ROUNDS[round], first, images))
 
-    most = points_of(method, N, params)
-    bar = tqdm(total=most, desc=f"{method} search", unit="trial")
-    tried: dict[Weights, float] = {}
+    def logged_gradient(w: Weights, first: int) -> tuple[float, list[float]]:
+        value, slope = loss.gradient(w, ROUNDS["loss"], first, n)
+        return log.score(Trial("loss", first, n, w), lambda: value), slope
 
-    def record(weights: Weights) -> float:
-        if weights not in tried:
-            if len(tried) >= most:
-                raise BudgetSpent
-            tried[weights] = score("search", 0, params.images, weights)
-            bar.update()
-            bar.set_postfix(best=f"{min(tried.values()):.3f}")
-        return tried[weights]
-
-    METHODS[method](record, N, params)
-    nominated = sorted(tried, key=lambda w: tried[w])[: params.finalists]
-    finalists = list(dict.fromkeys([*anchors(N), *nominated]))  # w = 0 stands first and wins ties
-    bar.close()
+    n = params.images
+    if params.method == "auto":
+        params = replace(params, method=auto_method(N, params))
+    round = FirstRound(
+        N, params,
+        score=lambda w, k: score("search", objective, k * n, n, w),
+        loss=lambda w, k: score("loss", loss.value, k * n, n, w),
+        gradient=lambda w, k: logged_gradient(w, k * n),
+        steps=steps,
+    )  # fmt: skip
+    try:
+        nominated = (METHODS | RIVAL_METHODS)[params.method](round)
+    except BudgetSpent:
+        nominated = round.ranked()
+    round.bar.close()
+    zero, uniform = _anchors(N, N)
+    said = dict(nominated[: params.finalists])
+    finalists = list(dict.fromkeys([zero, uniform, *said]))  # zero stands first and wins ties
     size = params.final_images // params.final_blocks
     final = {
-        w: [score("confirm", k * size, size, w) for k in range(params.final_blocks)]
+        w: [score("confirm", objective, k * size, size, w) for k in range(params.final_blocks)]
         for w in tqdm(finalists, desc="finalists", unit="trial")
     }
-    mean = {w: sum(scores) / len(scores) for w, scores in final.items()}
-    zero, uniform = anchors(N)
+    mean = {w: float(np.mean(scores)) for w, scores in final.items()}
     best = min(finalists, key=lambda w: mean[w])
     change = paired_interval(final[best], final[zero])
     winner = best if change.high < 0 else zero
+    first = 0.0 if winner == zero else None
+    if (
+        any(winner) and round.full(round.anchors()[0]) == zero
+    ):  # else what is fixed is not 0: no change is against w = 0
+        first = said.get(winner, round.change([winner[i] for i in round.free]))
+    base = [value for (w, _), value in round.tried.items() if w == zero]
     return {
-        "method": method,
+        "method": params.method,
+        "objective": params.objective,
         "weights": list(winner),
-        "search_score": tried[winner],
+        "search_change": first,
+        "search_score": None if first is None or not base else float(np.mean(base)) + first,
+        "confirm_change": mean[winner] - mean[zero],
         "confirm_score": mean[winner],
-        "gap": mean[winner] - tried[winner],
+        "gap": None if first is None else mean[winner] - mean[zero] - first,
         "confirm_score_pretrained": mean[zero],
         "confirm_score_uniform": mean[uniform],
         "best": list(best),
         "best_change": change.value,
         "best_change_low": change.low,
         "best_change_high": change.high,
-        "trials": len(tried),
-        "images_sampled": len(tried) * params.images + len(finalists) * params.final_images,
+        "trials": round.count,
+        "images_sampled": round.spent + len(finalists) * params.final_images,
     }
+
+
+def check_search(N: int, params: SearchParams) -> None:
+    """Refuse what cannot be searched with these params over N weights, before time is spent."""
+    for key, rows in (("method", ("auto", *METHODS)), ("objective", OBJECTIVES)):
+        if getattr(params, key) not in rows:
+            raise InputError(f"params: merge_search.{key} = {getattr(params, key)!r}: must be one of {', '.join(rows)}")
+    if params.fixed is not None and (len(params.fixed) != N or None not in params.fixed):
+        raise InputError(
+            f"params: merge_search.fixed = {list(params.fixed)}: needs N = {N} entries, at least one of them null (a"
+            " weight to search)"
+        )
+    free = N if params.fixed is None else params.fixed.count(None)
+    if params.bounds[1] < 1 / N:
+        raise InputError(
+            f"params: merge_search.bounds = {list(params.bounds)}: must admit the uniform weights 1/{N}, which are a"
+            " candidate of every search; raise the highest weight"
+        )
+    points = len(grid_points(free, params, _anchors(free, N)))
+    if params.method == "grid" and points * params.images > params.budget:
+        raise InputError(
+            f"params: merge_search.budget = {params.budget}: the grid over {free} weights has {points} points of"
+            f" {params.images} images each; name fewer values, or set merge_search.budget={points * params.images}"
+        )
+    needed = surrogate_trials(free) * params.images
+    if params.method == "surrogate" and params.budget < needed:
+        raise InputError(
+            f"params: merge_search.budget = {params.budget}: the surrogate of {free} weights needs"
+            f" {surrogate_trials(free)} trials of {params.images} images; set merge_search.budget={needed} or more, or"
+            " merge_search.method=coordinate"
+        )
+
+
+def auto_method(N: int, params: SearchParams) -> str:
+    """What `auto` stands for: the surrogate where the budget fixes its quadratic, else coordinate descent."""
+    free = N if params.fixed is None else params.fixed.count(None)
+    return "surrogate" if params.budget >= surrogate_trials(free) * params.images else "coordinate"
+
+
+def nonnegative(params: SearchParams, N: int) -> SearchParams:
+    """DeMe's search with w >= 0."""
+    fixed = params.fixed and tuple(w if w is None else max(0.0, w) for w in params.fixed)
+    values = tuple(value for value in params.values if value >= 0) or (0.0,)
+    return replace(params, bounds=(0.0, params.bounds[1]), values=values, fixed=fixed)
+
+
+def scale(params: SearchParams, N: int) -> SearchParams:
+    """The search for one scale of a rival's N vectors."""
+    return _rival(params, "scale", len(scale_points(N, params, _anchors(N, N))))
+
+
+def greedy(params: SearchParams, N: int) -> SearchParams:
+    """The greedy soup's search among N vectors."""
+    return _rival(params, "greedy", 2 * N + 1)
+
+
+KINDS: dict[str, Callable[[SearchParams, int], SearchParams]] = {
+    "deme": lambda params, N: params, "nonnegative": nonnegative, "scale": scale, "greedy": greedy,
+}  # fmt: skip
+
+
+def _rival(params: SearchParams, method: str, points: int) -> SearchParams:
+    """DeMe's budget on these points: images a point are rounded up to whole trials, in the rival's favour."""
+    images = -(-params.budget // (points * params.images)) * params.images
+    return replace(params, method=method, fixed=None, images=images, budget=points * images)
+
+
+def _anchors(free: int, N: int) -> list[Weights]:
+    return [(0.0,) * free, (1 / N,) * free]

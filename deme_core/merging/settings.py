@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from deme_core.params import check
 
@@ -11,16 +10,24 @@ from deme_core.params import check
 class SearchParams:
     """How merge weights are found."""
 
-    method: Literal["auto", "grid", "coordinate"]
-    """`auto` is a grid (Sec. 3.3) for N <= 4, coordinate descent over the same values beyond."""
-    values: tuple[float, ...]
-    """Values that each weight may take; w = 0 and the uniform 1/N are always tried beside them."""
-    scales: tuple[float, ...]
-    """For a rival's one task vector: values of its scale; 0 and 1 are always tried beside them."""
-    max_trials: int
-    """Most weights that are scored in the first round."""
+    method: str
+    """A row of `deme_core.merging.search_methods.METHODS`."""
+    objective: str
+    """What is made small, a row of `deme_core.merging.objective.OBJECTIVES`."""
+    budget: int
+    """Sampled images of the first round. Forward images of a loss count 1 / (sampling steps) each."""
     images: int
     """Images a trial of the first round, on the search seeds."""
+    bounds: tuple[float, float]
+    """Lowest and highest value of a weight; a lowest one below 0 admits negative weights."""
+    fixed: tuple[float | None, ...] | None
+    """N entries: the value of a weight that is not searched, null for one that is. null: all are searched."""
+    values: tuple[float, ...]
+    """Values that each weight may take in the methods `grid` and `coordinate`."""
+    scales: tuple[float, ...]
+    """For a rival's one task vector: values of its scale; 0 and 1 are always tried beside them."""
+    seed: int
+    """Of the candidates that a method draws."""
     finalists: int
     """How many of the best go to the second round, with the uniform weights and w = 0."""
     final_images: int
@@ -29,12 +36,21 @@ class SearchParams:
     """Seed blocks they are split into: the best finalist must beat w = 0 by the paired interval over these."""
 
     def __post_init__(self) -> None:
+        low, high = self.bounds if len(self.bounds) == 2 else (1.0, 0.0)
+        check(
+            low <= 0 < high < math.inf and low > -math.inf, "merge_search.bounds", list(self.bounds),
+            "must be [lowest, highest] weight, lowest <= 0 < highest: w = 0 is always a candidate",
+        )  # fmt: skip
         check(len(self.values) > 0, "merge_search.values", list(self.values), "must name at least one value")
-        for name in ("values", "scales"):
-            values = getattr(self, name)
-            check(all(map(math.isfinite, values)), f"merge_search.{name}", list(values), "must be finite numbers")
+        check(
+            all(low <= value <= high for value in self.values), "merge_search.values", list(self.values),
+            f"must lie within bounds = {list(self.bounds)}",
+        )  # fmt: skip
+        check(all(map(math.isfinite, self.scales)), "merge_search.scales", list(self.scales), "must be finite numbers")
+        given = [w for w in self.fixed or () if w is not None]
+        check(all(map(math.isfinite, given)), "merge_search.fixed", given, "must be finite numbers or null")
+        check(self.seed >= 0, "merge_search.seed", self.seed, "must not be negative")
         check(self.finalists >= 1, "merge_search.finalists", self.finalists, "must be at least 1")
-        check(self.max_trials >= 2, "merge_search.max_trials", self.max_trials, "must be at least 2: w = 0 and w = 1/N")
         check(self.final_blocks >= 2, "merge_search.final_blocks", self.final_blocks, "must be at least 2")
         check(
             self.final_images % self.final_blocks == 0, "merge_search.final_images", self.final_images,
@@ -45,3 +61,7 @@ class SearchParams:
                 images >= 2, f"merge_search.{name}", getattr(self, name),
                 "must be at least 2 a block: a covariance is estimated from them",
             )  # fmt: skip
+        check(
+            self.budget >= 2 * self.images, "merge_search.budget", self.budget,
+            f"must be at least 2 × images = {2 * self.images}: w = 0 and w = 1/N",
+        )  # fmt: skip

@@ -9,14 +9,12 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from deme_core.merging.search import anchors
-from deme_core.metrics.intervals import Interval
+from deme_core.metrics.intervals import Interval, t_interval
+from deme_core.report.tables import first_changes, weight_names
 
 DPI = 150
 STYLE = {
@@ -107,79 +105,52 @@ def _heat(
     return ax
 
 
-def mean_scores(first: pd.DataFrame, names: Sequence[str]) -> dict[tuple[int, int], pd.DataFrame]:
-    """(i, j), j <= i -> mean score over all trials of w_i (rows) and w_j (columns); NaN where there is none."""
-    levels = np.unique(first[list(names)])
-    return {
-        (i, j): first.groupby([a, b])["score"].mean().unstack(-1).reindex(index=levels, columns=levels)
-        for i, a in enumerate(names)
-        for j, b in enumerate(names[: i + 1])
-    }
-
-
-def without_lone_uniform(first: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The trials without w = 1/N, where no other holds 1/N: its one score would stand among means of many."""
-    uniform = np.isclose(first[list(names)].to_numpy(), 1 / len(names))
-    if len(names) == 1 or uniform.any(axis=1).sum() != 1:
-        return first
-    return first.drop(index=first.index[uniform.all(axis=1)])
-
-
-def search_heatmap(path: Path, trials: pd.DataFrame, result: Mapping[str, Any]) -> None:
-    """Mean score of the search by each weight and each pair of weights, and the confirming scores of its finalists."""
+def search_trials(path: Path, trials: pd.DataFrame, result: Mapping[str, Any]) -> None:
+    """Every trial of the first round as a change against w = 0 on the same seeds, by each weight; and the finalists."""
     N, winner = len(result["weights"]), result["weights"]
-    names = [f"w{i}" for i in range(1, N + 1)]
-    first, final = (trials[trials["round"] == round] for round in ("search", "confirm"))
-    means = mean_scores(without_lone_uniform(first, names), names)
-    norm = Normalize(*np.nanquantile([mean.to_numpy() for mean in means.values()], [0, 1]))
-    levels = means[0, 0].index
-    at, ticks, blank = range(len(levels)), [f"{level:.3g}" for level in levels], [""] * len(levels)
-    cell, half = max(1.2, 2.6 / N), max(1, N // 2)  # inches; the finalists fill the upper right quarter
-    with _figure(path, max(2, N) * (cell + 0.35) + 1.4, N * cell + 1.5) as fig:
-        grid = fig.add_gridspec(N, max(2, N))
-        axes = {(i, j): fig.add_subplot(grid[i, j]) for i, j in means}
-        for (i, j), ax in axes.items():
-            if i == j:
-                scores = np.diag(means[i, i])
-                ax.plot(at, scores, color=PLAIN, linewidth=0.8, clip_on=False, zorder=1)
-                ax.scatter(at, scores, c=scores, cmap=SEQUENTIAL, norm=norm, s=25, clip_on=False, zorder=3)
-                ax.set(xlim=(-0.5, len(at) - 0.5), ylim=(norm.vmin, norm.vmax))
-                ax.yaxis.tick_right()
-                ax.spines.right.set_visible(True)
-            else:
-                ax.imshow(means[i, j], cmap=SEQUENTIAL, norm=norm, origin="lower", aspect="auto")
-                ax.plot(*np.interp([[winner[j]], [winner[i]]], levels, at), "*", color=CHOSEN, mec="w", ms=9)
-                ax.set_facecolor("0.93")  # pairs that were never tried
-                ax.set_yticks(at, ticks if j == 0 else blank)
-                ax.set_ylabel(f"$w_{{{i + 1}}}$" if j == 0 else "")
-            ax.set_xticks(at, ticks if i == N - 1 else blank, rotation=90 if len("".join(ticks)) > 10 * cell else 0)
-            ax.set_xlabel(f"$w_{{{j + 1}}}$" if i == N - 1 else "")
-        _finalists(fig.add_subplot(grid[:half, -half:]), final, names, winner)
-        label = f"mean score: Fréchet distance on {first['images'].iloc[0]:,} images (lower is better)"
-        fig.colorbar(ScalarMappable(norm, SEQUENTIAL), ax=fig.axes, location="bottom", label=label, aspect=40)
-        fig.suptitle(f"Merge search: {result['method']}, {len(first)} trials; star: winner", x=0.01, ha="left")
+    names = weight_names(N)
+    sampled = first_changes(trials, "search")
+    first = sampled if len(sampled) else first_changes(trials, "loss")
+    rows = -(-N // 2)
+    with _figure(path, 9.5, max(2.9, 2.1 * rows + 0.6)) as fig:
+        left, right = fig.subfigures(1, 2, width_ratios=[3, 2], squeeze=False)[0]
+        axes = left.subplots(rows, min(N, 2), sharey=True, squeeze=False)
+        change = 100 * first["change"] / first["zero"]
+        for ax, name, chosen in zip(axes.flat, names, winner, strict=False):
+            ax.scatter(first[name], change, s=14, color=PLAIN, linewidths=0)
+            ax.axhline(0, color=PLAIN, linewidth=0.8, zorder=0)
+            ax.axvline(chosen, color=CHOSEN, linewidth=1.2, zorder=0)
+            ax.set_xlabel(f"$w_{{{name[1:]}}}$ (line: {chosen:.3g})")
+        for ax in axes.flat[N:]:
+            ax.set_visible(False)
+        if len(change):  # far points of a wide design would flatten the rest
+            axes[0, 0].set_ylim(change.min() - 3, min(float(change.max()), 3 * abs(float(change.min())) + 10) + 3)
+        left.supylabel("change against w = 0, same seeds, %", size=9)
+        title = f"Merge search: {result['method']}, {len(first)} trials"
+        left.suptitle(title + ("" if len(sampled) else " of the denoising loss"), x=0.01, ha="left", size=10)
+        _finalists(right.subplots(), first_changes(trials, "confirm"), names, winner)
 
 
 def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[float]) -> None:
-    """Confirming scores, the best on top; axes at the sides that face no other panel."""
-    special = dict(zip(anchors(len(names)), ("w = 0", "uniform"), strict=True))
-    labels = []
-    means = final.groupby(names)["score"].mean().reset_index()  # over the confirming blocks
-    for y, (score, *w) in enumerate(means.sort_values("score", ascending=False)[["score", *names]].to_numpy()):
-        note = "".join(f"  ({name})" for anchor, name in special.items() if np.allclose(w, anchor))
-        labels.append(", ".join(f"{v:.3g}" for v in w) + note)
-        won = np.allclose(w, winner)
-        colour = CHOSEN if won else "k" if note else PLAIN
-        ax.plot(score, y, "*" if won else "o", color=colour, markersize=9 if won else 5)
+    """Change of each finalist against w = 0 on the confirming seeds with its paired interval, the best on top."""
+    size = f"{final['first'].nunique()} blocks of {final['images'].iloc[0]:,} fresh images"
+    base = final["zero"].mean()
+    labels, rows = [], []
+    for at, own in final.groupby(names):
+        weights = np.array(at, dtype=float)
+        if weights.any():
+            rows.append((weights, t_interval(100 * own["change"] / base)))
+    for y, (w, change) in enumerate(sorted(rows, key=lambda row: -row[1].value)):
+        won, uniform = np.allclose(w, winner), np.allclose(w, 1 / len(w))
+        colour = CHOSEN if won else "k"
+        ax.plot([change.low, change.high], [y, y], color=colour, linewidth=1.4)
+        ax.plot(change.value, y, "*" if won else "o", color=colour, markersize=9 if won else 5)
+        labels.append(", ".join(f"{v:.3g}" for v in w) + "\n(uniform)" * uniform)
+    ax.axvline(0, color=PLAIN, linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(labels)), labels)
-    ax.tick_params(length=0, labelleft=False, labelright=True, labelbottom=False, labeltop=True)
-    ax.set_title(
-        f"finalists: {final['first'].nunique()} blocks of {final['images'].iloc[0]:,} fresh images",
-        size=9,
-        loc="center",
-    )
-    ax.grid(linewidth=0.4)
-    ax.spines[:].set_visible(False)
+    ax.margins(y=0.3)
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlabel="change against w = 0, %", title=f"Finalists (star: the choice)\n{size}")
 
 
 def forest(path: Path, rows: Mapping[str, tuple[Interval, Sequence[float]]], label: str, note: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deme_core.dag import DEME
+from deme_core.dag import OWN
 from deme_core.metrics.intervals import Interval, crossed_interval
 from deme_core.report.figures import forest, sensitivity_curves
 from deme_core.report.tables import FRECHET, markdown, model_name, number, training_steps
@@ -82,7 +82,7 @@ def table1(table: pd.DataFrame, directory: Path) -> str:
         row += [training_steps(model, first["N"], first["iterations"]), f"{first['parameters']:,}"]
         cells.append([*row, f"{first['macs_per_step']:,}", PAPER_TABLE1.get(model, "—")])
     shown = changes[parts[0]]
-    rivals = {model: change for model, change in shown.items() if model not in ("pretrained", *DEME)}
+    rivals = {model: change for model, change in shown.items() if model not in OWN}
     won = [model for model, change in rivals.items() if change.high < 0]
     lost = [model for model, change in rivals.items() if change.low > 0]
     open_ = [model for model in rivals if model not in won + lost]
@@ -104,8 +104,8 @@ def table1(table: pd.DataFrame, directory: Path) -> str:
             "![DeMe against each model](table1.png)",
             markdown(header, cells),
             "Lower is better. All trainings start from the same pretrained model and make the same number of steps with"
-            " the same optimizer, batches and EMA; `searched scale` rivals had a search with at least as many images as DeMe's. "
-            + INTERVALS,
+            " the same optimizer, batches and EMA; `searched scale` rivals had a search with at least as many images as"
+            " DeMe's. " + INTERVALS,
             f"Weights that the searches found: {_weights(table)}.",
         ]
     )

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from deme_core.dag import DEME, SOUP_FULL_RANGE, SOUP_GREEDY
+from deme_core.dag import DEME, NONNEGATIVE, OWN, SOUP_FULL_RANGE, SOUP_GREEDY
 from deme_core.errors import InputError
-from deme_core.merging.search import anchors
 from deme_core.metrics.intervals import paired_interval
 
 MODELS = {
@@ -18,6 +18,7 @@ MODELS = {
     "ensemble": "DeMe before merge (ensemble)",
     "merged_uniform": "DeMe merged, w = 1/N",
     "merged": "DeMe merged, searched w",
+    NONNEGATIVE: "DeMe merged, searched w ≥ 0",
     "full_range": "full-range finetune",
     "snr_plus_one": "SNR+1",
     "truncated_snr": "truncated SNR",
@@ -31,7 +32,7 @@ PICTURES = {
     "samples.png": "Samples of each model from the same noise.",
     "loss_curves.png": "Losses of finetuning, each point the mean since the last; one line a timestep range.",
     "loss_matrix.png": "Held-out denoising loss of each model on each range; outlined: the expert's own range.",
-    "search.png": "Scores of the merge search by each weight (diagonal) and pair of weights; top right: its finalists.",
+    "search.png": "Trials of the merge search against w = 0 on the same seeds, by each weight; right: its finalists.",
     "cosines.png": "Cosine similarity of the task vectors: near 0, merging one disturbs the others little.",
 }
 FRECHET = {"frechet_train": "training part", "frechet_heldout": "held-out part"}  # the latter where images are held out
@@ -63,7 +64,7 @@ def training_steps(model: str, N: int, iterations: int) -> str:
     """Optimizer steps behind a model, by trainings: the same sum for all but the pretrained one."""
     if model == "pretrained":
         return "—"
-    several = model.removesuffix(SCALED) in (*DEME, SOUP_FULL_RANGE, SOUP_GREEDY)
+    several = model.removesuffix(SCALED) in (*OWN, SOUP_FULL_RANGE, SOUP_GREEDY)
     return f"{N} × {iterations:,}" if several else f"{N * iterations:,}"
 
 
@@ -77,7 +78,7 @@ def best_rival(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
 
     It is chosen by the evaluation itself: a comparison with it favours the rivals.
     """
-    rivals = [model for model in metrics if model not in ("pretrained", *DEME)]
+    rivals = [model for model in metrics if model not in OWN]
     return min(rivals, key=lambda model: metrics[model]["frechet_train"]) if rivals else None
 
 
@@ -121,21 +122,41 @@ def results(
     return table
 
 
-def search_scores(trials: pd.DataFrame, result: dict[str, Any]) -> pd.DataFrame:
-    """Scores of the searched, zero and uniform weights on the search seeds and on the fresh confirming ones.
+def search_scores(trials: pd.DataFrame, result: dict[str, Any]) -> list[list[str]]:
+    """Rows of text for the searched, the zero and the uniform weights.
 
-    Columns: weights (text), search (NaN where the search did not come by), confirm, gap = confirm - search.
+    Columns: weights; change against w = 0 in the first round (a dash where it sampled none), on the confirming seeds,
+    and the gap between the two; confirming score.
     """
-    N = len(result["weights"])
-    rows = dict(zip(("searched", "zero: pretrained", "uniform: 1/N"), (result["weights"], *anchors(N)), strict=True))
+    N, zero = len(result["weights"]), result["confirm_score_pretrained"]
+    first = first_changes(trials, "search")
+    at = np.isclose(first[weight_names(N)].to_numpy(), 1 / N).all(axis=1)
+    uniform = float(first["change"].to_numpy()[at].mean()) if at.any() else None
+    rows = {
+        "searched": (result["weights"], result["search_change"], result["confirm_score"]),
+        "zero: pretrained": ([0.0] * N, 0.0, zero),
+        "uniform: 1/N": ([1 / N] * N, uniform, result["confirm_score_uniform"]),
+    }
+    cells = []
+    for kind, (weights, said, score) in rows.items():
+        told, change = math.nan if said is None else said, score - zero
+        changes = [number(value, 4, "+") for value in (told, change, change - told)]
+        cells.append([kind, ", ".join(f"{w:.3g}" for w in weights), *changes, number(score, 4)])
+    return cells
 
-    def score(round: str, weights: Any) -> float:
-        same = trials[[f"w{i}" for i in range(1, N + 1)]].sub(list(weights)).abs().max(axis=1) < 1e-9
-        return float(trials.loc[same & trials["round"].eq(round), "score"].mean())
 
-    table = pd.DataFrame({round: {k: score(round, w) for k, w in rows.items()} for round in ("search", "confirm")})
-    table.insert(0, "weights", [", ".join(f"{w:.3g}" for w in weights) for weights in rows.values()])
-    return table.assign(gap=table["confirm"] - table["search"])
+def weight_names(N: int) -> list[str]:
+    """The columns of the weights in trials.csv."""
+    return [f"w{i}" for i in range(1, N + 1)]
+
+
+def first_changes(trials: pd.DataFrame, round: str) -> pd.DataFrame:
+    """The trials of a round with their `change`: score minus that of w = 0 on the same seeds; others are left out."""
+    own = trials[trials["round"] == round]
+    names = [name for name in map(str, trials) if name.startswith("w")]
+    zero = own[(own[names] == 0).all(axis=1)].set_index(["first", "images"])["score"]
+    base = zero.reindex(pd.MultiIndex.from_frame(own[["first", "images"]])).to_numpy()
+    return own.assign(change=own["score"].to_numpy() - base, zero=base).dropna()
 
 
 def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str, Any], figures: dict[str, str]) -> str:
@@ -143,11 +164,8 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
     base: Any = table.loc["pretrained"]
     blocks = f"{base.seed_blocks} blocks of {base.images // base.seed_blocks:,}"
     first, last = (trials[trials["round"] == round] for round in ("search", "confirm"))
-    images = f"{first['images'].iloc[0]:,} images", f"{last['first'].nunique()} × {last['images'].iloc[0]:,} images"
-    scores = [
-        [kind, row["weights"], *(number(row[column], 4) for column in ("search", "confirm", "gap"))]
-        for kind, row in search_scores(trials, result).iterrows()
-    ]
+    images = f"{', '.join(f'{n:,}' for n in first['images'].unique())} images a trial" if len(first) else "none sampled"
+    final = f"{last['first'].nunique()} × {last['images'].iloc[0]:,} images"
     kept = " The search kept w = 0: its merged model is the pretrained one." if not any(result["weights"]) else ""
     paragraphs = [
         f"# {title}",
@@ -170,11 +188,19 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
         *_against_rivals(table),
         f"## Merge search: {result['method']}, {result['trials']} trials",
         markdown(
-            ["weights", "w", f"search score<br>{images[0]}", f"confirming score<br>{images[1]}", "gap"],
-            scores,
+            [
+                "weights",
+                "w",
+                f"change, first round<br>{images}",
+                f"change, fresh seeds<br>{final}",
+                "gap",
+                "score, fresh",
+            ],
+            search_scores(trials, result),
         ),
-        "Scores are plain Fréchet distances to the training part; their bias falls with the number of images. Where a"
-        " gap lies above that of w = 0, which no search selected, the search took luck for quality.",
+        f"Scores are of the objective `{result['objective']}`, to the training part. A change is against w = 0 on the"
+        " same seeds, in the first round as the method has it (the `surrogate`'s is fitted). A gap above 0 is what the"
+        f" first round took for quality and was luck. Images sampled in all: {result['images_sampled']:,.0f}.",
         f"The best finalist, w = ({', '.join(f'{w:.3g}' for w in result['best'])}), changes the score of w = 0 by"
         f" {_interval(pd.Series(result), 'best_change', '', 4, '+')}, paired over the confirming blocks; it is taken"
         f" where this 95 % interval lies below 0, else w = 0.{kept}",

@@ -28,6 +28,12 @@ class RivalParams:
         check(0 < self.gamma < float("inf"), "finetune_rival.gamma", self.gamma, "must be a finite number above 0")
 
 
+def check_rivals(rivals: Sequence[str], pretrained: Path, params: RivalParams) -> None:
+    """Refuse rivals whose loss weights are infinite on this model's noise schedule, before any training."""
+    for name in filter(BASELINES.__contains__, rivals):
+        baseline_weights(name, load_noise_schedule(pretrained), params.gamma)
+
+
 def finetune_rival(
     name: str,
     pretrained: Path,

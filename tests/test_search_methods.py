@@ -1,0 +1,328 @@
+"""The methods of a search: each finds the lowest point of a known quadratic, within its bounds and its budget."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deme_core.merging.first_round import BudgetSpent, FirstRound, Nomination
+from deme_core.merging.search import auto_method
+from deme_core.merging.search_methods import METHODS, RIVAL_METHODS, grid_points, scale_points, surrogate_trials
+from deme_core.merging.settings import SearchParams
+from deme_core.merging.trials import Weights
+
+BEST = (0.3, -0.2)
+CURVATURE = np.array([[1.0, 0.4], [0.4, 0.8]])
+DRAWING = ["random", "halving", "surrogate", "cmaes", "tpe", "gp"]
+ON_LOSS = ["loss", "gradient"]
+FITTED = ["surrogate"]  # what they nominate was not tried
+SAMPLING = [method for method in METHODS if method not in ON_LOSS]
+Score = Callable[[Weights, int], float]
+
+
+def bowl(w: Sequence[float], block: int = 0) -> float:
+    """Lowest at BEST, the same on every block of seeds: 1 there, 1.074 at w = 0."""
+    return float(1 + (np.array(w) - BEST) @ CURVATURE @ (np.array(w) - BEST))
+
+
+def slope(w: Sequence[float], block: int = 0) -> tuple[float, list[float]]:
+    """The bowl and its gradient."""
+    return bowl(w), list(2 * CURVATURE @ (np.array(w) - BEST))
+
+
+def refuse(*_: Any) -> Any:
+    raise AssertionError("this method samples or differentiates nothing")
+
+
+def first_round(
+    score: Score = refuse, N: int = 2, loss: Score = refuse, gradient: Any = refuse, **changes: Any
+) -> FirstRound:
+    """A round of 30 trials of 10 images, unless changed; 20 forward images of the loss cost one of them."""
+    params = {
+        "method": "grid", "objective": "frechet", "budget": 300, "images": 10, "bounds": (-0.5, 1.5), "fixed": None,
+        "values": (-0.25, 0.0, 0.25, 0.5, 1.0), "scales": (0.25, 0.5, 0.75, 1.5), "seed": 0, "finalists": 3,
+        "final_images": 40, "final_blocks": 2,
+    }  # fmt: skip
+    return FirstRound(N, SearchParams(**params | changes), score, loss, gradient, steps=20)
+
+
+def nominated(method: str, round: FirstRound) -> list[Nomination]:
+    """As `search` asks for them."""
+    try:
+        return (METHODS | RIVAL_METHODS)[method](round)
+    except BudgetSpent:
+        return round.ranked()
+
+
+def round_of(method: str, score: Score = bowl, **changes: Any) -> FirstRound:
+    """A round in which a method may only ask what is its own."""
+    asked: dict[str, Any] = {"loss": {"loss": score}, "gradient": {"loss": score, "gradient": slope}}
+    return first_round(**asked.get(method, {"score": score}), **changes)
+
+
+# The lowest point of a noiseless quadratic
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("method", "trials", "tolerance"),
+    [
+        ("grid", 30, 0.051), ("coordinate", 30, 0.051), ("random", 200, 0.15), ("halving", 400, 0.15),
+        ("surrogate", 30, 0.01), ("cmaes", 150, 0.05), ("tpe", 60, 0.15), ("gp", 20, 0.05),
+        ("loss", 30, 1e-3), ("gradient", 30, 1e-4),
+    ],
+)  # fmt: skip
+def test_the_lowest_point_of_a_quadratic_is_found(method: str, trials: int, tolerance: float, seed: int) -> None:
+    """(0.25, −0.25) is the lowest of the grid's points; the others take any."""
+    best, *_ = nominated(method, round_of(method, seed=seed, budget=10 * trials))
+    np.testing.assert_allclose(best.weights, BEST, atol=tolerance)
+
+
+@pytest.mark.parametrize("method", ["surrogate", "gradient", "grid"])
+@pytest.mark.parametrize("N", [1, 3, 4])
+def test_the_lowest_point_is_found_for_any_number_of_weights(method: str, N: int) -> None:
+    best = (0.5, -0.25, 1.0, 0.25)[:N]
+
+    def score(w: Weights, block: int) -> float:
+        return float(np.sum((np.array(w) - best) ** 2))
+
+    def with_slope(w: Weights, block: int) -> tuple[float, list[float]]:
+        return score(w, block), list(2 * (np.array(w) - best))
+
+    changes = {"loss": score, "gradient": with_slope} if method == "gradient" else {"score": score}
+    found, *_ = nominated(method, first_round(N=N, budget=7000, **changes))
+    np.testing.assert_allclose(found.weights, best, atol=0.02)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_proposes_the_same_and_another_one_something_else(method: str) -> None:
+    asked: list[list[tuple[Weights, int]]] = []
+    for seed in (0, 0, 1):
+        own: list[tuple[Weights, int]] = []
+        asked.append(own)
+
+        def score(w: Weights, block: int = 0, own: list[tuple[Weights, int]] = own) -> float:
+            own.append((w, block))
+            return bowl(w)
+
+        def gradient(w: Weights, block: int = 0, score: Score = score) -> tuple[float, list[float]]:
+            return score(w, block), slope(w)[1]
+
+        nominated(method, first_round(score, loss=score, gradient=gradient, seed=seed, budget=160))
+    assert asked[0] == asked[1]
+    assert (asked[0] != asked[2]) == (method in DRAWING)
+
+
+@pytest.mark.parametrize("method", SAMPLING)
+def test_what_is_nominated_first_has_the_lowest_score_and_its_change(method: str) -> None:
+    round = round_of(method, budget=300)
+    found = nominated(method, round)
+    zero = bowl((0.0, 0.0))
+    scores = [bowl(nomination.weights) for nomination in found]
+    assert scores[0] <= min(round.tried.values()) + 1e-4
+    assert scores == sorted(scores) or method in FITTED
+    for nomination, score in zip(found, scores, strict=True):
+        assert nomination.change == pytest.approx(score - zero, abs=2e-3 if method in FITTED else 1e-12)
+
+
+@pytest.mark.parametrize("method", ON_LOSS)
+def test_a_method_on_the_loss_samples_nothing(method: str) -> None:
+    round = round_of(method)
+    (best,) = nominated(method, round)
+    assert round.tried == {}
+    assert best.change is None
+    assert 0 < round.spent < 40
+
+
+# Where scores are noisy
+
+
+def tilted(seed: int) -> Score:
+    """The bowl + a + b·w with an a and a b of each block: the luck of its seeds."""
+
+    def score(w: Weights, block: int) -> float:
+        luck = np.random.default_rng((seed, block)).normal(0, (1.0, 0.2, 0.2))
+        return bowl(w) + float(luck[0] + luck[1:] @ np.array(w))
+
+    return score
+
+
+def test_where_each_trial_has_its_own_luck_the_surrogate_lands_nearer_than_the_best_trial() -> None:
+    """A fit averages over its trials; the best of many is best partly by luck."""
+    lost: dict[str, list[float]] = {"grid": [], "surrogate": []}
+    for seed, method in itertools.product(range(20), lost):
+        rng = np.random.default_rng(seed)
+        noisy = lambda w, block, rng=rng: bowl(w) + rng.normal(0, 0.1)  # noqa: E731
+        values = (-0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
+        best, *_ = nominated(method, first_round(noisy, values=values, budget=370, seed=seed))
+        lost[method].append(bowl(best.weights) - 1)
+    assert np.mean(lost["surrogate"]) < np.mean(lost["grid"]) / 2
+
+
+def test_luck_that_all_weights_share_on_a_block_changes_nothing() -> None:
+    """Halving compares on the same blocks alone."""
+
+    def lucky(w: Weights, block: int) -> float:
+        return bowl(w) + 100 * (-1) ** block * block
+
+    plain, shifted = (nominated("halving", first_round(score)) for score in (bowl, lucky))
+    assert [n.weights for n in shifted] == [n.weights for n in plain]
+    np.testing.assert_allclose([n.change for n in shifted], [n.change for n in plain], atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("trials", "finalists", "rungs"),
+    [(16, 2, [8, 4, 2]), (16, 3, [8, 4, 3]), (32, 1, [16, 8, 4, 2]), (30, 3, [15, 7, 3]), (8, 3, [4, 3])],
+)
+def test_halving_scores_the_better_half_on_one_more_block(trials: int, finalists: int, rungs: list[int]) -> None:
+    round = first_round(tilted(0), budget=10 * trials, finalists=finalists)
+    found = nominated("halving", round)
+    blocks = [{w for w, at in round.tried if at == block} for block in range(len(rungs))]
+    assert [len(alive) for alive in blocks] == rungs
+    assert len(round.tried) == sum(rungs) <= trials
+    assert set(round.anchors()) <= blocks[0]
+    for k in range(1, len(rungs)):
+        mean = {w: np.mean([round.tried[w, block] for block in range(k)]) for w in blocks[k - 1]}
+        assert blocks[k] == set(sorted(mean, key=lambda w: mean[w])[: rungs[k]])
+    means = [np.mean([round.tried[n.weights, block] for block in range(len(rungs))]) for n in found]
+    assert means == sorted(means)
+    assert len(found) >= min(finalists, rungs[-1])
+
+
+def test_the_surrogate_spreads_four_fifths_and_then_follows_its_lowest_point_until_it_stays() -> None:
+    round = first_round(bowl, budget=300)
+    found = nominated("surrogate", round)
+    assert {block for _, block in round.tried} == {0}
+    tried = [w for w, _ in round.tried]
+    assert tried[:2] == round.anchors()
+    assert 24 < len(tried) < 30  # the others are left: two lowest points of a noiseless quadratic are the same
+    np.testing.assert_allclose(tried[24:], [BEST] * len(tried[24:]), atol=0.02)
+    assert len({tuple(np.array(w) > 0.5) for w in tried[2:24]}) == 4  # in every corner
+    np.testing.assert_allclose(found[1].weights, np.array(found[0].weights) / 2)
+    assert found[2].weights == pytest.approx(tried[-1])
+
+
+def test_the_fewest_trials_of_the_surrogate_by_hand() -> None:
+    """w = 0 and 5/4 of the terms: 2, 5, 9 and 14 for 1 to 4 weights."""
+    assert [surrogate_trials(N) for N in (1, 2, 3, 4)] == [3, 7, 12, 18]
+
+
+@pytest.mark.parametrize(("trials", "method"), [(6, "coordinate"), (7, "surrogate"), (30, "surrogate")])
+def test_auto_is_the_surrogate_where_the_budget_fixes_it(trials: int, method: str) -> None:
+    params = first_round(bowl, budget=10 * trials).params
+    assert params.images == 10
+    assert auto_method(2, params) == method
+    assert auto_method(3, replace(params, fixed=(None, 0.0, None))) == method  # free weights count
+
+
+# What each method tries, by hand
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_the_grid_is_the_product_and_the_anchors(n: int) -> None:
+    round = first_round(lambda w, block: 1.0, N=n, values=(0.0, 0.25, 0.5), budget=1000)
+    nominated("grid", round)
+    expected = {*itertools.product((0.0, 0.25, 0.5), repeat=n), (0.0,) * n, (1 / n,) * n}
+    assert set(round.tried) == {(w, 0) for w in expected}
+    assert len(grid_points(n, round.params, round.anchors())) == len(expected)
+
+
+def test_coordinate_descent_changes_one_weight_at_a_time_over_the_values() -> None:
+    best = (0.5, 0.0, 0.25, 0.5, 0.0)
+    values = (0.0, 0.25, 0.5)
+    score = lambda w, block: float(np.sum((np.array(w) - best) ** 2))  # noqa: E731
+    round = first_round(score, N=5, values=values, budget=10_000)
+    assert nominated("coordinate", round)[0].weights == best
+    tried = [w for w, _ in round.tried]
+    assert set(tried[:2]) == set(round.anchors())
+    for k, weights in enumerate(tried[2:], 2):
+        moved = [[(i, a) for i, (a, b) in enumerate(zip(weights, v, strict=True)) if a != b] for v in tried[:k]]
+        assert any(len(change) == 1 and change[0][1] in values for change in moved)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_scales_are_those_of_the_mean_of_the_vectors(n: int) -> None:
+    round = first_round(lambda w, block: 1.0, N=n)
+    nominated("scale", round)
+    expected = [*round.anchors(), *((scale / n,) * n for scale in (0.25, 0.5, 0.75, 1.5))]  # 0 and 1 stand first
+    assert list(round.tried) == [(w, 0) for w in expected]
+    repeated = first_round(N=n, scales=(1.0, 0.0, 0.5, 0.5))
+    assert scale_points(n, repeated.params, repeated.anchors()) == [*round.anchors(), (0.5 / n,) * n]
+    assert scale_points(n, first_round(N=n, scales=()).params, round.anchors()) == round.anchors()
+
+
+ALONE = {(1.0, 0.0, 0.0): 5.0, (0.0, 1.0, 0.0): 3.0, (0.0, 0.0, 1.0): 4.0}  # 2 is the best, then 3, then 1
+THIRDS = (1 / 3,) * 3
+
+
+@pytest.mark.parametrize(
+    ("averages", "tried", "best"),
+    [
+        # 3 joins 2; then 1 joins neither.
+        ({(0.0, 0.5, 0.5): 2.5}, [(0.0, 0.5, 0.5)], (0.0, 0.5, 0.5)),
+        # 3 does not join; then 1 joins 2 alone.
+        ({(0.0, 0.5, 0.5): 3.5, (0.5, 0.5, 0.0): 2.0}, [(0.0, 0.5, 0.5), (0.5, 0.5, 0.0)], (0.5, 0.5, 0.0)),
+        # As good is not better: 3 does not join.
+        ({(0.0, 0.5, 0.5): 3.0, (0.5, 0.5, 0.0): 2.9}, [(0.0, 0.5, 0.5), (0.5, 0.5, 0.0)], (0.5, 0.5, 0.0)),
+        # None joins.
+        ({(0.0, 0.5, 0.5): 9.0, (0.5, 0.5, 0.0): 9.0}, [(0.0, 0.5, 0.5), (0.5, 0.5, 0.0)], (0.0, 1.0, 0.0)),
+        # All join: the whole soup is the uniform merge, which was tried first.
+        ({(0.0, 0.5, 0.5): 2.5, THIRDS: 2.0}, [(0.0, 0.5, 0.5)], THIRDS),
+    ],
+)
+def test_the_greedy_soup_by_hand(averages: dict[Weights, float], tried: list[Weights], best: Weights) -> None:
+    table = {(0.0,) * 3: 6.0, THIRDS: 8.0} | ALONE | averages
+    round = first_round(lambda w, block: table[w], N=3)
+    assert nominated("greedy", round)[0].weights == best
+    assert list(round.tried) == [(w, 0) for w in (*round.anchors(), *ALONE, *tried)]
+
+
+# What a method works with
+
+
+def test_fixed_weights_are_filled_in_and_left_out_of_the_slope() -> None:
+    seen = []
+    round = first_round(
+        lambda w, block: float(seen.append(w) or 1.0), N=3, fixed=(None, 0.75, None),
+        gradient=lambda w, block: (float(len(w)), [1.0, 2.0, 3.0]),
+    )  # fmt: skip
+    assert (round.N, round.free, round.anchors()) == (2, [0, 2], [(0.0, 0.0), (1 / 3, 1 / 3)])
+    round.score((0.25, 0.5))
+    assert seen == [(0.25, 0.75, 0.5)] == [round.full((0.25, 0.5))]
+    assert round.loss_gradient((0.25, 0.5)) == (3.0, [1.0, 3.0])
+
+
+def test_a_trial_is_paid_for_once_a_block_and_never_beyond_the_budget() -> None:
+    round = first_round(bowl, budget=25)
+    assert [round.score((0.0, 0.0)), round.score((0.0, 0.0)), round.score((0.0, 0.0), 1)] == [bowl((0.0, 0.0))] * 3
+    assert (round.spent, round.trials) == (20, 2)
+    with pytest.raises(BudgetSpent):
+        round.score((0.5, 0.5))
+    assert round.spent == 20 and len(round.tried) == 2
+
+
+def test_a_loss_costs_its_network_calls_in_sampled_images() -> None:
+    round = first_round(loss=bowl, gradient=slope, budget=20)  # 10 images, 20 calls a sampled image
+    round.loss((0.0, 0.0))
+    assert round.spent == 0.5
+    round.loss_gradient((0.0, 0.0))  # backwards is twice forwards
+    assert round.spent == 2
+    for _ in range(36):
+        round.loss((0.0, 0.0))
+    with pytest.raises(BudgetSpent):
+        round.loss((0.0, 0.0))
+
+
+def test_a_change_is_the_mean_over_the_blocks_that_zero_was_scored_on_too() -> None:
+    table = {((0.0, 0.0), 0): 5.0, ((0.0, 0.0), 1): 7.0, ((0.5, 0.5), 0): 4.0, ((0.5, 0.5), 1): 4.0}
+    table |= {((0.5, 0.5), 2): -99.0, ((1.0, 1.0), 2): 0.0}
+    round = first_round(lambda w, block: table[w, block])
+    for w, block in table:
+        round.score(w, block)
+    assert round.change((0.5, 0.5)) == -2
+    assert round.change((0.0, 0.0)) == 0
+    assert round.change((1.0, 1.0)) is None
+    assert [n.weights for n in round.ranked()] == [(0.5, 0.5), (0.0, 0.0)]  # by block 0

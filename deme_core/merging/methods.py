@@ -98,27 +98,27 @@ def ties(theta: Tensor, taus: Iterable[Tensor], weights: Sequence[float], params
     scale = sum(map(abs, weights))
     up, down, up_mass, down_mass = (torch.zeros_like(theta) for _ in range(4))
     for w, tau in zip(weights, taus, strict=True):
-        part = w * trim(tau, params.density)
-        up += part.clamp(min=0)
-        down += part.clamp(max=0)
+        part = trim(tau, params.density).mul_(w)
         up_mass.add_(part > 0, alpha=abs(w))
         down_mass.add_(part < 0, alpha=abs(w))
+        up += part.clamp(min=0)
+        down += part.clamp_(max=0)
     if scale == 0:
         return theta
     elected = up + down >= 0
-    total, mass = torch.where(elected, up, down), torch.where(elected, up_mass, down_mass)
-    return theta + scale * torch.where(mass > 0, total / mass, 0)
+    up = torch.where(elected, up, down)  # a whole tensor each: the names are used again to free what is done with
+    up_mass = torch.where(elected, up_mass, down_mass).clamp_(min=torch.finfo(theta.dtype).tiny)  # 0 if none is kept
+    return torch.add(theta, up.div_(up_mass), alpha=scale)
 
 
 def trim(tau: Tensor, density: float) -> Tensor:
-    """τ with the largest density · n magnitudes of its n elements, at least one; 0 elsewhere."""
-    size = tau.abs()
-    keep = max(1, round(density * tau.numel()))
-    if keep >= tau.numel():
-        return tau
+    """A copy of τ with the largest density · n magnitudes of its n elements, at least one; 0 elsewhere."""
+    drop = tau.numel() - max(1, round(density * tau.numel()))
+    if drop <= 0:
+        return tau.clone()
     # numpy's selection takes 0.4 s for 50 M elements, torch's kthvalue and topk 3 s.
-    threshold = np.partition(size.numpy(), tau.numel() - keep)[tau.numel() - keep]
-    return torch.where(size >= float(threshold), tau, 0)
+    threshold = float(np.partition(tau.abs().numpy(), drop)[drop])
+    return torch.where(tau.abs() >= threshold, tau, 0)
 
 
 def dare(theta: Tensor, taus: Iterable[Tensor], weights: Sequence[float], params: MergeParams, key: str) -> Tensor:
@@ -153,7 +153,7 @@ class Method:
 METHODS = {
     "task_arithmetic": Method(task_arithmetic, "task arithmetic (Ilharco et al. 2023; DeMe, Eq. 8)"),
     "uniform_soup": Method(task_arithmetic, "uniform soup (Wortsman et al. 2022)", weighted=False),
-    "ties": Method(ties, "TIES (Yadav et al. 2023, arXiv 2306.01708)", ("density",), copies=10),
+    "ties": Method(ties, "TIES (Yadav et al. 2023, arXiv 2306.01708)", ("density",), copies=8),
     "dare": Method(dare, "DARE (Yu et al. 2024, arXiv 2311.03099)", ("density", "seed"), copies=5),
     "per_block": Method(per_block, "task arithmetic (DeMe, Eq. 8) with weights of single blocks", ("blocks",)),
 }

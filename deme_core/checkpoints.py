@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from deme_core.errors import InputError
-from deme_core.tensors import check_same_layout, open_tensors, read_tensors, shapes, write_tensors
+from deme_core.tensor_files import INDEX, Tensors
+from deme_core.tensors import check_same_layout, read_tensors, write_tensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
@@ -52,11 +53,21 @@ def denoiser_dir(pipeline: Path) -> Path:
     raise InputError(f"{pipeline}: model_index.json names no denoiser; known are {', '.join(DENOISERS)}")
 
 
+def denoiser_of(directory: Path) -> Path:
+    """The denoiser folder of a pipeline; a plain denoiser folder is its own."""
+    return denoiser_dir(directory) if (directory / "model_index.json").is_file() else directory
+
+
+def class_to_load(directory: Path) -> str:
+    """The diffusers class whose `from_pretrained` loads a pipeline or denoiser folder."""
+    if (directory / "model_index.json").is_file():
+        return "DiffusionPipeline"
+    return _read_json(directory / "config.json").get("_class_name", "UNet2DModel")
+
+
 def verify_pipeline(pipeline: Path) -> None:
     """Refuse a pipeline directory that is incomplete, holds a pickle, odd keys, NaN or a scheduler we do not know."""
-    for file in sorted(pipeline.rglob("*")):
-        if file.suffix in PICKLES:
-            raise InputError(f"{file}: pickled weights are not read; save the pipeline as safetensors and remove it")
+    refuse_pickles(pipeline)
     verify_denoiser(denoiser_dir(pipeline))
     config = _read_json(pipeline / "scheduler" / "scheduler_config.json")
     name, prediction = config.get("_class_name"), config.get("prediction_type", "epsilon")
@@ -68,26 +79,34 @@ def verify_pipeline(pipeline: Path) -> None:
         )
 
 
+def refuse_pickles(directory: Path) -> None:
+    """Refuse a folder that holds a pickle anywhere."""
+    for file in sorted(directory.rglob("*")):
+        if file.suffix in PICKLES:
+            raise InputError(f"{file}: pickled weights are not read; save the model as safetensors and remove it")
+
+
 def verify_denoiser(directory: Path) -> None:
     """Keys and shapes are those of the architecture in config.json, every value is finite."""
     with torch.device("meta"):
         model = build_denoiser(_read_json(directory / "config.json"))
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     file = weights_file(directory)
-    check_same_layout(shapes(file), expected, str(file), "its config.json")
-    with open_tensors(file) as tensors:
+    with Tensors(file) as tensors:
+        check_same_layout(tensors.shapes(), expected, str(file), "its config.json")
         for key in expected:
             if not bool(torch.isfinite(tensors.get_tensor(key)).all()):
                 raise InputError(f"{file}: '{key}' holds NaN or infinite values; the checkpoint is broken")
 
 
 def weights_file(directory: Path) -> Path:
-    """The one safetensors file of a denoiser folder."""
-    if (directory / f"{WEIGHTS}.index.json").is_file():
-        raise InputError(f"{directory}: sharded weights are not read; save with max_shard_size='100GB'")
-    if not (directory / WEIGHTS).is_file():
-        raise InputError(f"{directory / WEIGHTS}: no such file; a denoiser folder holds config.json and {WEIGHTS}")
-    return directory / WEIGHTS
+    """The safetensors file of a denoiser folder, or the index of its shards."""
+    for name in (f"{WEIGHTS}{INDEX}", WEIGHTS):
+        if (directory / name).is_file():
+            return directory / name
+    if directory.is_dir():
+        refuse_pickles(directory)
+    raise InputError(f"{directory / WEIGHTS}: no such file; a denoiser folder holds config.json and {WEIGHTS}")
 
 
 def build_denoiser(config: Mapping[str, Any]) -> nn.Module:
@@ -131,13 +150,14 @@ def save_denoiser(
 def copy_pipeline(source: Path, target: Path, *, weights: bool) -> None:
     """Copy model_index.json and the components that it names, byte for byte, and nothing that lies beside them.
 
-    Without `weights`, the denoiser's are left out: the caller writes them.
+    Without `weights`, the denoiser's folder gets its config.json alone: the caller writes the weights.
     """
-    skip = None if weights else weights_file(denoiser_dir(source))
+    denoiser = denoiser_dir(source)
     parts = {"model_index.json", *(name for name, entry in _read_json(source / "model_index.json").items() if entry)}
     for file in sorted(source.rglob("*")):
         inside = file.relative_to(source)
-        if file.is_file() and file != skip and inside.parts[0] in parts and not _hidden(inside):
+        left_out = not weights and file.parent == denoiser and file.name != "config.json"
+        if file.is_file() and not left_out and inside.parts[0] in parts and not _hidden(inside):
             copy = target / inside
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)

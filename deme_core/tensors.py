@@ -1,4 +1,4 @@
-"""safetensors files: lazy reading, writing with the same bytes every time, checks and hashes.
+"""safetensors files: writing with the same bytes every time, checks and hashes.
 
 safetensors' own writer orders the metadata differently from run to run, which would change a DVC hash; the header
 is therefore written here (https://huggingface.co/docs/safetensors, "Format").
@@ -8,50 +8,33 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from deme_core.errors import InputError
-
-DTYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
-
-
-@contextmanager
-def open_tensors(path: Path) -> Iterator[Any]:
-    """Open a safetensors file for lazy reading (`keys`, `get_tensor`, `get_slice`, `metadata`)."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise InputError(f"{path} is no whole safetensors file ({error}); write or fetch it again") from None
+from deme_core.tensor_files import DTYPES, Layout, Tensors, as_bytes, piece_bounds
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file, by name."""
-    with open_tensors(path) as file:
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    """All tensors of a file or of an index's shards, by name."""
+    with Tensors(path) as tensors:
+        return {key: tensors.get_tensor(key) for key in tensors.layout}
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """The recipe that `write_tensors` put into a file's metadata; {} for a file of another writer."""
-    with open_tensors(path) as file:
-        return json.loads((file.metadata() or {}).get("recipe", "{}"))
+    with Tensors(path) as tensors:
+        return tensors.recipe
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, from the header alone."""
-    with open_tensors(path) as file:
-        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    """Name -> shape, from the headers alone."""
+    with Tensors(path) as tensors:
+        return tensors.shapes()
 
 
 def check_same_layout(actual: Mapping[str, tuple], expected: Mapping[str, tuple], what: str, of: str) -> None:
@@ -74,32 +57,60 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], recipe: Mappi
 
 
 def stream_tensors(
-    path: Path,
-    layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
-    tensor: Callable[[str], torch.Tensor],
-    recipe: Mapping[str, Any] | None = None,
+    path: Path, layout: Layout, tensor: Callable[[str], torch.Tensor], recipe: Mapping[str, Any] | None = None
 ) -> None:
     """Write tensors one at a time: `tensor(key)` is called once a key, so that one of them is in memory at once.
 
     Raises:
         AssertionError: a tensor differs from its announced dtype or shape.
     """
+
+    def whole(key: str) -> list[torch.Tensor]:
+        value = tensor(key)
+        assert tuple(value.shape) == layout[key][1], key
+        return [value]
+
+    stream_pieces(path, layout, whole, recipe)
+
+
+def stream_pieces(
+    path: Path, layout: Layout, pieces: Callable[[str], Iterable[torch.Tensor]], recipe: Mapping[str, Any] | None = None
+) -> None:
+    """Write tensors piece by piece: `pieces(key)` gives a tensor's elements in C order, in tensors of any shape.
+
+    Raises:
+        AssertionError: a piece is of another dtype than announced, or the pieces of other size.
+    """
+    with atomic_file(path) as file:
+        file.write(file_header(layout, recipe))
+        for key in sorted(layout):
+            dtype, shape = layout[key]
+            left = torch.Size(shape).numel()
+            for piece in pieces(key):
+                assert piece.dtype == dtype, key
+                file.write(as_bytes(piece))
+                left -= piece.numel()
+            assert left == 0, key
+
+
+def file_header(layout: Layout, recipe: Mapping[str, Any] | None = None) -> bytes:
+    """What precedes the data in a file of these tensors, keys sorted; its length depends on the recipe's only."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     if recipe is not None:
         header["__metadata__"]["recipe"] = json.dumps(recipe, sort_keys=True)
     end = 0
     for key in sorted(layout):
         dtype, shape = layout[key]
-        start, end = end, end + dtype.itemsize * torch.Size(shape).numel()
+        start, end = end, end + nbytes(dtype, shape)
         header[key] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with atomic_file(path) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for key in sorted(layout):
-            value = tensor(key)
-            assert (value.dtype, tuple(value.shape)) == layout[key], key
-            file.write(_bytes(value))
+    return struct.pack("<Q", len(text)) + text
+
+
+def nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor."""
+    return dtype.itemsize * torch.Size(shape).numel()
 
 
 @contextmanager
@@ -119,15 +130,19 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def weights_hash(path: Path) -> str:
-    """SHA-256 over names, dtypes, shapes and values in the order of names: the same for any writer and metadata."""
+    """SHA-256 over names, dtypes, shapes and values in the order of names: the same for any writer and metadata.
+
+    A file and the shards of an index that hold the same tensors have the same hash.
+    """
     digest = hashlib.sha256()
-    with open_tensors(path) as file:
-        for key in sorted(file.keys()):
-            value = file.get_tensor(key)
-            digest.update(f"{key} {DTYPES[value.dtype]} {list(value.shape)}\n".encode())
-            digest.update(_bytes(value))
+    with Tensors(path) as tensors:
+        for key in sorted(tensors.layout):
+            digest.update(hash_line(key, *tensors.layout[key]))
+            for start, stop in piece_bounds(tensors.numel(key)):
+                digest.update(as_bytes(tensors.flat(key, start, stop)))
     return digest.hexdigest()
 
 
-def _bytes(value: torch.Tensor) -> bytes:
-    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def hash_line(key: str, dtype: torch.dtype, shape: tuple[int, ...]) -> bytes:
+    """What `weights_hash` hashes before the values of a tensor."""
+    return f"{key} {DTYPES[dtype]} {list(shape)}\n".encode()

@@ -4,8 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from deme_core.merging.merge import write_merged
+from deme_core.merging.merge import EQ_8, write_merged
+from deme_core.merging.methods import METHODS, MergeParams
 from deme_core.merging.task_vectors import vector_files
+from deme_core.params import read, section
 from deme_core.stage import run
 
 
@@ -14,12 +16,16 @@ def main() -> None:
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--vectors", type=Path, required=True, help="folder of the task vectors")
     parser.add_argument("--search", type=Path, help="result of the stage merge_search; without it w = 1/N")
+    parser.add_argument("--params", help="section of params.yaml with the merge method; without it Eq. 8")
     parser.add_argument("--out", type=Path, required=True, help="folder of the merged pipeline")
     args = parser.parse_args()
-    vectors = vector_files(args.vectors)
+    params = section(read(), args.params, MergeParams) if args.params else EQ_8
     search = json.loads(args.search.read_text()) if args.search else None
-    weights = search["weights"] if search else [1 / len(vectors)] * len(vectors)
-    write_merged(args.pretrained, vectors, weights, args.out, {"search": search})
+    protocol = {"search": search}
+    if params.method != EQ_8.method:
+        protocol["note"] = f"The weights of the search were found for {EQ_8.method}, not for {params.method}."
+    weights = search["weights"] if search and METHODS[params.method].weighted else None
+    write_merged(args.pretrained, vector_files(args.vectors), weights, args.out, protocol, params)
 
 
 if __name__ == "__main__":

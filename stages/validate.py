@@ -7,6 +7,7 @@ from deme_core.checkpoints import train_timesteps
 from deme_core.dag import check_dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
+from deme_core.merging.methods import MergeParams, check_blocks
 from deme_core.merging.search import check_search
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.evaluation import EvaluateParams, check_samples
@@ -20,17 +21,10 @@ from deme_core.training.scratch import PretrainParams
 from deme_core.training.settings import TrainingParams
 
 SECTIONS = {
-    "data": DataParams,
-    "reference": FeatureParams,
-    "pretrain_load": PretrainParams,
-    "finetune_range": TrainingParams,
-    "finetune_rival": RivalParams,
-    "merge_search": SearchParams,
-    "sampler": SamplerParams,
-    "sample": SampleParams,
-    "evaluate": EvaluateParams,
-    "loss_matrix": LossMatrixParams,
-}
+    "data": DataParams, "reference": FeatureParams, "pretrain_load": PretrainParams, "finetune_range": TrainingParams,
+    "finetune_rival": RivalParams, "merge_search": SearchParams, "merge": MergeParams, "sampler": SamplerParams,
+    "sample": SampleParams, "evaluate": EvaluateParams, "loss_matrix": LossMatrixParams,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -46,6 +40,7 @@ def main() -> None:
     parsed = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
     check((data := parsed["data"].source) in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
     check_search(top.N, parsed["merge_search"])
+    check_blocks(parsed["merge"], top.N)
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks)
     if (source := Path(parsed["pretrain_load"].source)).is_dir():
         T = train_timesteps(source)

@@ -100,9 +100,16 @@ def test_truncated_weights_are_named(pipeline_copy: Path) -> None:
         verify_pipeline(pipeline_copy)
 
 
-def test_sharded_weights_are_refused(pipeline_copy: Path) -> None:
-    (pipeline_copy / "unet" / f"{WEIGHTS}.index.json").write_text("{}")
-    with pytest.raises(InputError, match="sharded weights are not read; save with max_shard_size"):
+def test_sharded_weights_are_read(pipeline_copy: Path) -> None:
+    whole = load_denoiser(pipeline_copy / "unet").state_dict()
+    UNet2DModel.from_pretrained(pipeline_copy / "unet").save_pretrained(pipeline_copy / "unet", max_shard_size="10KB")
+    (pipeline_copy / "unet" / WEIGHTS).unlink(missing_ok=True)
+    verify_pipeline(pipeline_copy)
+    sharded = load_denoiser(pipeline_copy / "unet").state_dict()
+    assert sharded.keys() == whole.keys()
+    assert all(torch.equal(sharded[key], whole[key]) for key in whole)
+    next((pipeline_copy / "unet").glob("*-00002-of-*")).unlink()
+    with pytest.raises(InputError, match=r"-00002-of-\d+\.safetensors: no such file"):
         verify_pipeline(pipeline_copy)
 
 

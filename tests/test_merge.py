@@ -1,18 +1,23 @@
 """The merge θ + Σ w_i τ_i: exact at its corners, linear between them, and a complete diffusers pipeline."""
 
+import importlib
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import N, files_of, python, write_experts, write_pipeline, write_vectors
+from conftest import REPOSITORY, N, files_of, python, write_experts, write_pipeline, write_vectors
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deme_core.checkpoints import WEIGHTS, build_denoiser, load_denoiser
 from deme_core.errors import InputError
-from deme_core.merging.merge import check_weights, merge_tensor, write_merged
+from deme_core.merging.merge import check_weights, write_merged
+from deme_core.merging.methods import MergeParams, merge_tensor
 from deme_core.projection import insert_projections, projection_keys
 from deme_core.tensors import read_recipe, read_tensors, weights_hash, write_tensors
 
@@ -121,7 +126,8 @@ def test_the_recipe_stands_in_merge_json_in_the_weights_and_on_the_card(
 ) -> None:
     write_merged(pipeline, vectors, [0.3, 0.7], tmp_path / "merged", {"search": {"score": 1.5}})
     recipe = json.loads((tmp_path / "merged" / "merge.json").read_text())
-    assert recipe["weights"] == [0.3, 0.7]
+    assert (recipe["method"], recipe["weights"]) == ("task_arithmetic", [0.3, 0.7])
+    assert recipe["output_sha256"] == weights_hash(tmp_path / "merged" / "unet" / WEIGHTS)
     assert recipe["base_sha256"] == weights_hash(pipeline / "unet" / WEIGHTS)
     assert recipe["vectors_sha256"] == [weights_hash(file) for file in vectors]
     assert recipe["search"] == {"score": 1.5}
@@ -158,6 +164,57 @@ with torch.no_grad():
     with torch.no_grad():
         ours = load_denoiser(tmp_path / "merged" / "unet")(torch.ones(1, 1, 8, 8), 500).sample.sum().item()
     assert float(run.stdout) == pytest.approx(ours, rel=1e-5)
+
+
+# The stage
+
+SECTION = {"method": "ties", "density": 0.5, "seed": 0, "blocks": {}, "dtype": "float16"}
+
+
+@pytest.fixture
+def stage(
+    pipeline: Path, vectors: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """The stage in an empty folder; gives its merge.json."""
+    monkeypatch.syspath_prepend(REPOSITORY)
+    main = importlib.import_module("stages.merge").main
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(json.dumps({"merge": SECTION}))
+    Path("result.json").write_text(json.dumps({"weights": [0.25, 0.5]}))
+
+    def stage(*args: str) -> dict[str, Any]:
+        command = ["merge", "--pretrained", str(pipeline), "--vectors", str(vectors[0].parent), "--out", "out", *args]
+        monkeypatch.setattr(sys, "argv", command)
+        main()
+        return json.loads(Path("out/merge.json").read_text())
+
+    return stage
+
+
+def test_the_stage_without_params_is_task_arithmetic(stage: Callable[..., dict[str, Any]]) -> None:
+    uniform, searched = stage(), stage("--search", "result.json")
+    assert [recipe["method"] for recipe in (uniform, searched)] == ["task_arithmetic"] * 2
+    assert (uniform["weights"], uniform["search"]) == ([0.5, 0.5], None)
+    assert (searched["weights"], searched["search"]) == ([0.25, 0.5], {"weights": [0.25, 0.5]})
+    assert not {"note", "density"} & (uniform.keys() | searched.keys())
+
+
+def test_the_stage_merges_by_its_section_and_says_what_the_search_was_for(
+    stage: Callable[..., dict[str, Any]], pipeline: Path, vectors: list[Path]
+) -> None:
+    recipe = stage("--search", "result.json", "--params", "merge")
+    note = "The weights of the search were found for task_arithmetic, not for ties."
+    assert (recipe["method"], recipe["density"], recipe["dtype"], recipe["note"]) == ("ties", 0.5, "float16", note)
+    assert recipe["weights"] == [0.25, 0.5]
+    assert f"\n{note}\n" in Path("out/README.md").read_text()
+    write_merged(pipeline, vectors, [0.25, 0.5], Path("again"), {}, MergeParams(**SECTION))
+    assert weights_hash(Path("out/unet") / WEIGHTS) == weights_hash(Path("again/unet") / WEIGHTS)
+
+
+def test_the_stage_takes_no_searched_weights_for_a_soup(stage: Callable[..., dict[str, Any]]) -> None:
+    Path("params.yaml").write_text(json.dumps({"merge": SECTION | {"method": "uniform_soup", "dtype": None}}))
+    recipe = stage("--search", "result.json", "--params", "merge")
+    assert (recipe["method"], recipe["weights"]) == ("uniform_soup", [0.5, 0.5])
 
 
 # Placement `released`

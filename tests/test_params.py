@@ -398,6 +398,12 @@ def test_validate_refuses_rivals_of_infinite_weights_on_the_base_that_is_there(
     assert not (tmp_path / "checked").exists()
 
 
+def test_validate_counts_the_weights_of_a_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    params = composed("merge.method=per_block", "+merge.blocks.mid_block=[0,1]", monkeypatch=monkeypatch)
+    with pytest.raises(SystemExit, match=r"merge\.blocks\.mid_block = \[0, 1\]: must be N = 4 numbers"):
+        validate(params, tmp_path, monkeypatch)
+
+
 def test_validate_knows_the_dag_but_no_longer_the_ranges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"params: ranges = '…': unknown key; valid keys are .*rivals.*, dag$"):
         validate(composed(monkeypatch=monkeypatch) | {"ranges": [1, 2, 3, 4]}, tmp_path, monkeypatch)

@@ -9,11 +9,10 @@ from conftest import python
 from safetensors.torch import load_file, save_file
 
 from deme_core.errors import InputError
+from deme_core.tensor_files import DTYPES, Tensors
 from deme_core.tensors import (
-    DTYPES,
     atomic_file,
     check_same_layout,
-    open_tensors,
     read_recipe,
     read_tensors,
     shapes,
@@ -143,7 +142,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, keep: int) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match=r"none\.safetensors: no such file"),
-        open_tensors(tmp_path / "none.safetensors"),
+        Tensors(tmp_path / "none.safetensors"),
     ):
         pass
 

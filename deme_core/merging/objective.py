@@ -10,7 +10,7 @@ from torch import nn
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser
 from deme_core.merging.loss import DenoisingLoss
-from deme_core.merging.merge import merge_tensor
+from deme_core.merging.methods import merge_tensor
 from deme_core.merging.task_vectors import TaskVectors
 from deme_core.metrics.features import Extractor
 from deme_core.metrics.frechet import FrechetReference

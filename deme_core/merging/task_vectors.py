@@ -1,7 +1,6 @@
 """Task vectors τ_i = θ_i − θ, key by key, with the hash of the θ they belong to."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,61 +9,90 @@ import torch
 from deme_core.checkpoints import weights_file
 from deme_core.errors import InputError
 from deme_core.projection import projection_keys
-from deme_core.tensors import (
-    check_same_layout,
-    open_tensors,
-    read_recipe,
-    shapes,
-    stream_tensors,
-    weights_hash,
-)
+from deme_core.tensor_files import Tensors
+from deme_core.tensors import check_same_layout, read_recipe, shapes, stream_tensors, weights_hash
 
 
-@dataclass(frozen=True)
 class TaskVectors:
-    """The task vectors of one base: their files, checked against θ. Tensors are read one at a time."""
+    """θ and the files of τ_1 … τ_N, or of the experts θ_i themselves; each opened once, tensors read when asked for."""
 
-    base: Path
-    files: tuple[Path, ...]
+    def __init__(self, base: Tensors, members: Sequence[Tensors], *, experts: bool = False) -> None:
+        """Refuse members with other keys, shapes or kinds of numbers than θ and than each other.
+
+        Args:
+            base: θ.
+            members: τ_i, or θ_i with `experts`.
+        """
+        self.base, self.members, self.experts = base, members, experts
+        first = members[0].shapes()
+        for member in members:
+            own = member.shapes()
+            stay = set(projection_keys(own))
+            plain = {key: shape for key, shape in own.items() if key not in stay}
+            check_same_layout(plain, base.shapes(), str(member.path), str(base.path))
+            check_same_layout(own, first, str(member.path), str(members[0].path))
+        for tensors in (base, *members):
+            for key, (dtype, _) in tensors.layout.items():
+                if not dtype.is_floating_point:
+                    raise InputError(f"{tensors.path}: '{key}' is {dtype}; only floating-point tensors are merged")
+        # Key -> dtype and shape: θ's, then the projections that stay in the merged model (placement `released`).
+        stays = {key: (torch.float32, first[key]) for key in sorted(projection_keys(first))}
+        self.layout = dict(sorted(base.layout.items())) | stays
 
     @classmethod
-    def open(cls, base_dir: Path, files: list[Path]) -> "TaskVectors":
-        """Refuse vectors of another θ, or with other keys or shapes than θ and than each other."""
+    def open(cls, base_dir: Path, files: Sequence[Path]) -> "TaskVectors":
+        """The task vectors of the stage task_vector; refuse those of another θ."""
         base = weights_file(base_dir)
-        base_hash, layout = weights_hash(base), shapes(base)
-        for file in files:
-            made_from = read_recipe(file).get("base_sha256")
+        vectors = cls(Tensors(base), [Tensors(file) for file in files])
+        vectors.check_base(weights_hash(base))
+        return vectors
+
+    def check_base(self, base_hash: str) -> None:
+        """Refuse task vectors whose metadata do not name this hash of θ."""
+        for member in self.members:
+            made_from = member.recipe.get("base_sha256")
             if made_from != base_hash:
                 raise InputError(
-                    f"{file} is a task vector of another base model (θ {str(made_from)[:12]}, not {base_hash[:12]}"
-                    f" of {base}); make it again from this one"
+                    f"{member.path} is a task vector of another base model (θ {str(made_from)[:12]}, not"
+                    f" {base_hash[:12]} of {self.base.path}); make it again from this one"
                 )
-            own = shapes(file)
-            extra = projection_keys(own)
-            check_same_layout({k: v for k, v in own.items() if k not in extra}, layout, str(file), str(base))
-            check_same_layout(own, shapes(files[0]), str(file), str(files[0]))
-        return cls(base, tuple(files))
 
     def keys(self) -> list[str]:
         """θ's keys, then those of projections that stay in the merged model (placement `released`)."""
-        stay = sorted({key for file in self.files for key in projection_keys(shapes(file))})
-        return sorted(shapes(self.base)) + stay
+        return list(self.layout)
+
+    def base_flat(self, key: str, start: int, stop: int) -> torch.Tensor:
+        """The elements [start, stop) of θ at a key; a projection of the experts stands at the identity in θ."""
+        if key in self.base.layout:
+            return self.base.flat(key, start, stop)
+        channels = self.members[0].layout[key][1][0]
+        return torch.eye(channels).flatten()[start:stop]
+
+    def flat(self, key: str, start: int, stop: int, theta: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The same elements of τ_1, …, τ_N, one after the other, float32 (float64 where θ is).
+
+        Args:
+            theta: those of θ, in the precision to compute in.
+        """
+        for member in self.members:
+            value = member.flat(key, start, stop).to(theta.dtype)
+            yield value - theta if self.experts else value
 
     def base_tensor(self, key: str) -> torch.Tensor:
-        """θ at a key; a projection of the experts stands at the identity in θ."""
-        with open_tensors(self.base) as file:
-            if key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                return file.get_tensor(key)
-        channels = shapes(self.files[0])[key][0]
-        return torch.eye(channels)[:, :, None, None]
+        """θ at a key."""
+        _, shape = self.layout[key]
+        return self.base_flat(key, 0, torch.Size(shape).numel()).reshape(shape)
 
     def tensors(self, key: str) -> list[torch.Tensor]:
         """[τ_1, …, τ_N] at a key, float32."""
-        out = []
-        for path in self.files:
-            with open_tensors(path) as file:
-                out.append(file.get_tensor(key))
-        return out
+        theta = self.base_tensor(key)
+        taus = self.flat(key, 0, theta.numel(), theta.flatten().to(compute_dtype(theta)))
+        return [tau.reshape(theta.shape) for tau in taus]
+
+
+def compute_dtype(theta: torch.Tensor) -> torch.dtype:
+    """Sums are formed in float32, or in θ's own dtype where that is wider."""
+    return torch.promote_types(theta.dtype, torch.float32)
 
 
 def vector_files(directory: Path) -> list[Path]:
@@ -97,7 +125,7 @@ def write_task_vector(base_dir: Path, expert_dir: Path, out: Path) -> None:
     layout = shapes(expert)
     stay = set(projection_keys(layout))
     check_same_layout({k: v for k, v in layout.items() if k not in stay}, shapes(base), str(expert), str(base))
-    with open_tensors(base) as theta, open_tensors(expert) as theta_i:
+    with Tensors(base) as theta, Tensors(expert) as theta_i:
 
         def tau(key: str) -> torch.Tensor:
             value = theta_i.get_tensor(key).float()

@@ -1,0 +1,145 @@
+"""Reading safetensors files, single or in shards, tensor by tensor or piece by piece."""
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from deme_core.errors import InputError
+
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+_DTYPE_OF = {name: dtype for dtype, name in DTYPES.items()}
+Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+INDEX = ".index.json"
+PIECE = 1 << 20  # elements; a few MB stay in the processor's cache, and their memory is used again
+
+
+class Tensors:
+    """The tensors of a safetensors file, or of the shards that an index names; each file is opened once.
+
+    Read with plain reads, whole or in pieces: a memory map's pages would count as memory of the process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file, or an `….safetensors.index.json` as diffusers writes it.
+
+        Raises:
+            InputError: a file is missing, cut short or no safetensors file, or does not hold what the index says.
+        """
+        self.path = path
+        self.metadata: dict[str, str] = {}
+        self.layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        self._place: dict[str, tuple[IO[bytes], int]] = {}
+        self._files: list[IO[bytes]] = []
+        for shard in shards(path):
+            file, header, data = _open(shard)
+            self._files.append(file)
+            self.metadata = header.pop("__metadata__", {})  # the shards of one model carry the same
+            for key, entry in header.items():
+                if entry["dtype"] not in _DTYPE_OF:
+                    raise InputError(
+                        f"{shard}: '{key}' is of dtype {entry['dtype']}, which is not read; save it as one of"
+                        f" {', '.join(_DTYPE_OF)}"
+                    )
+                self.layout[key] = (_DTYPE_OF[entry["dtype"]], tuple(entry["shape"]))
+                self._place[key] = (file, data + entry["data_offsets"][0])
+        if path.name.endswith(INDEX):
+            listed = set(_weight_map(path))
+            for key in sorted(listed ^ set(self.layout)):
+                raise InputError(f"{path}: '{key}' is in the index or in the shards, not in both; fetch them again")
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe in the metadata; {} for a file of another writer."""
+        try:
+            return json.loads(self.metadata["recipe"])
+        except (KeyError, ValueError):
+            return {}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape."""
+        return {key: shape for key, (_, shape) in self.layout.items()}
+
+    def numel(self, key: str) -> int:
+        """Number of elements of a tensor."""
+        return torch.Size(self.layout[key][1]).numel()
+
+    def flat(self, key: str, start: int, stop: int) -> torch.Tensor:
+        """The elements [start, stop) of a tensor in C order, [stop − start]; memory of the caller's own."""
+        dtype, _ = self.layout[key]
+        file, place = self._place[key]
+        value = torch.empty(stop - start, dtype=dtype)
+        file.seek(place + start * dtype.itemsize)
+        data, done = memoryview(as_bytes(value)), 0
+        while done < value.nbytes:  # an unbuffered read gives at most 2 GiB
+            got = file.readinto(data[done:])  # type: ignore[attr-defined]
+            if not got:
+                raise InputError(f"{self.path}: cut short while it was read; nothing may write to it meanwhile")
+            done += got
+        return value
+
+    def get_tensor(self, key: str) -> torch.Tensor:
+        """A whole tensor."""
+        return self.flat(key, 0, self.numel(key)).reshape(self.layout[key][1])
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> "Tensors":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def shards(path: Path) -> list[Path]:
+    """The safetensors files behind a path: itself, or those that an index names."""
+    if not path.name.endswith(INDEX):
+        return [path]
+    return [path.parent / name for name in sorted(set(_weight_map(path).values()))]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    if not index.is_file():
+        raise InputError(f"{index}: no such file")
+    try:
+        found = json.loads(index.read_text())["weight_map"]
+        if any(Path(name).name != name for name in found.values()):  # a foreign index names files beside it, only
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{index} is no index of shards: it needs a weight_map; fetch it again") from None
+    return found
+
+
+def _open(path: Path) -> tuple[IO[bytes], dict[str, Any], int]:
+    """(open file, header, where the data start); safetensors itself checks that the file is whole, without gaps."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise InputError(f"{path} is no whole safetensors file ({error}); write or fetch it again") from None
+    file = path.open("rb", buffering=0)
+    (length,) = struct.unpack("<Q", file.read(8))
+    return file, json.loads(file.read(length)), 8 + length
+
+
+def piece_bounds(numel: int, size: int = PIECE) -> Iterator[tuple[int, int]]:
+    """[start, stop) of the pieces of a tensor; an empty tensor has one, empty."""
+    for start in range(0, max(numel, 1), size):
+        yield start, min(start + size, numel)
+
+
+def as_bytes(value: torch.Tensor) -> Any:
+    """The bytes of a tensor in C order, uint8 [nbytes] of numpy; a view of a contiguous tensor on the CPU."""
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from deme_core.data.images import DataParams, split, to_model
-from deme_core.data.sources import read_images
+from deme_core.data.images import DataParams, to_model
+from deme_core.data.sources import read_parts
 from deme_core.metrics.features import SmallClassifier
 from deme_core.params import read, section
 from deme_core.tensors import write_tensors
@@ -22,7 +22,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     recipe = read(folder / "recipe.yaml")
     data = section(recipe, "data", DataParams)
-    parts = split(read_images(data), data.held_out)
+    parts = read_parts(data)
     config = recipe["classifier"]
     torch.manual_seed(config["seed"])
     x, y = to_model(parts["train"].pixels), parts["train"].labels

@@ -23,11 +23,13 @@ class DataParams:
     """Where the source's files lie; null for sources that come with a package."""
     size: int
     """Side of the square images, in pixels."""
-    held_out: float
-    """Share of the images that neither base, experts, search nor extractor may see, in [0, 1)."""
+    held_out: float | None
+    """Share of the images that neither base, experts, search nor extractor may see, in [0, 1); null where the source
+    has a test split of its own, which is then held out."""
 
     def __post_init__(self) -> None:
-        check(0 <= self.held_out < 1, "data.held_out", self.held_out, "must lie in [0, 1)")
+        share = self.held_out
+        check(share is None or 0 <= share < 1, "data.held_out", share, "must be null or lie in [0, 1)")
         check(self.size >= 1, "data.size", self.size, "must be at least 1 pixel")
 
 

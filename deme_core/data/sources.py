@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deme_core.data.images import DataParams, Images
+from deme_core.data.idx import read_idx
+from deme_core.data.images import DataParams, Images, split
 from deme_core.errors import InputError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
@@ -47,14 +48,23 @@ def read_folder(params: DataParams) -> Images:
     return Images(torch.from_numpy(pixels), torch.full((len(files),), -1, dtype=torch.int64))
 
 
-SOURCES: dict[str, Callable[[DataParams], Images]] = {
+# A source that has a test split of its own gives both parts when `data.held_out` is null.
+SOURCES: dict[str, Callable[[DataParams], Images | dict[str, Images]]] = {
     "digits": read_digits,
+    "idx": read_idx,
     "folder": read_folder,
 }
 
 
-def read_images(params: DataParams) -> Images:
-    """All images of the data set that `params` names."""
+def read_parts(params: DataParams) -> dict[str, Images]:
+    """The parts `train` and `heldout` of the data set that `params` names."""
     if params.source not in SOURCES:
         raise InputError(f"params: data.source = {params.source!r}: known sources are {', '.join(SOURCES)}")
-    return SOURCES[params.source](params)
+    images = SOURCES[params.source](params)
+    if isinstance(images, dict):
+        return images
+    if params.held_out is None:
+        raise InputError(
+            f"params: data.held_out = None: source '{params.source}' has no test split of its own; give a share, as 0.1"
+        )
+    return split(images, params.held_out)

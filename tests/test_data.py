@@ -11,6 +11,7 @@ from conftest import files_of, python
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from deme_core.data.files import read_folder
 from deme_core.data.images import (
     DataParams,
     Images,
@@ -20,7 +21,7 @@ from deme_core.data.images import (
     split,
     to_model,
 )
-from deme_core.data.sources import SOURCES, read_digits, read_folder, read_parts
+from deme_core.data.sources import SOURCES, read_digits, read_parts
 from deme_core.errors import InputError
 
 DIGITS = DataParams(source="digits", path=None, size=8, held_out=0.2)
@@ -214,7 +215,7 @@ def test_a_file_that_is_no_whole_image_is_named(tmp_path: Path, data: bytes | st
         data = (tmp_path / f"a.{suffix}").read_bytes()
         data = data[: len(data) // 2]
     broken.write_bytes(data)
-    with pytest.raises(InputError, match=rf"broken\.{suffix}: unreadable image \(.*\); remove it or write it again"):
+    with pytest.raises(InputError, match=rf"1 of \d images are unreadable: \S*broken\.{suffix} \(.*\); remove them"):
         folder(tmp_path)
 
 

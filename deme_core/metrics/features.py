@@ -25,16 +25,18 @@ class FeatureParams:
 
 
 class SmallClassifier(nn.Module):
-    """A three-layer convolutional classifier of small images; its pooled last layer gives the features."""
+    """A convolutional classifier of small images; its pooled last layer gives the features.
 
-    def __init__(self, channels: int, width: int, classes: int) -> None:
+    Each of the `blocks` halves the resolution: one for 8×8, two for 16×16.
+    """
+
+    def __init__(self, channels: int, width: int, classes: int, blocks: int = 1) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(
-            nn.Conv2d(channels, width // 2, 3, padding=1), nn.GELU(),
-            nn.Conv2d(width // 2, width, 3, padding=1, stride=2), nn.GELU(),
-            nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        )  # fmt: skip
+        layers: list[nn.Module] = [nn.Conv2d(channels, width // 2, 3, padding=1), nn.GELU()]
+        for inputs in [width // 2, *[width] * (blocks - 1)]:
+            layers += [nn.Conv2d(inputs, width, 3, padding=1, stride=2), nn.GELU()]
+            layers += [nn.Conv2d(width, width, 3, padding=1), nn.GELU()]
+        self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(width, classes)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
@@ -80,7 +82,7 @@ def batched(parts: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
 
 
 def _small_classifier(directory: Path, config: dict) -> Callable[[torch.Tensor], torch.Tensor]:
-    model = SmallClassifier(**{k: config[k] for k in ("channels", "width", "classes")}).eval()
+    model = SmallClassifier(**{key: value for key, value in config.items() if key != "_class_name"}).eval()
     state = read_tensors(directory / "model.safetensors")
     check_same_layout(
         {k: tuple(v.shape) for k, v in state.items()},

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from deme_core.checkpoints import train_timesteps
 from deme_core.dag import check_dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
+from deme_core.hub_layouts import source_timesteps
 from deme_core.merging.search import method_of
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.evaluation import EvaluateParams, check_samples
@@ -49,7 +49,7 @@ def main() -> None:
     method_of(top.N, parsed["merge_search"])
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks)
     if (source := Path(parsed["pretrain_load"].source)).is_dir():
-        T = train_timesteps(source)
+        T = source_timesteps(source)
         TimestepRanges.of(top.N, T, top.boundaries)
         check(parsed["sampler"].steps <= T, "sampler.steps", parsed["sampler"].steps, f"must be at most T = {T}")
     args.out.parent.mkdir(parents=True, exist_ok=True)

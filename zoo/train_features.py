@@ -11,7 +11,7 @@ import torch
 
 from deme_core.data.images import DataParams, Images, to_model
 from deme_core.data.sources import read_parts
-from deme_core.metrics.features import BLOCK, SmallClassifier
+from deme_core.metrics.features import SmallClassifier
 from deme_core.params import read, section
 from deme_core.tensors import write_tensors
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def share_right(model: SmallClassifier, images: Images) -> float:
-    batches = zip(images.pixels.split(BLOCK), images.labels.split(BLOCK), strict=True)
+    batches = zip(images.pixels.split(500), images.labels.split(500), strict=True)
     right = [model(to_model(pixels)).argmax(1) == labels for pixels, labels in batches]
     return torch.cat(right).float().mean().item()
 

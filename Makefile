@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-slow lint params zoo table1 ablation sensitivity
+.PHONY: demo test test-slow lint params check zoo table1 ablation sensitivity
 .DEFAULT_GOAL := demo
 
 demo: $(BIN)/.installed
@@ -25,6 +25,11 @@ lint: $(BIN)/.installed
 # params.yaml as `dvc exp run` composes it, e.g. make params OVERRIDES="N=8 p=0.3"
 params: $(BIN)/.installed
 	python conf/compose.py $(OVERRIDES)
+
+# What an experiment needs and what it will cost, e.g. make check EXPERIMENT=cifar10; exit status 1 if something lacks.
+EXPERIMENT ?= digits
+check: $(BIN)/.installed
+	@python conf/check.py experiment=$(EXPERIMENT) $(OVERRIDES)
 
 # The studies over several training seeds, as queued DVC experiments; resumable (python -m studies.run --help).
 table1 ablation sensitivity: $(BIN)/.installed

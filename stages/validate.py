@@ -9,6 +9,7 @@ from deme_core.data.sources import SOURCES
 from deme_core.hub_layouts import source_timesteps
 from deme_core.merging.search import method_of
 from deme_core.merging.settings import SearchParams
+from deme_core.metrics.calibration import CalibrateParams
 from deme_core.metrics.evaluation import EvaluateParams, check_samples
 from deme_core.metrics.features import FeatureParams
 from deme_core.params import check, read, section
@@ -20,17 +21,10 @@ from deme_core.training.scratch import PretrainParams
 from deme_core.training.settings import TrainingParams
 
 SECTIONS = {
-    "data": DataParams,
-    "reference": FeatureParams,
-    "pretrain_load": PretrainParams,
-    "finetune_range": TrainingParams,
-    "finetune_rival": RivalParams,
-    "merge_search": SearchParams,
-    "sampler": SamplerParams,
-    "sample": SampleParams,
-    "evaluate": EvaluateParams,
-    "loss_matrix": LossMatrixParams,
-}
+    "data": DataParams, "reference": FeatureParams, "pretrain_load": PretrainParams, "finetune_range": TrainingParams,
+    "finetune_rival": RivalParams, "merge_search": SearchParams, "sampler": SamplerParams, "sample": SampleParams,
+    "evaluate": EvaluateParams, "calibrate": CalibrateParams, "loss_matrix": LossMatrixParams,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def share_right(model: SmallClassifier, images: Images) -> float:
-    batches = zip(images.pixels.split(500), images.labels.split(500), strict=True)
+    batches = zip(*(tensor.split(500) for tensor in (images.pixels, images.labels)), strict=True)
     right = [model(to_model(pixels)).argmax(1) == labels for pixels, labels in batches]
     return torch.cat(right).float().mean().item()
 

@@ -4,6 +4,7 @@ import io
 import re
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def write_parquet(path: Path, images: list[Any], column: str = "image") -> Path:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "datasets" in sys.modules or (Path(sys.prefix) / "datasets").exists():
+    if find_spec("datasets"):
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 

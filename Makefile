@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-slow lint params zoo table1 ablation sensitivity
+.PHONY: demo test test-slow lint params check zoo zoo-fashion table1 ablation sensitivity
 .DEFAULT_GOAL := demo
 
 demo: $(BIN)/.installed
@@ -26,6 +26,11 @@ lint: $(BIN)/.installed
 params: $(BIN)/.installed
 	python conf/compose.py $(OVERRIDES)
 
+# What an experiment needs and what it will cost, e.g. make check EXPERIMENT=cifar10; exit status 1 if something lacks.
+EXPERIMENT ?= digits
+check: $(BIN)/.installed
+	@python conf/check.py experiment=$(EXPERIMENT) $(OVERRIDES)
+
 # The studies over several training seeds, as queued DVC experiments; resumable (python -m studies.run --help).
 table1 ablation sensitivity: $(BIN)/.installed
 	python -m studies.run $@
@@ -35,6 +40,12 @@ zoo: $(BIN)/.installed
 	OMP_NUM_THREADS=1 python zoo/train_features.py zoo/digits-features
 	OMP_NUM_THREADS=1 python zoo/train_ddpm.py zoo/digits-ddpm
 	OMP_NUM_THREADS=1 python zoo/convergence.py zoo/digits-ddpm
+
+# The same for Fashion-MNIST, whose images are Debian's package dataset-fashion-mnist (about 70 minutes on one core).
+zoo-fashion: $(BIN)/.installed
+	OMP_NUM_THREADS=1 python zoo/train_features.py zoo/fashion-mnist-16-features
+	OMP_NUM_THREADS=1 python zoo/train_ddpm.py zoo/fashion-mnist-16-ddpm
+	OMP_NUM_THREADS=1 python zoo/convergence.py zoo/fashion-mnist-16-ddpm
 
 # clean-fid without its dependencies: the parity test needs one function of it, and the torchvision that it would
 # bring must match torch's build (see pyproject.toml).

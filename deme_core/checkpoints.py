@@ -21,11 +21,15 @@ DENOISERS = {"UNet2DModel": "unet_2d", "UNet2DConditionModel": "unet_2d_conditio
 
 
 def resolve_source(source: str, revision: str | None) -> Path:
-    """A local pipeline directory for `source`: itself, or the snapshot of a hub id (the download is announced)."""
+    """A local directory for `source`: itself, or the snapshot of a hub id (the download is announced).
+
+    A folder inside a hub repository is named after its id: 'owner/name/unet_ema'.
+    """
     path = Path(source)
     if path.is_dir():
         return path
-    if source.startswith((".", "/", "zoo/")) or source.count("/") != 1:
+    owner, *name = source.split("/")
+    if source.startswith((".", "/", "zoo/")) or len(name) not in (1, 2):
         raise InputError(
             f"params: pretrain_load.source = {source!r}: no such directory; give a diffusers pipeline directory,"
             " a hub id 'owner/name', or 'train'"
@@ -35,7 +39,16 @@ def resolve_source(source: str, revision: str | None) -> Path:
 
     print(f"downloading {source} (revision {revision or 'main'}) from the Hugging Face hub")
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        for weights in ("*.safetensors", "*.bin"):  # pickled weights are fetched only where there are no others
+            snapshot = Path(
+                snapshot_download(
+                    f"{owner}/{name[0]}", revision=revision, allow_patterns=["*.json", "*.txt", weights],
+                    ignore_patterns=["*.fp16.*", "*non_ema*"],
+                )
+            )  # fmt: skip
+            if any(snapshot.rglob(weights)):
+                break
+        return snapshot.joinpath(*name[1:])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

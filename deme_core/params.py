@@ -24,7 +24,7 @@ def read(path: str | Path = "params.yaml") -> dict[str, Any]:
 
 
 def section(params: dict[str, Any], name: str, cls: type[T]) -> T:
-    """Parse `params[name]` as `cls`.
+    """Parse `params[name]` as `cls`; a key may be left out where its field has a default.
 
     Raises:
         InputError: the section or a key is missing or unknown (the valid ones are named), a value has
@@ -48,7 +48,7 @@ def _parse(cls: Any, value: Any, where: str) -> Any:
     unknown = sorted(set(value) - set(fields))
     if unknown:
         raise InputError(f"params: unknown key {where}.{unknown[0]}; valid keys are {', '.join(sorted(fields))}")
-    missing = sorted(set(fields) - set(value))
+    missing = sorted(name for name in set(fields) - set(value) if fields[name].default is dataclasses.MISSING)
     if missing:
         raise InputError(f"params: {where}.{missing[0]} is missing; conf/experiment/digits.yaml shows every key")
     hints = typing.get_type_hints(cls)

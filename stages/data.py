@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from deme_core.data.images import DataParams, save_part, split
-from deme_core.data.sources import read_images
+from deme_core.data.images import DataParams, save_part
+from deme_core.data.sources import read_parts
 from deme_core.params import read, section
 from deme_core.sampling.archive import write_grid
 from deme_core.stage import run
@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the parts")
     args = parser.parse_args()
     params = section(read(), "data", DataParams)
-    parts = split(read_images(params), params.held_out)
+    parts = read_parts(params)
     for part, images in parts.items():
         save_part(args.out, part, images)
     write_grid(args.out / "preview.png", parts["train"].pixels[:100], columns=20, scale=max(1, 64 // params.size))

@@ -9,6 +9,7 @@ import pandas as pd
 from deme_core.data.images import PARTS
 from deme_core.metrics.evaluation import EvaluateParams, check_samples, evaluate
 from deme_core.metrics.feature_files import read_features
+from deme_core.metrics.statistics_files import read_statistics
 from deme_core.params import read, section
 from deme_core.stage import run
 from deme_core.tensors import read_recipe
@@ -31,17 +32,19 @@ def main() -> None:
         for part in PARTS
         if (args.reference / f"{part}.safetensors").is_file()
     }
+    statistics, published = read_statistics(args.reference) or (None, None)
     protocol = {
         "images": made["images"],
         "seed_block": made["seed_block"],
         "seed_blocks": params.blocks,
         "reference_images": len(references["train"]),
         "extractor": f"{made['extractor']}-{made['extractor_sha256'][:8]}",
+        **({"reference_statistics": f"{published['file']}-{published['sha256'][:8]}"} if published else {}),
         **{f"sampler_{key}": value for key, value in made["sampler"].items()},
         "parameters": made["parameters"],
         "macs_per_step": made["macs_per_step"],
     }
-    metrics, scores = evaluate(features, baseline, references, params)
+    metrics, scores = evaluate(features, baseline, references, params, statistics)
     for out in (args.out, args.scores):
         out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(metrics | protocol, indent=2) + "\n")

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from deme_core.checkpoints import copy_pipeline, resolve_source, verify_pipeline
+from deme_core.checkpoints import resolve_source, verify_pipeline
 from deme_core.data.images import load_part
+from deme_core.hub_layouts import import_pipeline
 from deme_core.params import read, section
 from deme_core.stage import run, run_params
 from deme_core.training.scratch import PretrainParams
@@ -23,9 +24,7 @@ def main() -> None:
         seed = run_params(params).seed
         train_from_scratch(load.train, load_part(args.data, "train").pixels, args.out, seed=seed)
     else:
-        source = resolve_source(load.source, load.revision)
-        verify_pipeline(source)
-        copy_pipeline(source, args.out, weights=True)
+        import_pipeline(resolve_source(load.source, load.revision), args.out)
     verify_pipeline(args.out)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from deme_core.data.images import PARTS, load_part
 from deme_core.metrics.feature_files import write_features
 from deme_core.metrics.features import FeatureParams, load_extractor
+from deme_core.metrics.statistics_files import import_statistics
 from deme_core.params import read, section
 from deme_core.stage import run
 
@@ -15,11 +16,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
     parser.add_argument("--out", type=Path, required=True, help="folder of the features")
     args = parser.parse_args()
-    extractor = load_extractor(section(read(), "reference", FeatureParams).extractor)
+    params = section(read(), "reference", FeatureParams)
+    extractor = load_extractor(params.extractor)
     for part in PARTS:
         images = load_part(args.data, part)
         if len(images):
-            write_features(args.out / f"{part}.safetensors", extractor([images.pixels]), extractor)
+            features = extractor([images.pixels])
+            write_features(args.out / f"{part}.safetensors", features, extractor)
+    if params.statistics is not None:
+        import_statistics(Path(params.statistics), features.shape[1], args.out)
 
 
 if __name__ == "__main__":

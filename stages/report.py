@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, required=True, help="folder of the task vectors")
     parser.add_argument("--loss-matrix", type=Path, required=True, help="output of the stage loss_matrix")
     parser.add_argument("--search", type=Path, required=True, help="output of the stage merge_search")
+    parser.add_argument("--calibration", type=Path, required=True, help="output of the stage calibrate")
     parser.add_argument("--out", type=Path, required=True, help="folder of results.md, results.csv and the pictures")
     args = parser.parse_args()
     params = read()
@@ -48,6 +49,8 @@ def main() -> None:
     figures.cosine_matrix(args.out / "cosines.png", similarity, list(ranges.values()))
     table.to_csv(args.out / "results.csv")
     text = tables.page(f"{top.name}: DeMe with N = {top.N}", table, trials, result, tables.PICTURES)
+    if message := json.loads(needed(args.calibration, "calibrate").read_text())["message"]:
+        text = text.replace("\n\n", f"\n\n{message}\n\n", 1)  # under the title
     (args.out / "results.md").write_text(text, encoding="utf-8")
 
 

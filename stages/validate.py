@@ -3,13 +3,14 @@
 import argparse
 from pathlib import Path
 
-from deme_core.checkpoints import train_timesteps
 from deme_core.dag import check_dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
+from deme_core.hub_layouts import source_timesteps
 from deme_core.merging.methods import MergeParams, check_blocks
 from deme_core.merging.search import check_search
 from deme_core.merging.settings import SearchParams
+from deme_core.metrics.calibration import CalibrateParams
 from deme_core.metrics.evaluation import EvaluateParams, check_samples
 from deme_core.metrics.features import FeatureParams
 from deme_core.params import check, read, section
@@ -23,7 +24,7 @@ from deme_core.training.settings import TrainingParams
 SECTIONS = {
     "data": DataParams, "reference": FeatureParams, "pretrain_load": PretrainParams, "finetune_range": TrainingParams,
     "finetune_rival": RivalParams, "merge_search": SearchParams, "merge": MergeParams, "sampler": SamplerParams,
-    "sample": SampleParams, "evaluate": EvaluateParams, "loss_matrix": LossMatrixParams,
+    "sample": SampleParams, "evaluate": EvaluateParams, "calibrate": CalibrateParams, "loss_matrix": LossMatrixParams,
 }  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     check_blocks(parsed["merge"], top.N)
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks)
     if (source := Path(parsed["pretrain_load"].source)).is_dir():
-        T = train_timesteps(source)
+        T = source_timesteps(source)
         TimestepRanges.of(top.N, T, top.boundaries)
         check_rivals(top.rivals, source, parsed["finetune_rival"])
         check(parsed["sampler"].steps <= T, "sampler.steps", parsed["sampler"].steps, f"must be at most T = {T}")

@@ -19,7 +19,7 @@ from hypothesis import settings
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, save_denoiser, weights_file
 from deme_core.data.images import DataParams
-from deme_core.data.sources import read_images
+from deme_core.data.sources import read_digits
 from deme_core.merging.task_vectors import vector_files, write_task_vector
 from deme_core.metrics.features import SmallClassifier
 from deme_core.projection import insert_projections
@@ -93,7 +93,7 @@ def vectors(pipeline: Path, experts: list[Path], tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="session")
 def digits() -> torch.Tensor:
     """64 digits, uint8 [64, 1, 8, 8]."""
-    return read_images(DataParams(source="digits", path=None, size=8, held_out=0.2)).pixels[:64]
+    return read_digits(DataParams(source="digits", path=None, size=8, held_out=0.2)).pixels[:64]
 
 
 @pytest.fixture(scope="session")

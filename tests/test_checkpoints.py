@@ -180,7 +180,7 @@ def test_a_directory_is_its_own_source(pipeline: Path) -> None:
     assert resolve_source(str(pipeline), None) == pipeline
 
 
-@pytest.mark.parametrize("source", ["zoo/nothing", "./nothing", "/nothing/here", "nothing", "a/b/c"])
+@pytest.mark.parametrize("source", ["zoo/nothing", "./nothing", "/nothing/here", "nothing", "a/b/c/d"])
 def test_a_source_that_is_neither_directory_nor_hub_id_is_refused(source: str) -> None:
     with pytest.raises(InputError, match="no such directory; give a diffusers pipeline directory"):
         resolve_source(source, None)

@@ -11,6 +11,7 @@ from conftest import files_of, python
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from deme_core.data.files import read_folder
 from deme_core.data.images import (
     DataParams,
     Images,
@@ -20,14 +21,14 @@ from deme_core.data.images import (
     split,
     to_model,
 )
-from deme_core.data.sources import SOURCES, read_images
+from deme_core.data.sources import SOURCES, read_digits, read_parts
 from deme_core.errors import InputError
 
 DIGITS = DataParams(source="digits", path=None, size=8, held_out=0.2)
 
 
 def folder(path: Path, size: int = 8) -> Images:
-    return read_images(DataParams(source="folder", path=str(path), size=size, held_out=0.0))
+    return read_folder(DataParams(source="folder", path=str(path), size=size, held_out=0.0))
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -38,14 +39,14 @@ def gradient(width: int, height: int) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def digits_parts() -> dict[str, Images]:
-    return split(read_images(DIGITS), DIGITS.held_out)
+    return read_parts(DIGITS)
 
 
 # Digits
 
 
 def test_digits_are_scikit_learns_scaled_to_8_bits() -> None:
-    images = read_images(DIGITS)
+    images = read_digits(DIGITS)
     assert images.pixels.shape == (1797, 1, 8, 8)
     assert images.pixels.dtype == torch.uint8
     assert (int(images.pixels.min()), int(images.pixels.max())) == (0, 255)
@@ -58,19 +59,19 @@ def test_digits_are_scikit_learns_scaled_to_8_bits() -> None:
 
 def test_digits_of_another_size_are_refused() -> None:
     with pytest.raises(InputError, match=r"data\.size = 32: the digits are 8×8; set data\.size=8"):
-        read_images(DataParams(source="digits", path=None, size=32, held_out=0.2))
+        read_parts(DataParams(source="digits", path=None, size=32, held_out=0.2))
 
 
 def test_an_unknown_source_is_named_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=rf"data\.source = 'digit': known sources are {', '.join(SOURCES)}"):
-        read_images(DataParams(source="digit", path=None, size=8, held_out=0.2))
+        read_parts(DataParams(source="digit", path=None, size=8, held_out=0.2))
 
 
 # Split
 
 
 def test_the_split_of_the_digits_is_1437_and_360_stratified_and_disjoint(digits_parts: dict[str, Images]) -> None:
-    whole, train, heldout = read_images(DIGITS), digits_parts["train"], digits_parts["heldout"]
+    whole, train, heldout = read_digits(DIGITS), digits_parts["train"], digits_parts["heldout"]
     assert (len(train), len(heldout)) == (1437, 360)
     rows = lambda images: sorted(  # noqa: E731
         (label, *pixels)
@@ -98,8 +99,13 @@ def test_images_without_labels_are_split_disjointly() -> None:
     assert train | heldout == set(range(50))
 
 
+def test_a_source_without_a_test_split_needs_a_share() -> None:
+    with pytest.raises(InputError, match="held_out = None: source 'digits' has no test split of its own; give a share"):
+        read_parts(DataParams(source="digits", path=None, size=8, held_out=None))
+
+
 def test_nothing_held_out_leaves_everything_to_train() -> None:
-    images = read_images(DIGITS)
+    images = read_digits(DIGITS)
     parts = split(images, 0.0)
     assert torch.equal(parts["train"].pixels, images.pixels)
     assert parts["heldout"].pixels.shape == (0, 1, 8, 8)
@@ -209,7 +215,7 @@ def test_a_file_that_is_no_whole_image_is_named(tmp_path: Path, data: bytes | st
         data = (tmp_path / f"a.{suffix}").read_bytes()
         data = data[: len(data) // 2]
     broken.write_bytes(data)
-    with pytest.raises(InputError, match=rf"broken\.{suffix}: unreadable image \(.*\); remove it or write it again"):
+    with pytest.raises(InputError, match=rf"1 of \d images are unreadable: \S*broken\.{suffix} \(.*\); remove them"):
         folder(tmp_path)
 
 
@@ -236,13 +242,13 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [None, "no/such/folder"])
 def test_a_folder_that_is_not_there_is_refused(path: str | None) -> None:
     with pytest.raises(InputError, match=r"data\.path = .*source 'folder' needs an existing folder of images"):
-        read_images(DataParams(source="folder", path=path, size=8, held_out=0.0))
+        read_parts(DataParams(source="folder", path=path, size=8, held_out=0.0))
 
 
 def test_the_split_is_the_same_in_every_process(digits_parts: dict[str, Images]) -> None:
     code = (
-        "import json; from deme_core.data.images import *; from deme_core.data.sources import read_images;"
-        "parts = split(read_images(DataParams(source='digits', path=None, size=8, held_out=0.2)), 0.2);"
+        "import json; from deme_core.data.images import *; from deme_core.data.sources import read_parts;"
+        "parts = read_parts(DataParams(source='digits', path=None, size=8, held_out=0.2));"
         "print(json.dumps({part: pixels_hash(images.pixels) for part, images in parts.items()}))"
     )
     run = python(code, PYTHONHASHSEED="7")

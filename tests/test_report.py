@@ -445,11 +445,12 @@ def arguments(run: Path, N: int, method: str, rivals: list[str]) -> list[str]:
     losses = pd.DataFrame(rng.uniform(0.1, 0.2, (N + 3, N)), pd.Index(models, name="model"), RANGES[N])
     losses.to_csv(run / "losses.csv")
     (run / "result.json").write_text(json.dumps(searched(run, N, method)[1]))
+    (run / "calibration.json").write_text(json.dumps({"message": "Calibration: well." if rivals else None}))
     top = {"name": "toy", "N": N, "p": 0.4, "seed": 0, "boundaries": None, "rivals": rivals, "dag": section}
     (run / "params.yaml").write_text(json.dumps(top | {"finetune_range": {"iterations": 800}}))
     return [
         "--metrics", "metrics", "--scores", "scores", "--samples", "samples", "--curves", "curves", "--vectors", ".",
-        "--loss-matrix", "losses.csv", "--search", ".",
+        "--loss-matrix", "losses.csv", "--search", ".", "--calibration", "calibration.json",
     ]  # fmt: skip
 
 
@@ -464,6 +465,7 @@ def test_stage(tmp_path, monkeypatch, N, method, rivals):
     runpy.run_path(str(ROOT / "stages/report.py"), run_name="__main__")
     text = (tmp_path / "a/results.md").read_text(encoding="utf-8")
     assert text.startswith(f"# toy: DeMe with N = {N}\n")
+    assert text.split("\n\n")[1].startswith("Calibration: well." if rivals else "| model")
     pictures = set(re.findall(r"\]\((.*)\)", text))
     assert pictures == set(PICTURES)
     table = pd.read_csv(tmp_path / "a/results.csv", index_col="model")

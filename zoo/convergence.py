@@ -17,8 +17,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedule
-from deme_core.data.images import DataParams, split
-from deme_core.data.sources import read_images
+from deme_core.data.images import DataParams
+from deme_core.data.sources import read_parts
 from deme_core.metrics.features import load_extractor
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.intervals import Interval, paired_interval, t_interval
@@ -40,7 +40,7 @@ def main() -> None:
     recipe = read(folder / "recipe.yaml")
     check = recipe["convergence"]
     data = section(recipe, "data", DataParams)
-    parts = split(read_images(data), data.held_out)
+    parts = read_parts(data)
     schedule, device = load_noise_schedule(folder), best_device()
     everything = TimestepRanges((0, schedule.config.num_train_timesteps))
     model = load_denoiser(denoiser_dir(folder))

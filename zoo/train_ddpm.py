@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from deme_core.data.images import DataParams, split
-from deme_core.data.sources import read_images
+from deme_core.data.images import DataParams
+from deme_core.data.sources import read_parts
 from deme_core.params import read, section
 from deme_core.tensors import write_tensors
 from deme_core.training.scratch import ScratchParams, train_from_scratch
@@ -26,7 +26,7 @@ def main() -> None:
     snapshots = ROOT / "zoo" / folder.name
     curve = train_from_scratch(
         section(recipe, "train", ScratchParams),
-        split(read_images(data), data.held_out)["train"].pixels,
+        read_parts(data)["train"].pixels,
         folder,
         seed=recipe["seed"],
         snapshot=lambda step, model: write_tensors(snapshots / f"{step:06d}.safetensors", model.state_dict()),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from deme_core.data.images import DataParams, split, to_model
-from deme_core.data.sources import read_images
+from deme_core.data.images import DataParams, Images, to_model
+from deme_core.data.sources import read_parts
 from deme_core.metrics.features import SmallClassifier
 from deme_core.params import read, section
 from deme_core.tensors import write_tensors
@@ -22,12 +22,14 @@ def main() -> None:
     folder = parser.parse_args().folder
     recipe = read(folder / "recipe.yaml")
     data = section(recipe, "data", DataParams)
-    parts = split(read_images(data), data.held_out)
+    parts = read_parts(data)
     config = recipe["classifier"]
     torch.manual_seed(config["seed"])
     x, y = to_model(parts["train"].pixels), parts["train"].labels
-    classes, size, epochs = int(y.max()) + 1, config["batch_size"], config["epochs"]
-    model = SmallClassifier(x.shape[1], config["width"], classes)
+    size, epochs = config["batch_size"], config["epochs"]
+    architecture = {"channels": x.shape[1], "width": config["width"], "classes": int(y.max()) + 1}
+    architecture |= {"blocks": config["blocks"]} if "blocks" in config else {}
+    model = SmallClassifier(**architecture)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config["learning_rate"], epochs * -(-len(x) // size))
     for _ in range(epochs):
@@ -37,16 +39,19 @@ def main() -> None:
             optimizer.zero_grad()
             schedule.step()
     model.eval()
-    with torch.inference_mode():
-        accuracy = {
-            f"accuracy_{part}": (model(to_model(images.pixels)).argmax(1) == images.labels).float().mean().item()
-            for part, images in parts.items()
-        }
-    architecture = {"_class_name": "SmallClassifier", "channels": x.shape[1], "width": config["width"]}
-    (folder / "config.json").write_text(json.dumps(architecture | {"classes": classes}, indent=2) + "\n")
+    accuracy = {f"accuracy_{part}": share_right(model, images) for part, images in parts.items()}
+    described = {"_class_name": "SmallClassifier"} | architecture
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
     (folder / "quality.json").write_text(json.dumps(accuracy, indent=2) + "\n")
     write_tensors(folder / "model.safetensors", model.state_dict(), recipe)
     print(accuracy)
+
+
+@torch.inference_mode()
+def share_right(model: SmallClassifier, images: Images) -> float:
+    batches = zip(*(tensor.split(500) for tensor in (images.pixels, images.labels)), strict=True)
+    right = [model(to_model(pixels)).argmax(1) == labels for pixels, labels in batches]
+    return torch.cat(right).float().mean().item()
 
 
 if __name__ == "__main__":

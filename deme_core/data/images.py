@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -20,14 +21,31 @@ class DataParams:
     source: str
     """A row of `deme_core.data.sources.SOURCES`."""
     path: str | None
-    """Where the source's files lie; null for sources that come with a package."""
+    """A folder, an archive, parquet file(s) (a pattern is fine), or the id of a hub data set; null for sources that
+    come with a package."""
     size: int
     """Side of the square images, in pixels."""
-    held_out: float
-    """Share of the images that neither base, experts, search nor extractor may see, in [0, 1)."""
+    held_out: float | None
+    """Share of the images that neither base, experts, search nor extractor may see, in [0, 1); null where the source
+    has a test split of its own, which is then held out."""
+    grey: bool = False
+    """Image files become one channel of luminance; else three of RGB. Transparency is dropped, not blended."""
+    resize: Literal["bilinear", "bicubic", "lanczos", "box"] = "bilinear"
+    """Filter, antialiased, that brings an image's short side to `size`."""
+    crop: Literal["center", "random"] = "center"
+    """Which square of a longer image; `random` is drawn once an image, the same in every run."""
+    unreadable: Literal["stop", "skip"] = "stop"
+    """What a file that is no whole image does: name itself and end the run, or name itself and be left out."""
+    column: str = "image"
+    """Of the images in a parquet file or hub data set."""
+    split: str = "train"
+    """Of a hub data set; slices as `train[:1000]` are understood."""
+    revision: str | None = None
+    """Of a hub data set: branch, tag or commit."""
 
     def __post_init__(self) -> None:
-        check(0 <= self.held_out < 1, "data.held_out", self.held_out, "must lie in [0, 1)")
+        share = self.held_out
+        check(share is None or 0 <= share < 1, "data.held_out", share, "must be null or lie in [0, 1)")
         check(self.size >= 1, "data.size", self.size, "must be at least 1 pixel")
 
 

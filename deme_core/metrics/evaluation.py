@@ -7,7 +7,8 @@ import numpy as np
 
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.intervals import Interval, jackknife_interval, paired_interval, t_interval
-from deme_core.metrics.kernel import kernel_distance
+from deme_core.metrics.kernel import KernelReference
+from deme_core.metrics.manifolds import precision_recall
 from deme_core.metrics.moments import Moments
 from deme_core.metrics.neighbours import copy_rate
 from deme_core.params import check
@@ -37,6 +38,7 @@ def evaluate(
     baseline: np.ndarray,
     references: dict[str, np.ndarray],
     params: EvaluateParams,
+    statistics: Moments | None = None,
 ) -> tuple[dict[str, float], Scores]:
     """Flat metrics of a model, and its scores on each seed block.
 
@@ -44,40 +46,49 @@ def evaluate(
         features: [n, D] of the model's samples, in the order of their index.
         baseline: [n, D] of the pretrained model's samples from the same seeds.
         references: part -> [m, D] of real images; `train` and, where the data set holds one out, `heldout`.
+        statistics: of real images that someone else has published; gives the Fréchet distance of a part `statistics`.
 
     Returns:
         For each part: `frechet_*`, the plain distance at n images (what other tools print); `_corrected` with
         `_low`, `_high`: without its upward bias in n, by the jackknife over 20 groups; `_change` with `_change_low`,
         `_change_high`: minus the baseline's, paired over the seed blocks. `kid_*` likewise over the blocks (it has
         no bias). `copy_rate`, and `copy_rate_real`: the same for the held-out images, the level of no copying.
-        And `block_scores` of the model, so that any two models can be compared in pairs.
+        `precision` and `recall` towards the training part, both sets cut to the size of the smaller one.
+        And the scores of `Targets` of the model, so that any two models can be compared in pairs.
     """
-    ours, theirs = (block_scores(rows, references, params.blocks) for rows in (features, baseline))
+    targets = Targets(references, statistics)
+    ours, theirs = (targets.scores(rows, params.blocks) for rows in (features, baseline))
     groups = [Moments.of(group) for group in np.split(features, JACKKNIFE_GROUPS)]
     out: dict[str, float] = {}
-    for part, real in references.items():
-        reference, name = FrechetReference(Moments.of(real)), f"frechet_{part}"
+    for name, reference in targets.frechet.items():
         out[name] = reference.distance(Moments.of(features))
         _put(out, name, "corrected", jackknife_interval(reference.distance, groups))
         _put(out, f"{name}_change", None, paired_interval(ours[name], theirs[name]))
-    for name in (f"kid_{part}" for part in references):
+    for name in targets.kernel:
         _put(out, name, None, t_interval(ours[name]))
         _put(out, f"{name}_change", None, paired_interval(ours[name], theirs[name]))
     out["copy_rate"] = copy_rate(features, references["train"])
     if "heldout" in references:
         out["copy_rate_real"] = copy_rate(references["heldout"], references["train"])
+    size = min(len(features), len(references["train"]))
+    out["precision"], out["recall"] = precision_recall(_spread(references["train"], size), _spread(features, size))
     return out, ours
 
 
-def block_scores(features: np.ndarray, references: dict[str, np.ndarray], blocks: int) -> Scores:
-    """`frechet_*` and `kid_*` of each seed block, a list of `blocks` plain values each."""
-    parts = np.split(features, blocks)
-    scores: Scores = {}
-    for part, real in references.items():
-        reference = FrechetReference(Moments.of(real))
-        scores[f"frechet_{part}"] = [reference.distance(Moments.of(rows)) for rows in parts]
-        scores[f"kid_{part}"] = [kernel_distance(rows, real) for rows in parts]
-    return scores
+class Targets:
+    """What samples are compared with, each factored once: `frechet_*` and `kid_*` of every part."""
+
+    def __init__(self, references: dict[str, np.ndarray], statistics: Moments | None = None) -> None:
+        self.frechet = {f"frechet_{part}": FrechetReference(Moments.of(real)) for part, real in references.items()}
+        if statistics is not None:
+            self.frechet["frechet_statistics"] = FrechetReference(statistics)
+        self.kernel = {f"kid_{part}": KernelReference(real) for part, real in references.items()}
+
+    def scores(self, features: np.ndarray, blocks: int) -> Scores:
+        """Of each seed block, a list of `blocks` plain values each."""
+        parts = np.split(features, blocks)
+        scores = {name: [to.distance(Moments.of(rows)) for rows in parts] for name, to in self.frechet.items()}
+        return scores | {name: [to.distance(rows) for rows in parts] for name, to in self.kernel.items()}
 
 
 def check_samples(images: int, blocks: int) -> None:
@@ -88,6 +99,11 @@ def check_samples(images: int, blocks: int) -> None:
         f"must be a multiple of {unit} ({blocks} seed blocks, {JACKKNIFE_GROUPS} groups of the jackknife), at least"
         f" {2 * unit}",
     )  # fmt: skip
+
+
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` of the rows, evenly spread: files may come sorted by class."""
+    return rows[np.arange(count) * len(rows) // count]
 
 
 def _put(out: dict[str, float], name: str, suffix: str | None, interval: Interval) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from deme_core.errors import InputError
-from deme_core.metrics.features import Extractor
+from deme_core.metrics.extractor import Extractor
 from deme_core.tensors import read_recipe, read_tensors, write_tensors
 
 

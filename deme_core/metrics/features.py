@@ -1,19 +1,20 @@
-"""Feature extractors: images -> feature vectors. A new extractor is one row of the table."""
+"""The table of feature extractors: images -> feature vectors. A new extractor is one row."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from deme_core.data.images import to_model
 from deme_core.errors import InputError
+from deme_core.metrics.embeddings import load_clip, load_dinov2
+from deme_core.metrics.extractor import Extractor
+from deme_core.metrics.inception import load_inception
 from deme_core.tensors import check_same_layout, read_tensors, weights_hash
-
-BLOCK = 500  # images a forward pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,19 +23,24 @@ class FeatureParams:
 
     extractor: str
     """Folder of a feature extractor, such as zoo/digits-features."""
+    statistics: str | None = None
+    """An npz file of `mu` [D] and `sigma` [D, D], as clean-fid, pytorch-fid and authors publish them: one more
+    reference beside the data set's own."""
 
 
 class SmallClassifier(nn.Module):
-    """A three-layer convolutional classifier of small images; its pooled last layer gives the features."""
+    """A convolutional classifier of small images; its pooled last layer gives the features.
 
-    def __init__(self, channels: int, width: int, classes: int) -> None:
+    Each of the `blocks` halves the resolution: one for 8×8, two for 16×16.
+    """
+
+    def __init__(self, channels: int, width: int, classes: int, blocks: int = 1) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(
-            nn.Conv2d(channels, width // 2, 3, padding=1), nn.GELU(),
-            nn.Conv2d(width // 2, width, 3, padding=1, stride=2), nn.GELU(),
-            nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        )  # fmt: skip
+        layers: list[nn.Module] = [nn.Conv2d(channels, width // 2, 3, padding=1), nn.GELU()]
+        for inputs in [width // 2, *[width] * (blocks - 1)]:
+            layers += [nn.Conv2d(inputs, width, 3, padding=1, stride=2), nn.GELU()]
+            layers += [nn.Conv2d(width, width, 3, padding=1), nn.GELU()]
+        self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(width, classes)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
@@ -46,41 +52,9 @@ class SmallClassifier(nn.Module):
         return self.head(self.features(x))
 
 
-@dataclass(frozen=True)
-class Extractor:
-    """Images -> features; `name` and `sha256` stand in every protocol."""
-
-    name: str
-    sha256: str
-    forward: Callable[[torch.Tensor], torch.Tensor]
-
-    @torch.inference_mode()
-    def __call__(self, images: Iterable[torch.Tensor]) -> np.ndarray:
-        """Features of a stream of uint8 [n, C, H, W]: float32 [total, D].
-
-        The network sees blocks of BLOCK images however the stream is cut, so that the same images give the same
-        bits in a search trial and in an evaluation.
-        """
-        parts = [self.forward(to_model(block)).float() for block in batched(images, BLOCK)]
-        if not parts:
-            raise InputError(f"extractor {self.name}: no image to extract features from")
-        return torch.cat(parts).numpy()
-
-
-def batched(parts: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
-    """The rows of `parts` in tensors of `size` rows, the last one shorter."""
-    rest: torch.Tensor | None = None
-    for part in parts:
-        rest = part if rest is None else torch.cat([rest, part])
-        while len(rest) >= size:
-            yield rest[:size]
-            rest = rest[size:]
-    if rest is not None and len(rest):
-        yield rest
-
-
-def _small_classifier(directory: Path, config: dict) -> Callable[[torch.Tensor], torch.Tensor]:
-    model = SmallClassifier(**{k: config[k] for k in ("channels", "width", "classes")}).eval()
+def load_classifier(directory: Path, config: dict[str, Any]) -> Extractor:
+    """A SmallClassifier: its arguments in the config, its weights in model.safetensors."""
+    model = SmallClassifier(**{key: value for key, value in config.items() if key != "_class_name"}).eval()
     state = read_tensors(directory / "model.safetensors")
     check_same_layout(
         {k: tuple(v.shape) for k, v in state.items()},
@@ -88,23 +62,39 @@ def _small_classifier(directory: Path, config: dict) -> Callable[[torch.Tensor],
         str(directory), "its config.json",
     )  # fmt: skip
     model.load_state_dict(state)
-    return model.features
+    sha256 = weights_hash(directory / "model.safetensors")
+    return Extractor(directory.name, sha256, lambda pixels: model.features(to_model(pixels)))
 
 
-EXTRACTORS: dict[str, Callable[[Path, dict], Callable[[torch.Tensor], torch.Tensor]]] = {
-    "SmallClassifier": _small_classifier,
+EXTRACTORS: dict[str, Callable[[Path, dict[str, Any]], Extractor]] = {
+    "SmallClassifier": load_classifier,
+    "Inception": load_inception,
+    "CLIP": load_clip,
+    "DINOv2": load_dinov2,
 }
 
 
 def load_extractor(source: str) -> Extractor:
-    """The extractor in the folder `source` (config.json with `_class_name`, model.safetensors)."""
+    """The extractor in the folder `source`: its config.json says with `_class_name` which row of the table reads it.
+
+    Raises:
+        InputError: no such folder, an unknown class, a missing key, file or package, or weights of another network.
+    """
     directory = Path(source)
+    config = read_config(directory)
+    try:
+        return EXTRACTORS[config["_class_name"]](directory, config)
+    except KeyError as error:
+        raise InputError(f"extractor {source!r}: its config.json lacks the key {error}") from None
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The config.json of an extractor's folder."""
     if not (directory / "config.json").is_file():
         raise InputError(
-            f"extractor {source!r}: no {directory / 'config.json'}; give a folder such as zoo/digits-features"
+            f"extractor '{directory}': no {directory / 'config.json'}; give a folder such as zoo/digits-features"
         )
     config = json.loads((directory / "config.json").read_text())
-    name = config.get("_class_name")
-    if name not in EXTRACTORS:
-        raise InputError(f"extractor {source!r}: class {name} is unknown; known are {', '.join(EXTRACTORS)}")
-    return Extractor(directory.name, weights_hash(directory / "model.safetensors"), EXTRACTORS[name](directory, config))
+    if (name := config.get("_class_name")) not in EXTRACTORS:
+        raise InputError(f"extractor '{directory}': class {name} is unknown; known are {', '.join(EXTRACTORS)}")
+    return config

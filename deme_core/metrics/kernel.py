@@ -7,33 +7,58 @@ from numpy.typing import ArrayLike
 
 from deme_core.metrics.moments import Array, feature_matrix
 
+CHUNK_ROWS = 4096  # rows of a kernel matrix in memory at once
+
+
+class KernelReference:
+    """The reference side of a kernel distance; the term that belongs to it alone is computed once."""
+
+    def __init__(self, reference: ArrayLike) -> None:
+        """`reference` [m, D], m >= 2; ValueError for fewer rows, or values that are not finite."""
+        self._rows = _at_least_two_rows(reference, "y")
+        self._within = _mean_over_distinct_pairs(self._rows)
+
+    def distance(self, x: ArrayLike) -> float:
+        """Unbiased squared MMD between x [n, D], n >= 2, and the reference under the kernel (x·y/D + 1)^3.
+
+        Binkowski et al. 2018, "Demystifying MMD GANs", arXiv 1801.01401. The expectation is exact at any n and m,
+        so between two samples of one distribution it is often negative; it is never clipped. Memory: a few float64
+        matrices of CHUNK_ROWS * max(n, m). A large set is given in blocks of some thousand rows: the mean over
+        blocks is unbiased too, and their spread gives the interval.
+        ValueError for fewer than two rows, differing D, or values that are not finite.
+        """
+        a, b = _at_least_two_rows(x, "x"), self._rows
+        if a.shape[1] != b.shape[1]:
+            raise ValueError(
+                f"x has dimension {a.shape[1]} and y {b.shape[1]}; the dimensions must be equal: use one feature "
+                "extractor for both"
+            )
+        between = _sum_over_pairs(a, b) / (len(a) * len(b))
+        return _mean_over_distinct_pairs(a) + self._within - 2 * between
+
 
 def kernel_distance(x: ArrayLike, y: ArrayLike) -> float:
-    """Unbiased squared MMD between x [n, D] and y [m, D], n, m >= 2, under the kernel (x·y/D + 1)^3.
+    """The kernel distance of x [n, D] and y [m, D], symmetric. For many x, keep a KernelReference."""
+    return KernelReference(y).distance(x)
 
-    Binkowski et al. 2018, "Demystifying MMD GANs", arXiv 1801.01401. The expectation is exact at any n and m,
-    so between two samples of one distribution it is often negative; it is never clipped. Memory: a few
-    float64 matrices of the largest of [n, n], [m, m] and [n, m]. A large set is given in blocks of some
-    thousand rows: the mean over blocks is unbiased too, and their spread gives the interval.
-    ValueError for fewer than two rows, differing D, or values that are not finite.
-    """
-    a, b = feature_matrix(x, "x"), feature_matrix(y, "y")
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(
-            f"x has dimension {a.shape[1]} and y {b.shape[1]}; the dimensions must be equal: use one feature "
-            "extractor for both"
-        )
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"x has {len(a)} rows and y {len(b)}; both need at least 2: give more features")
-    between = float(_kernel(a @ b.T, a.shape[1]).mean())
-    return _mean_over_distinct_pairs(a) + _mean_over_distinct_pairs(b) - 2 * between
+
+def _at_least_two_rows(rows: ArrayLike, name: str) -> Array:
+    matrix = feature_matrix(rows, name)
+    if len(matrix) < 2:
+        raise ValueError(f"{name} has {len(matrix)} row; at least 2 are needed: give more features")
+    return matrix
 
 
 def _mean_over_distinct_pairs(x: Array) -> float:
     """Mean kernel over pairs i != j of the rows of x; the pairs i = j are what would bias the plain mean."""
     n, dimension = x.shape
     equal_pairs = _kernel(np.einsum("nd,nd->n", x, x), dimension)
-    return float((_kernel(x @ x.T, dimension).sum() - equal_pairs.sum()) / (n * (n - 1)))
+    return float((_sum_over_pairs(x, x) - equal_pairs.sum()) / (n * (n - 1)))
+
+
+def _sum_over_pairs(a: Array, b: Array) -> float:
+    chunks = (a[start : start + CHUNK_ROWS] for start in range(0, len(a), CHUNK_ROWS))
+    return sum(_kernel(chunk @ b.T, a.shape[1]).sum() for chunk in chunks)
 
 
 def _kernel(products: Array, dimension: int) -> Array:

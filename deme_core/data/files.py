@@ -1,0 +1,49 @@
+"""Image files: a folder or a ZIP archive of them, at any depth, in the order of their names."""
+
+import zipfile
+from functools import partial
+from pathlib import Path
+
+from deme_core.data.decode import decode_all
+from deme_core.data.images import DataParams, Images
+from deme_core.errors import InputError
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def read_folder(params: DataParams) -> Images:
+    """Every image file below the folder `data.path`."""
+    root = Path(params.path or "")
+    if params.path is None or not root.is_dir():
+        raise InputError(f"params: data.path = {params.path!r}: source 'folder' needs an existing folder of images")
+    files = _images([str(file) for file in root.rglob("*") if file.is_file()], root)
+    return decode_all(((file, Path(file).read_bytes) for file in files), len(files), params)
+
+
+def read_zip(params: DataParams) -> Images:
+    """Every image file in the ZIP archive `data.path`."""
+    path = Path(params.path or "")
+    if params.path is None or not path.is_file():
+        raise InputError(f"params: data.path = {params.path!r}: source 'zip' needs an existing archive of images")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            files = _images(archive.namelist(), path)
+            return decode_all(((f"{path}/{file}", partial(_read, archive, file)) for file in files), len(files), params)
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path}: no whole ZIP archive ({error}); fetch it again") from None
+
+
+def _read(archive: zipfile.ZipFile, file: str) -> bytes:
+    try:
+        return archive.read(file)
+    except zipfile.BadZipFile as error:  # a damaged entry is one unreadable image
+        raise ValueError(str(error)) from None
+
+
+def _images(names: list[str], where: Path) -> list[str]:
+    # Beside a picture, macOS puts a file of the same ending that holds no image, but its attributes.
+    found = [name for name in names if not Path(name).name.startswith("._")]
+    found = sorted(name for name in found if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise InputError(f"{where}: no image found; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return found

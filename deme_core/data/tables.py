@@ -1,0 +1,67 @@
+"""Images in a column of a table: parquet files, and data sets of the Hugging Face hub, through `datasets`."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deme_core.data.decode import decode_all
+from deme_core.data.images import DataParams, Images
+from deme_core.errors import InputError
+
+
+def read_parquet(params: DataParams) -> Images:
+    """The column `data.column` of the parquet file(s) `data.path`, in the order of their names."""
+    pattern = Path(params.path or "")
+    files = sorted(str(file) for file in pattern.parent.glob(pattern.name or "*.parquet"))
+    if not files:
+        raise InputError(f"params: data.path = {params.path!r}: source 'parquet' needs existing file(s); a * is fine")
+    return _column(_load("parquet", params, data_files=files, split="train"), params)
+
+
+def read_hub(params: DataParams) -> Images | dict[str, Images]:
+    """The split `data.split` of the hub data set `data.path`; with `data.held_out` null its split `test` is held out.
+
+    What is not in the cache of `datasets` is downloaded.
+    """
+    if params.path is None:
+        raise InputError("params: data.path = None: source 'hub' needs the id of a data set, as uoft-cs/cifar10")
+    print(f"data set {params.path} (revision {params.revision or 'main'}): downloading what is not in the cache")
+    load = partial(_load, params.path, params, revision=params.revision)
+    train = _column(load(split=params.split), params)
+    return train if params.held_out is not None else {"train": train, "heldout": _column(load(split="test"), params)}
+
+
+def _load(name: str, params: DataParams, **options: Any) -> Any:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise InputError(
+            f"params: data.source = {params.source!r} needs the package `datasets`: pip install 'deme[real-images]'"
+        ) from None
+    try:
+        return load_dataset(name, **options)
+    except Exception as error:  # `datasets` raises classes of its own, of fsspec, of the hub and of pyarrow
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"params: data.path = {params.path!r}: cannot be loaded ({reason}); offline, fetch it elsewhere and read it"
+            " with data.source=parquet or folder"
+        ) from None
+
+
+def _column(table: Any, params: DataParams) -> Images:
+    from datasets import Image
+
+    if params.column not in table.column_names:
+        raise InputError(
+            f"params: data.column = {params.column!r}: {params.path} has no such column; it has"
+            f" {', '.join(table.column_names)}"
+        )
+    images = table.select_columns([params.column]).cast_column(params.column, Image(decode=False))
+    rows = ((f"{params.path}[{k}]", partial(_bytes, row[params.column])) for k, row in enumerate(images))
+    return decode_all(rows, len(images), params)
+
+
+def _bytes(image: dict[str, Any] | None) -> bytes:
+    if not image or not image["bytes"]:
+        raise ValueError("holds no bytes of an image")
+    return image["bytes"]

@@ -1,0 +1,133 @@
+"""Checkpoints as the hub has them -> a diffusers pipeline directory with safetensors weights and the keys of today.
+
+Read are pipelines; flat repositories with config.json, weights and scheduler_config.json at the root (google/ddpm-*);
+and a denoiser's folder inside a pipeline, such as unet_ema, which then takes the place of the pipeline's own.
+"""
+
+import json
+import pickle
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from deme_core.checkpoints import PICKLES, WEIGHTS, denoiser_dir
+from deme_core.errors import InputError
+from deme_core.tensors import read_tensors, write_tensors
+
+PICKLED = "diffusion_pytorch_model.bin"
+# The attention of diffusers < 0.15, under whose names the google/ddpm-* weights are saved.
+ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of a checkpoint lie."""
+
+    root: Path | None
+    """Folder of model_index.json, where there is one."""
+    denoiser: Path
+    """Folder of its config.json and weights."""
+    scheduler: Path
+    """The file scheduler_config.json."""
+
+
+def find_layout(source: Path) -> Layout:
+    """The parts of a pipeline, of a flat repository, or of a denoiser's folder inside a pipeline."""
+    root = next((folder for folder in (source, source.parent) if (folder / "model_index.json").is_file()), None)
+    denoiser = source
+    if root == source and denoiser_dir(source).is_dir():
+        denoiser = denoiser_dir(source)
+    if not (denoiser / "config.json").is_file():
+        raise InputError(
+            f"{denoiser / 'config.json'}: no such file; {source} must be a pipeline (model_index.json and the folders"
+            " that it names) or hold a denoiser's config.json and weights"
+        )
+    places = [folder / name for folder in (source, source.parent) for name in ("scheduler", ".")]
+    for place in places:
+        if (place / "scheduler_config.json").is_file():
+            return Layout(root, denoiser, place / "scheduler_config.json")
+    raise InputError(f"{source}: no scheduler_config.json, neither in it, nor in scheduler/, nor beside it")
+
+
+def source_timesteps(source: Path) -> int:
+    """T, the number of training timesteps, of a checkpoint in any layout."""
+    return int(json.loads(find_layout(source).scheduler.read_text()).get("num_train_timesteps", 1000))
+
+
+def import_pipeline(source: Path, target: Path) -> None:
+    """Write the checkpoint as a pipeline directory; what is in order is copied byte for byte.
+
+    Raises:
+        InputError: a part is missing, or pickled weights hold more than tensors.
+    """
+    layout = find_layout(source)
+    target.mkdir(parents=True, exist_ok=True)
+    name = "unet"
+    if layout.root is None:
+        index = {
+            "_class_name": "DDPMPipeline",
+            "scheduler": ["diffusers", _class_of(layout.scheduler)],
+            "unet": ["diffusers", _class_of(layout.denoiser / "config.json")],
+        }
+        (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    else:
+        name = denoiser_dir(layout.root).name
+        shutil.copyfile(layout.root / "model_index.json", target / "model_index.json")
+        for part in sorted(json.loads((target / "model_index.json").read_text())):
+            if part != name and (layout.root / part).is_dir():
+                shutil.copytree(layout.root / part, target / part, ignore=_left_out)
+    (target / "scheduler").mkdir(exist_ok=True)
+    shutil.copyfile(layout.scheduler, target / "scheduler" / "scheduler_config.json")
+    (target / name).mkdir()
+    shutil.copyfile(layout.denoiser / "config.json", target / name / "config.json")
+    _import_weights(layout.denoiser, target / name)
+
+
+def _import_weights(source: Path, target: Path) -> None:
+    """The weights of a denoiser's folder as safetensors, with the keys of today."""
+    if shards := sorted(source.glob("diffusion_pytorch_model-*-of-*.safetensors")):
+        for part in [*shards, source / f"{WEIGHTS}.index.json"]:
+            shutil.copyfile(part, target / part.name)
+        return
+    file = next((source / name for name in (WEIGHTS, PICKLED) if (source / name).is_file()), None)
+    if file is None:
+        raise InputError(f"{source}: holds neither {WEIGHTS} nor {PICKLED}; fetch the weights, too")
+    state = read_tensors(file) if file.name == WEIGHTS else read_pickle(file)
+    modern = {_modern(key): value for key, value in state.items()}
+    if file.name == WEIGHTS and modern.keys() == state.keys():
+        shutil.copyfile(file, target / WEIGHTS)
+        return
+    write_tensors(target / WEIGHTS, modern, {"converted_from": file.name})
+
+
+def read_pickle(file: Path) -> Mapping[str, torch.Tensor]:
+    """The tensors of a `.bin` file; nothing in it is executed, and anything but tensors is refused."""
+    print(f"{file}: pickled weights; read as tensors alone (weights_only=True) and written as safetensors")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = (str(error).strip() or "it is empty").splitlines()[0]
+        raise InputError(f"{file}: no file of plain tensors ({reason}); fetch it again, or as safetensors") from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{file}: holds more than named tensors; give the weights of the denoiser alone")
+    return state
+
+
+def _modern(key: str) -> str:
+    return re.sub(
+        rf"(\.attentions\.\d+)\.({'|'.join(ATTENTION)})\.", lambda match: f"{match[1]}.{ATTENTION[match[2]]}.", key
+    )
+
+
+def _class_of(config: Path) -> str | None:
+    return json.loads(config.read_text()).get("_class_name")
+
+
+def _left_out(folder: str, names: list[str]) -> list[str]:
+    """Hidden files, and pickles beside safetensors, of a component's folder."""
+    safe = any(Path(name).suffix == ".safetensors" for name in names)
+    return [name for name in names if name.startswith(".") or (safe and Path(name).suffix in PICKLES)]

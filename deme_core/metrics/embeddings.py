@@ -1,0 +1,66 @@
+"""Features of networks trained without labels of ImageNet: CLIP and DINOv2."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deme_core.errors import InputError
+from deme_core.metrics.extractor import Extractor, device, files_of_model, rgb
+from deme_core.tensors import weights_hash
+
+BLOCK = 50
+
+
+def load_clip(directory: Path, config: dict[str, Any]) -> Extractor:
+    """Image features of CLIP, before their normalisation, with the preprocessing that belongs to the weights.
+
+    Key of the config: `source`, a folder or hub id of open_clip's format (open_clip_config.json holds architecture and
+    preprocessing, open_clip_model.safetensors the weights), with `revision`.
+    """
+    try:
+        from open_clip import create_model_from_pretrained
+    except Exception as error:  # a torchvision of another torch fails in many ways
+        raise InputError(
+            f"extractor '{directory}' needs open_clip_torch and a torchvision that matches torch ({error}):"
+            " pip install 'deme[real-images]'"
+        ) from None
+    from PIL import Image
+
+    folder = files_of_model(config, ("open_clip_config.json", "open_clip_model.safetensors"))
+    model, preprocess = create_model_from_pretrained(f"local-dir:{folder}")
+    model = model.eval().to(device())
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        images = [Image.fromarray(image.numpy()) for image in rgb(pixels).permute(0, 2, 3, 1).contiguous()]
+        return model.encode_image(torch.stack([preprocess(image) for image in images]).to(device()))
+
+    return Extractor(directory.name, weights_hash(folder / "open_clip_model.safetensors"), forward, BLOCK)
+
+
+def load_dinov2(directory: Path, config: dict[str, Any]) -> Extractor:
+    """The class token of DINOv2 after its last norm, as Stein et al. 2023 (arXiv 2306.04675) measure with.
+
+    Key of the config: `source`, a folder or hub id of transformers' format (config.json, model.safetensors,
+    preprocessor_config.json), with `revision`. Images are resized to the processor's crop (224×224) by antialiased
+    bicubic interpolation, and normalised with its mean and standard deviation.
+    """
+    from transformers import Dinov2Model
+
+    folder = files_of_model(config, ("config.json", "model.safetensors", "preprocessor_config.json"))
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind != "dinov2":
+        raise InputError(f"extractor '{directory}': {folder} holds a model of type {kind}, not dinov2")
+    processor = json.loads((folder / "preprocessor_config.json").read_text())
+    size = (processor["crop_size"]["height"], processor["crop_size"]["width"])
+    mean, std = (torch.tensor(processor[key]).view(3, 1, 1) for key in ("image_mean", "image_std"))
+    model = Dinov2Model.from_pretrained(folder).eval().to(device())
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.interpolate(
+            rgb(pixels).float() / 255, size, mode="bicubic", antialias=True, align_corners=False
+        ).clamp(0, 1)
+        return model(pixel_values=((x - mean) / std).to(device())).last_hidden_state[:, 0]
+
+    return Extractor(directory.name, weights_hash(folder / "model.safetensors"), forward, BLOCK)

@@ -1,0 +1,82 @@
+"""What a feature extractor is, and where its weights come from."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deme_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Images -> features; `name` and `sha256` stand in every protocol."""
+
+    name: str
+    sha256: str
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    """uint8 [n, C, H, W] on the CPU -> features [n, D], anywhere."""
+    block: int = 500
+    """Images a forward pass."""
+
+    @torch.inference_mode()
+    def __call__(self, images: Iterable[torch.Tensor]) -> np.ndarray:
+        """Features of a stream of uint8 [n, C, H, W]: float32 [total, D].
+
+        The network sees blocks of `block` images however the stream is cut, so that the same images give the same
+        bits in a search trial and in an evaluation.
+        """
+        parts = [self.forward(part).float().cpu() for part in batched(images, self.block)]
+        if not parts:
+            raise InputError(f"extractor {self.name}: no image to extract features from")
+        return torch.cat(parts).numpy()
+
+
+def batched(parts: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
+    """The rows of `parts` in tensors of `size` rows, the last one shorter."""
+    rest: torch.Tensor | None = None
+    for part in parts:
+        rest = part if rest is None else torch.cat([rest, part])
+        while len(rest) >= size:
+            yield rest[:size]
+            rest = rest[size:]
+    if rest is not None and len(rest):
+        yield rest
+
+
+def rgb(pixels: torch.Tensor) -> torch.Tensor:
+    """[n, C, H, W] of one or three channels -> [n, 3, H, W]: large networks know no grey."""
+    return pixels.expand(-1, 3, -1, -1)
+
+
+def device() -> torch.device:
+    """Where a large network runs."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def files_of_model(config: dict[str, Any], files: tuple[str, ...]) -> Path:
+    """The folder of a published model's `files`: the directory `source` of its config, or a snapshot of that hub id.
+
+    What the hub's cache lacks is downloaded, and said so.
+    """
+    source = config["source"]
+    folder = Path(source)
+    if folder.is_dir():
+        if missing := [name for name in files if not (folder / name).is_file()]:
+            raise InputError(f"{folder / missing[0]}: no such file; the model's folder must hold {', '.join(files)}")
+        return folder
+    from huggingface_hub import snapshot_download
+
+    print(f"extractor {source} (revision {config.get('revision') or 'main'}): downloading what is not in the cache")
+    try:
+        snapshot = snapshot_download(source, revision=config.get("revision"), allow_patterns=list(files))
+    except Exception as error:  # of the hub, of the network, of a malformed id
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{source}: neither a directory nor to be had from the hub ({reason}); fetch {', '.join(files)} elsewhere"
+            " and set `source` to their folder"
+        ) from None
+    return files_of_model({"source": snapshot}, files)

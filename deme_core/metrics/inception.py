@@ -1,0 +1,72 @@
+"""Inception features, those of FID: the network and the resizing of clean-fid."""
+
+import hashlib
+import shutil
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deme_core.errors import InputError
+from deme_core.metrics.extractor import Extractor, device, rgb
+from deme_core.tensors import atomic_file
+
+RESIZING = ("clean", "legacy_pytorch", "legacy_tensorflow")
+BLOCK = 50
+FILE = "inception-2015-12-05.pt"
+
+
+def load_inception(directory: Path, config: dict[str, Any]) -> Extractor:
+    """The 2,048 pooled features of the TorchScript Inception of FID (Parmar et al. 2022, arXiv 2104.11222).
+
+    Keys of the config: `weights`, the path of inception-2015-12-05.pt, downloaded where it is missing; `resize`, how
+    images come to 299×299: `clean` (antialiased bicubic), `legacy_pytorch` (bilinear, without antialiasing) or
+    `legacy_tensorflow` (inside the network). All three run this network; clean-fid's own legacy_pytorch runs the port
+    of its weights to PyTorch, whose features differ by rounding.
+    """
+    resize, file = config["resize"], Path(config["weights"])
+    if resize not in RESIZING:
+        raise InputError(f"extractor '{directory}': resize = {resize!r} is unknown; known are {', '.join(RESIZING)}")
+    if file.name != FILE:
+        raise InputError(f"extractor '{directory}': weights = {str(file)!r}: the file must be named {FILE}")
+    try:
+        from cleanfid.downloads_helper import inception_url
+        from cleanfid.inception_torchscript import InceptionV3W
+        from cleanfid.resize import build_resizer
+    except ImportError as error:
+        raise InputError(
+            f"extractor '{directory}' needs the package clean-fid ({error}): pip install 'deme[real-images]'"
+        ) from None
+    if not file.is_file():
+        _download(inception_url, file)
+    try:
+        network = InceptionV3W(str(file.parent), download=False, resize_inside=resize == "legacy_tensorflow")
+    except (RuntimeError, AttributeError) as error:
+        raise InputError(f"{file}: no TorchScript Inception ({_first_line(error)}); fetch it again") from None
+    network = network.eval().to(device())
+    resizer = build_resizer(resize)
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        images = rgb(pixels).permute(0, 2, 3, 1).numpy()
+        resized = np.stack([np.asarray(resizer(image), np.float32) for image in images])
+        return network(torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(device()))
+
+    digest = hashlib.sha256(file.read_bytes() + resize.encode())
+    return Extractor(directory.name, digest.hexdigest(), forward, BLOCK)
+
+
+def _download(url: str, file: Path) -> None:
+    print(f"extractor: downloading {url} to {file} (95 MB)")
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response, atomic_file(file) as partial:
+            shutil.copyfileobj(response, partial)
+    except OSError as error:
+        raise InputError(
+            f"{file}: no such file, and {url} cannot be fetched ({error}); download it elsewhere and put it there"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

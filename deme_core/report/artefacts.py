@@ -1,0 +1,163 @@
+"""What a run needs from outside the repository: there or missing, how large, and where it comes from.
+
+Nothing here reaches for the network, so that a machine without one gets the same answer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from deme_core.data.images import DataParams
+from deme_core.errors import InputError
+from deme_core.hub_layouts import find_layout
+from deme_core.metrics.features import FeatureParams, read_config
+from deme_core.training.scratch import PretrainParams
+
+EXTRA = "pip install 'deme[real-images]'"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One thing that must be on this machine before a run."""
+
+    kind: str
+    """Of what: model, data, extractor, reference or package."""
+    name: str
+    """Its path, hub id or package."""
+    path: Path | None
+    """Where it lies; None where it is missing."""
+    remedy: str
+    """Where to put it, or the command that fetches it."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes on disk; None where it is missing, or comes with a package."""
+        if self.path is None or not self.path.exists():
+            return None
+        files = [self.path] if self.path.is_file() else [file for file in self.path.rglob("*") if file.is_file()]
+        return sum(file.stat().st_size for file in files)
+
+
+def artefacts(data: DataParams, pretrain: PretrainParams, features: FeatureParams) -> list[Artefact]:
+    """Everything that these params name."""
+    found = [_model(pretrain), *DATA[data.source](data), *_extractor(features.extractor)]
+    if features.statistics is not None:
+        found.append(_file("reference", features.statistics, "put the npz with mu and sigma there"))
+    return found
+
+
+def model_folder(params: PretrainParams) -> Path | None:
+    """The folder of the pretrained model, in any layout; None where it is missing, incomplete or yet to be trained."""
+    owner, name, *inside = [*params.source.split("/"), ""]
+    folder: Path | None = Path(params.source)
+    if not Path(params.source).is_dir():
+        snapshot = _cached(f"{owner}/{name}", params.revision)
+        folder = snapshot and snapshot.joinpath(*inside)
+    try:
+        if folder is None or not any(find_layout(folder).denoiser.glob("diffusion_pytorch_model*")):
+            return None
+    except InputError:
+        return None
+    return folder
+
+
+def _model(params: PretrainParams) -> Artefact:
+    source = params.source
+    if source == "train":
+        return Artefact("model", "train", Path(), "trained by the stage pretrain_load")
+    remedy = "put the pipeline there"
+    if (Path(source) / "recipe.yaml").is_file():
+        remedy = f"python zoo/train_ddpm.py {source}"
+    elif not Path(source).is_dir():
+        remedy += f", or {_download('/'.join(source.split('/')[:2]), params.revision)}"
+    return Artefact("model", source, model_folder(params), remedy)
+
+
+def _file(kind: str, name: str | None, remedy: str) -> Artefact:
+    path = Path(name) if name else None
+    return Artefact(kind, str(name), path if path and path.exists() else None, remedy)
+
+
+def _package(name: str, module: str, remedy: str = EXTRA) -> Artefact:
+    return Artefact("package", name, Path() if find_spec(module) else None, remedy)
+
+
+def _on_disk(remedy: str) -> Callable[[DataParams], list[Artefact]]:
+    return lambda params: [_file("data", params.path, remedy)]
+
+
+def _parquet(params: DataParams) -> list[Artefact]:
+    pattern = Path(params.path or "nothing")
+    first = next(iter(sorted(pattern.parent.glob(pattern.name))), None)
+    return [
+        Artefact("data", str(params.path), first, "put the parquet file(s) there"),
+        _package("datasets", "datasets"),
+    ]
+
+
+def _hub(params: DataParams) -> list[Artefact]:
+    remedy = _download(f"--repo-type dataset {params.path}", params.revision)
+    cached = _cached(params.path or "", params.revision, repo_type="dataset")
+    return [Artefact("data", str(params.path), cached, remedy), _package("datasets", "datasets")]
+
+
+DATA: dict[str, Callable[[DataParams], list[Artefact]]] = {
+    "digits": lambda params: [Artefact("data", "scikit-learn's digits", Path(), "comes with scikit-learn")],
+    "idx": _on_disk("put the idx files there; Fashion-MNIST: apt-get install dataset-fashion-mnist"),
+    "folder": _on_disk("put the images there"),
+    "zip": _on_disk("put the archive there"),
+    "parquet": _parquet,
+    "hub": _hub,
+}
+
+
+def _extractor(source: str) -> list[Artefact]:
+    try:
+        config = read_config(Path(source))
+    except InputError as error:
+        return [Artefact("extractor", source, None, str(error))]
+    return WEIGHTS[config["_class_name"]](Path(source), config)
+
+
+def _inception(folder: Path, config: dict[str, Any]) -> list[Artefact]:
+    load = f"""python -c "from deme_core.metrics.features import load_extractor as f; f('{folder}')\""""
+    return [_file("extractor", config["weights"], f"put it there, or {load}"), _package("clean-fid", "cleanfid")]
+
+
+def _published(*packages: tuple[str, str]) -> Callable[[Path, dict[str, Any]], list[Artefact]]:
+    def found(folder: Path, config: dict[str, Any]) -> list[Artefact]:
+        source, revision = config["source"], config.get("revision")
+        path = Path(source) if Path(source).is_dir() else _cached(source, revision)
+        return [
+            Artefact("extractor", source, path, _download(source, revision)),
+            *(_package(*package) for package in packages),
+        ]
+
+    return found
+
+
+WEIGHTS: dict[str, Callable[[Path, dict[str, Any]], list[Artefact]]] = {
+    "SmallClassifier": lambda folder, config: [
+        _file("extractor", f"{folder}/model.safetensors", f"python zoo/train_features.py {folder}")
+    ],
+    "Inception": _inception,
+    "CLIP": _published(("open_clip_torch", "open_clip"), ("torchvision", "torchvision")),
+    "DINOv2": _published(),
+}
+
+
+def _download(what: str, revision: str | None) -> str:
+    return f"hf download {what}" + (f" --revision {revision}" if revision else "")
+
+
+def _cached(name: str, revision: str | None, repo_type: str | None = None) -> Path | None:
+    """The snapshot of a hub repository in the cache of this machine."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, repo_type=repo_type, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None

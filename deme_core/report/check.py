@@ -1,0 +1,74 @@
+"""The answer of `make check`: what is missing, and what the run will cost, as text."""
+
+from typing import Any
+
+from deme_core.data.images import DataParams
+from deme_core.merging.settings import SearchParams
+from deme_core.metrics.features import FeatureParams
+from deme_core.params import section
+from deme_core.report.artefacts import Artefact, artefacts, model_folder
+from deme_core.report.costs import Counts, Measured, measure
+from deme_core.sampling.settings import SampleParams, SamplerParams
+from deme_core.stage import run_params
+from deme_core.training.scratch import PretrainParams
+from deme_core.training.settings import TrainingParams
+
+UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def check(params: dict[str, Any]) -> tuple[str, bool]:
+    """The report on a whole params.yaml, and whether everything that the run needs is on this machine."""
+    top, pretrain = run_params(params), section(params, "pretrain_load", PretrainParams)
+    training, sampler = section(params, "finetune_range", TrainingParams), section(params, "sampler", SamplerParams)
+    search, sample = section(params, "merge_search", SearchParams), section(params, "sample", SampleParams)
+    found = artefacts(section(params, "data", DataParams), pretrain, section(params, "reference", FeatureParams))
+    counts = Counts.of(top.N, params["dag"], training, search, sampler, sample)
+    lines = [f"{top.name}: what it needs", *map(_artefact_line, found), "", "What it will cost", *_counts(counts)]
+    if folder := model_folder(pretrain):
+        measured = measure(folder, training, sampler)
+        lines += _measured(measured, counts, top.N, len(params["dag"]["models"]), sample.images)
+    else:
+        lines.append("  time, FLOPs, memory, disk: told once the model is there")
+    missing = sum(artefact.path is None for artefact in found)
+    lines += ["", f"{missing} of {len(found)} missing" if missing else "everything is there"]
+    return "\n".join(lines), not missing
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with three digits and a prefix: 1,234,567 B -> 1.23 MB."""
+    for size, prefix in UNITS:
+        if value >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def _artefact_line(artefact: Artefact) -> str:
+    if artefact.path is None:
+        return f"  MISSING  {artefact.kind:<10} {artefact.name}: {artefact.remedy}"
+    # A path of no name stands for what comes with a package, or is made by the run.
+    size = f" ({amount(artefact.size or 0, 'B')})" if artefact.path.name else ""
+    return f"  present  {artefact.kind:<10} {artefact.name}{size}"
+
+
+def _counts(counts: Counts) -> list[str]:
+    return [
+        f"  images trained on      {counts.trained:>14,}",
+        f"  images of the searches {counts.searched:>14,}  at most, {counts.calls} network calls each",
+        f"  images to evaluate     {counts.sampled:>14,}  {counts.calls} network calls each",
+    ]
+
+
+def _measured(measured: Measured, counts: Counts, N: int, models: int, images: int) -> list[str]:
+    calls = counts.calls * (counts.searched + counts.sampled)
+    times = [f"  {name:<22} {hours:>14.2f}  h" for name, hours in measured.hours(counts).items()]
+    memory = f"  memory of a training   {amount(measured.state, 'B'):>14}  and the activations"
+    if measured.peak is not None:
+        memory = f"  GPU memory             {amount(measured.peak + measured.state, 'B'):>14}  in a training step"
+    return [
+        f"  parameters             {measured.parameters:>14,}",
+        f"  FLOPs of sampling      {amount(2 * measured.macs * calls, 'FLOP'):>14}",
+        f"  disk, at most          {amount(measured.disk(N, models, images), 'B'):>14}",
+        memory,
+        f"from a measured step on one {measured.device}:",
+        *times,
+    ]

@@ -1,0 +1,151 @@
+"""What a run will cost: images, network calls; with the model at hand also time, memory and disk, as measured."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from deme_core.checkpoints import denoiser_dir, load_denoiser
+from deme_core.hub_layouts import import_pipeline
+from deme_core.merging.search import KINDS
+from deme_core.merging.settings import SearchParams
+from deme_core.sampling.generate import best_device
+from deme_core.sampling.sample import cost
+from deme_core.sampling.settings import SampleParams, SamplerParams
+from deme_core.training.settings import TrainingParams
+
+LONG_ENOUGH = 1.0  # seconds of a measurement
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the params alone say."""
+
+    trained: int
+    """Images through all trainings, a forward and a backward pass each."""
+    searched: int
+    """Images that the searches sample, at most."""
+    sampled: int
+    """Images that are sampled for the evaluation."""
+    calls: int
+    """Network calls an image."""
+
+    @classmethod
+    def of(
+        cls, N: int, dag: dict[str, Any], training: TrainingParams, search: SearchParams, sampler: SamplerParams,
+        sample: SampleParams,
+    ) -> "Counts":  # fmt: skip
+        """The counts of a run of N ranges whose stages the section `dag` names."""
+        steps = (1 + len(dag["finetunes"])) * N * training.iterations
+        kinds = ["deme", *(row["kind"] for row in dag["searches"].values())]
+        searches = [KINDS[kind](search, 1 if kind == "scale" else N) for kind in kinds]
+        searched = sum(params.budget + (params.finalists + 2) * params.final_images for params in searches)
+        return cls(
+            trained=steps * training.batch_size * training.gradient_accumulation,
+            searched=searched,
+            sampled=len(dag["models"]) * sample.images,
+            calls=sampler.steps,
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the model itself says, on this machine."""
+
+    device: str
+    parameters: int
+    macs: int
+    """Multiply-accumulates of one network call an image."""
+    shape: tuple[int, int, int]
+    """C, H, W."""
+    training: float
+    """Seconds an image of a training step, the teacher's pass included."""
+    sampling: float
+    """Seconds an image of one network call."""
+    peak: int | None
+    """Bytes that a training step of a whole batch takes on the GPU; None on a CPU."""
+
+    def hours(self, counts: Counts) -> dict[str, float]:
+        """Stage -> hours on one device like this one."""
+        image = self.sampling * counts.calls / 3600
+        return {
+            "training": self.training * counts.trained / 3600,
+            "search, at most": image * counts.searched,
+            "sampling": image * counts.sampled,
+        }
+
+    def disk(self, N: int, models: int, images: int) -> int:
+        """Bytes of a run, at most: N experts with vectors and resume states, the models, their samples."""
+        weights = self.parameters * FLOAT
+        return weights * (N * (1 + 1 + 4) + models) + models * images * prod(self.shape)
+
+    @property
+    def state(self) -> int:
+        """Bytes of a training apart from activations: weights, gradients, two moments, EMA, and the teacher."""
+        return 6 * self.parameters * FLOAT
+
+
+def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> Measured:
+    """Time a training step and a sampling call of the model in the folder `source`.
+
+    Batches grow until a measurement is long enough, up to those of the params: a large network is not run on hundreds
+    of images to tell its speed.
+    """
+    device = best_device()
+    with TemporaryDirectory() as folder:
+        import_pipeline(source, Path(folder) / "pipeline")
+        model = load_denoiser(denoiser_dir(Path(folder) / "pipeline"))
+    config: Any = model.config
+    size = config.sample_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    shape = (config.in_channels, height, width)
+    figures = cost([model], shape)
+    model = model.to(device)
+    mixed = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[training.mixed_precision]
+    seconds, peak = _seconds(lambda n: _train(model, shape, n, mixed, training.consistency > 0), training.batch_size)
+    calls, _ = _seconds(lambda n: _call(model, shape, n, getattr(torch, sampler.dtype)), sampler.block)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
+    return Measured(name, figures["parameters"], figures["macs_per_step"], shape, seconds, calls, peak)
+
+
+def _seconds(step: Callable[[int], None], most: int) -> tuple[float, int | None]:
+    """Seconds an image of `step(n)` for the largest n <= most that is needed for a measurement, and its peak memory."""
+    step(1)  # the first pass is slow: allocations, kernels
+    n = 1
+    while True:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        step(n)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        passed = time.perf_counter() - start
+        if n == most or (passed > LONG_ENOUGH and not torch.cuda.is_available()):
+            return passed / n, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+        n = min(2 * n, most)
+
+
+def _train(model: nn.Module, shape: tuple[int, int, int], n: int, dtype: torch.dtype, teacher: bool) -> None:
+    device = next(model.parameters()).device
+    x, t = torch.randn(n, *shape, device=device), torch.zeros(n, dtype=torch.long, device=device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        if teacher:
+            with torch.no_grad():
+                model(x, t)
+        loss = model(x, t).sample.float().square().mean()
+    loss.backward()
+    model.zero_grad()
+
+
+@torch.inference_mode()
+def _call(model: nn.Module, shape: tuple[int, int, int], n: int, dtype: torch.dtype) -> None:
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        model(torch.randn(n, *shape, device=device), 0)

@@ -1,0 +1,25 @@
+"""Compare the pretrained model's metric with its published figure, before the search, and warn where they differ."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from deme_core.metrics.calibration import CalibrateParams, calibrate
+from deme_core.params import read, section
+from deme_core.stage import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--metrics", type=Path, required=True, help="metrics of the pretrained model")
+    parser.add_argument("--out", type=Path, required=True, help="JSON of the comparison")
+    args = parser.parse_args()
+    result = calibrate(json.loads(args.metrics.read_text()), section(read(), "calibrate", CalibrateParams))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(result["message"] or "calibrate.value is null: nothing to compare with", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

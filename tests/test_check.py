@@ -1,0 +1,209 @@
+"""`make check`: every artefact there or missing with its remedy, and costs that follow from params and model."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY, sampler_params, training_params
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from deme_core.dag import dag
+from deme_core.data.images import DataParams
+from deme_core.data.sources import SOURCES
+from deme_core.merging.settings import SearchParams
+from deme_core.metrics.features import EXTRACTORS, FeatureParams
+from deme_core.params import read
+from deme_core.report.artefacts import DATA, WEIGHTS, Artefact, artefacts, model_folder
+from deme_core.report.check import amount, check
+from deme_core.report.costs import Counts, measure
+from deme_core.sampling.settings import SampleParams
+from deme_core.training.scratch import PretrainParams
+
+SEARCH = SearchParams(
+    method="grid", objective="frechet", budget=90, images=10, bounds=(0.0, 1.0), fixed=None, values=(0.0, 1.0),
+    scales=(0.5,), seed=0, finalists=2, final_images=40, final_blocks=2,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """The hub's cache: id -> snapshot; anything that reaches for the network fails."""
+    cache: dict[str, Path] = {}
+
+    def snapshot_download(name: str, *, local_files_only: bool, **_: Any) -> str:
+        assert local_files_only
+        if name not in cache:
+            raise LocalEntryNotFoundError(name)
+        return str(cache[name])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return cache
+
+
+def data(source: str, path: object = None) -> DataParams:
+    return DataParams(source=source, path=path and str(path), size=8, held_out=0.1)
+
+
+def pretrain(source: object, revision: str | None = None) -> PretrainParams:
+    return PretrainParams(source=str(source), revision=revision, train=None)
+
+
+def one(found: list[Artefact], kind: str) -> Artefact:
+    (artefact,) = [artefact for artefact in found if artefact.kind == kind]
+    return artefact
+
+
+def test_every_source_and_every_extractor_can_be_checked() -> None:
+    assert DATA.keys() == SOURCES.keys()
+    assert WEIGHTS.keys() == EXTRACTORS.keys()
+
+
+@pytest.mark.parametrize("source", ["idx", "folder", "zip", "parquet"])
+def test_data_on_disk_are_there_with_their_size_or_missing_with_their_place(tmp_path: Path, source: str) -> None:
+    missing = DATA[source](data(source, tmp_path / "nothing"))[0]
+    assert (missing.path, missing.size) == (None, None)
+    assert "there" in missing.remedy
+    path = tmp_path / "there"
+    if source in ("idx", "folder"):
+        path.mkdir()
+        (path / "file").write_bytes(b"12345")
+    else:
+        path.write_bytes(b"12345")
+    found = DATA[source](data(source, path))[0]
+    assert (found.path, found.size) == (path, 5)
+
+
+def test_a_hub_data_set_is_there_when_it_is_in_the_cache(tmp_path: Path, hub: dict[str, Path]) -> None:
+    params = replace(data("hub", "owner/images"), revision="abc")
+    missing = one(DATA["hub"](params), "data")
+    assert (missing.path, missing.remedy) == (None, "hf download --repo-type dataset owner/images --revision abc")
+    hub["owner/images"] = tmp_path
+    assert one(DATA["hub"](params), "data").path == tmp_path
+
+
+def test_a_model_may_be_a_folder_or_in_the_cache(tmp_path: Path, pipeline: Path, hub: dict[str, Path]) -> None:
+    assert model_folder(pretrain(pipeline)) == pipeline
+    assert model_folder(pretrain("owner/name")) is None
+    hub["owner/name"] = pipeline
+    assert model_folder(pretrain("owner/name")) == pipeline
+    assert model_folder(pretrain("owner/name/unet")) == pipeline / "unet"
+    hub["owner/half"] = tmp_path
+    assert model_folder(pretrain("owner/half")) is None
+    for malformed in ("nothing", "a/b/c/d", "..", ""):
+        assert model_folder(pretrain(malformed)) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "remedy"),
+    [
+        ("owner/name", "hf download owner/name --revision main"),
+        ("owner/name/unet_ema", "hf download owner/name --revision main"),
+    ],
+)
+def test_a_missing_model_says_how_to_get_it(source: str, remedy: str, extractor_dir: Path) -> None:
+    found = artefacts(data("digits"), pretrain(source, "main"), FeatureParams(extractor=str(extractor_dir)))
+    assert one(found, "model").remedy == f"put the pipeline there, or {remedy}"
+    assert one(found, "extractor").size
+
+
+def test_a_model_of_the_zoo_that_is_not_trained_names_its_training(tmp_path: Path, extractor_dir: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    found = artefacts(data("digits"), pretrain(tmp_path), FeatureParams(extractor=str(extractor_dir)))
+    assert one(found, "model").path is None
+    assert one(found, "model").remedy == f"python zoo/train_ddpm.py {tmp_path}"
+
+
+def test_extractors_name_their_weights_and_packages(monkeypatch: pytest.MonkeyPatch, hub: dict[str, Path]) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    found = {name: artefacts(data("digits"), pretrain("x/y"), FeatureParams(extractor=f"zoo/{name}"))[2:]
+             for name in ("inception-clean", "dinov2-large", "clip-vit-b-32", "nothing")}  # fmt: skip
+    assert [artefact.name for artefact in found["inception-clean"]] == ["weights/inception-2015-12-05.pt", "clean-fid"]
+    assert [artefact.remedy for artefact in found["dinov2-large"]] == ["hf download facebook/dinov2-large"]
+    assert [artefact.name for artefact in found["clip-vit-b-32"]][1:] == ["open_clip_torch", "torchvision"]
+    assert "no zoo/nothing/config.json" in found["nothing"][0].remedy
+
+
+def test_a_file_of_statistics_is_an_artefact(tmp_path: Path, extractor_dir: Path) -> None:
+    params = FeatureParams(extractor=str(extractor_dir), statistics=str(tmp_path / "x.npz"))
+    assert one(artefacts(data("digits"), pretrain("x/y"), params), "reference").path is None
+    (tmp_path / "x.npz").touch()
+    assert one(artefacts(data("digits"), pretrain("x/y"), params), "reference").path
+
+
+# Costs
+
+
+def test_the_counts_are_those_of_the_stages() -> None:
+    training = training_params(iterations=12, batch_size=8, gradient_accumulation=2)
+    own = Counts.of(2, dag(2, []), training, SEARCH, sampler_params(steps=3), SampleParams(images=100))
+    assert own.trained == 2 * 12 * 8 * 2
+    assert own.sampled == 4 * 100  # pretrained, ensemble, merged with uniform and with searched weights
+    assert own.searched == 90 + 4 * 40  # the budget; two finalists and two anchors
+    assert own.calls == 3
+    rivals = dag(2, ["full_range", "soup_greedy"])
+    more = Counts.of(2, rivals, training, SEARCH, sampler_params(steps=3), SampleParams(images=100))
+    assert more.trained == 2 * own.trained
+    assert more.sampled == 7 * 100
+    assert more.searched > 2 * own.searched
+
+
+def test_a_measured_step_gives_time_flops_and_disk(pipeline: Path) -> None:
+    measured = measure(pipeline, training_params(batch_size=4), sampler_params(block=4))
+    assert measured.shape == (1, 8, 8)
+    assert measured.macs > 0
+    assert 0 < measured.sampling < measured.training < 1
+    counts = Counts(trained=1000, searched=500, sampled=100, calls=10)
+    hours = measured.hours(counts)
+    assert hours["training"] == pytest.approx(1000 * measured.training / 3600)
+    assert hours["sampling"] == pytest.approx(1000 * measured.sampling / 3600)
+    assert measured.disk(2, 4, 100) == 4 * measured.parameters * (2 * 6 + 4) + 4 * 100 * 64
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (5.67e9, "5.67 GB")])
+def test_amounts_have_three_digits_and_a_prefix(value: float, text: str) -> None:
+    assert amount(value, "B") == text
+
+
+# The answer
+
+
+def test_a_run_that_has_everything_is_told_its_cost(
+    pipeline: Path, extractor_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    params = read(REPOSITORY / "params.yaml")
+    params["pretrain_load"]["source"], params["reference"]["extractor"] = str(pipeline), str(extractor_dir)
+    params["finetune_range"]["batch_size"] = params["sampler"]["block"] = 4
+    report, complete = check(params)
+    assert complete
+    assert "everything is there" in report
+    assert "from a measured step on one " in report
+    assert "MISSING" not in report
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml")))
+def test_every_preset_gets_an_answer_offline_and_its_exit_status(preset: str, tmp_path: Path) -> None:
+    environment = os.environ | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    command = [
+        sys.executable,
+        "conf/check.py",
+        f"experiment={preset}",
+        "sampler.block=2",
+        "finetune_range.batch_size=2",
+    ]
+    run = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.stderr == ""
+    assert run.stdout.startswith(f"{preset}: what it needs\n")
+    assert run.returncode == ("MISSING" in run.stdout)
+    assert ("missing\n" in run.stdout) == bool(run.returncode)
+
+
+def test_make_hands_the_experiment_over() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert "python conf/check.py experiment=$(EXPERIMENT)" in makefile
+    assert yaml.safe_load((REPOSITORY / "params.yaml").read_text())["name"] == "digits"

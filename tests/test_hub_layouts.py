@@ -1,0 +1,252 @@
+"""Checkpoints in the layouts of the hub: flat, old keys, pickled, EMA variants; each becomes a plain pipeline."""
+
+import json
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import REPOSITORY, files_of, training_params, write_pipeline
+from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel
+from safetensors.torch import load_file, save_file
+
+from deme_core.checkpoints import WEIGHTS, denoiser_dir, load_denoiser, resolve_source, train_timesteps, verify_pipeline
+from deme_core.errors import InputError
+from deme_core.hub_layouts import ATTENTION, PICKLED, find_layout, import_pipeline, source_timesteps
+from deme_core.params import read
+from deme_core.stage import run
+from deme_core.tensors import read_recipe
+from deme_core.timesteps import TimestepRanges
+from deme_core.training.finetune import finetune_range
+
+# The blocks of google/ddpm-cifar10-32 and google/ddpm-ema-church-256, with 8 and 16 channels in place of 128 to 512.
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "cifar10": {
+        "sample_size": 32,
+        "block_out_channels": [8, 16, 16, 16],
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    },
+    "lsun": {
+        "sample_size": 64,
+        "block_out_channels": [8, 8, 16, 16, 16, 16],
+        "down_block_types": [*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
+    },
+}
+OLD_CONFIG = {
+    "_class_name": "UNet2DModel", "_diffusers_version": "0.0.4", "act_fn": "silu", "attention_head_dim": None,
+    "center_input_sample": False, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "in_channels": 3,
+    "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-6, "norm_num_groups": 4, "out_channels": 3,
+    "time_embedding_type": "positional",
+}  # fmt: skip
+OLD_SCHEDULER = {
+    "_class_name": "DDPMScheduler", "_diffusers_version": "0.1.1", "beta_end": 0.02, "beta_schedule": "linear",
+    "beta_start": 0.0001, "clip_sample": True, "num_train_timesteps": 1000, "trained_betas": None,
+    "variance_type": "fixed_small",
+}  # fmt: skip
+INDEX = {
+    "_class_name": "DDPMPipeline", "_diffusers_version": "0.1.1", "scheduler": ["diffusers", "DDPMScheduler"],
+    "unet": ["diffusers", "UNet2DModel"],
+}  # fmt: skip
+
+
+def old_key(key: str) -> str:
+    for old, new in ATTENTION.items():
+        key = key.replace(f".{new}.", f".{old}.") if ".attentions." in key else key
+    return key
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def write_flat(folder: Path, geometry: str, *, pickled: bool = True, index: bool = True) -> dict[str, torch.Tensor]:
+    """A flat repository of old keys, as google/ddpm-*; returns its weights under the keys of today."""
+    config = OLD_CONFIG | GEOMETRIES[geometry]
+    write_json(folder / "config.json", config)
+    write_json(folder / "scheduler_config.json", OLD_SCHEDULER)
+    if index:
+        write_json(folder / "model_index.json", INDEX)
+    torch.manual_seed(0)
+    state = UNet2DModel.from_config(config).state_dict()
+    old = {old_key(key): value for key, value in state.items()}
+    assert old.keys() != state.keys()
+    if pickled:
+        torch.save(old, folder / PICKLED)
+    else:
+        save_file(old, folder / WEIGHTS, metadata={"format": "pt"})
+    return state
+
+
+@pytest.mark.parametrize("pickled", [True, False])
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_flat_repository_becomes_a_pipeline(
+    tmp_path: Path, geometry: str, index: bool, pickled: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = write_flat(tmp_path / "flat", geometry, pickled=pickled, index=index)
+    import_pipeline(tmp_path / "flat", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert ("pickled weights; read as tensors alone" in said) == pickled
+    verify_pipeline(tmp_path / "out")
+    loaded = load_denoiser(denoiser_dir(tmp_path / "out")).state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+    recipe = read_recipe(tmp_path / "out" / "unet" / WEIGHTS)
+    assert recipe == {"converted_from": PICKLED if pickled else WEIGHTS}
+    assert train_timesteps(tmp_path / "out") == source_timesteps(tmp_path / "flat") == 1000
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert isinstance(pipeline, DDPMPipeline)
+    assert pipeline.scheduler.config.variance_type == "fixed_small"
+
+
+def test_the_weights_are_those_that_diffusers_reads_from_the_flat_repository(tmp_path: Path) -> None:
+    write_flat(tmp_path / "flat", "cifar10", pickled=False)
+    stock = UNet2DModel.from_pretrained(tmp_path / "flat").eval()
+    import_pipeline(tmp_path / "flat", tmp_path / "out")
+    ours = load_denoiser(tmp_path / "out" / "unet")
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(ours(x, 500).sample, stock(x, 500).sample)
+
+
+def test_a_conversion_gives_the_same_bytes_again(tmp_path: Path) -> None:
+    write_flat(tmp_path / "flat", "cifar10")
+    for name in ("a", "b"):
+        import_pipeline(tmp_path / "flat", tmp_path / name)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_a_pipeline_in_order_is_copied_byte_for_byte_without_what_lies_beside_it(
+    pipeline_copy: Path, tmp_path: Path
+) -> None:
+    expected = files_of(pipeline_copy)
+    (pipeline_copy / "training.csv").write_text("step\n")
+    (pipeline_copy / "old.ckpt").write_bytes(b"never read")
+    (pipeline_copy / "unet" / PICKLED).write_bytes(b"never read")
+    import_pipeline(pipeline_copy, tmp_path / "out")
+    assert files_of(tmp_path / "out") == expected
+
+
+def test_shards_are_copied_with_their_index(pipeline_copy: Path, tmp_path: Path) -> None:
+    (pipeline_copy / "unet" / WEIGHTS).unlink()
+    UNet2DModel.from_pretrained(write_pipeline(tmp_path / "whole") / "unet").save_pretrained(
+        pipeline_copy / "unet", max_shard_size="20KB"
+    )
+    import_pipeline(pipeline_copy, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "unet").glob("*.safetensors"))) > 1
+    assert files_of(tmp_path / "out") == files_of(pipeline_copy)
+
+
+def test_an_ema_variant_takes_the_place_of_the_denoiser(pipeline_copy: Path, tmp_path: Path) -> None:
+    ema = write_pipeline(tmp_path / "other", seed=7) / "unet"
+    ema.rename(pipeline_copy / "unet_ema")
+    (pipeline_copy / "vae").mkdir()
+    for name in ("config.json", "weights.safetensors", "weights.bin"):
+        (pipeline_copy / "vae" / name).write_text("{}")
+    write_json(pipeline_copy / "model_index.json", INDEX | {"vae": ["diffusers", "AutoencoderKL"]})
+    import_pipeline(pipeline_copy / "unet_ema", tmp_path / "out")
+    assert files_of(tmp_path / "out" / "unet") == files_of(pipeline_copy / "unet_ema")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "model_index.json",
+        "scheduler",
+        "unet",
+        "vae",
+    ]
+    assert sorted(path.name for path in (tmp_path / "out" / "vae").iterdir()) == ["config.json", "weights.safetensors"]
+    verify_pipeline(tmp_path / "out")
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path("/tmp/never").touch, ())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Evil(), "no file of plain tensors"),
+        ({"a": Evil()}, "no file of plain tensors"),
+        ({"model": {"a": torch.zeros(1)}}, "holds more than named tensors"),
+        ([torch.zeros(1)], "holds more than named tensors"),
+        (None, "no file of plain tensors"),
+    ],
+    ids=["code", "code inside", "nested", "list", "empty"],
+)
+def test_a_pickle_that_holds_more_than_tensors_is_refused(tmp_path: Path, content: Any, message: str) -> None:
+    write_flat(tmp_path / "flat", "cifar10")
+    if content is None:
+        (tmp_path / "flat" / PICKLED).write_bytes(b"")
+    else:
+        torch.save(content, tmp_path / "flat" / PICKLED, pickle_module=pickle)
+    with pytest.raises(InputError, match=rf"{PICKLED}: {message}"):
+        import_pipeline(tmp_path / "flat", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("config.json", r"flat/config\.json: no such file; .*flat must be a pipeline"),
+        ("scheduler_config.json", r"flat: no scheduler_config\.json, neither in it, nor in scheduler/"),
+        (PICKLED, f"flat: holds neither {WEIGHTS} nor {PICKLED}"),
+    ],
+)
+def test_a_missing_file_is_named(tmp_path: Path, name: str, message: str) -> None:
+    write_flat(tmp_path / "flat", "cifar10")
+    (tmp_path / "flat" / name).unlink()
+    with pytest.raises(InputError, match=message):
+        import_pipeline(tmp_path / "flat", tmp_path / "out")
+
+
+def test_the_layout_of_a_pipeline_is_its_own(pipeline: Path) -> None:
+    layout = find_layout(pipeline)
+    assert (layout.root, layout.denoiser) == (pipeline, pipeline / "unet")
+    assert layout.scheduler == pipeline / "scheduler" / "scheduler_config.json"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_a_hub_snapshot_holds_pickles_only_where_there_is_nothing_else(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def snapshot_download(source: str, *, allow_patterns: list[str], revision: str, ignore_patterns: list[str]) -> str:
+        assert (source, revision) == ("owner/name", "abc")
+        asked.append(allow_patterns)
+        if f"*{suffix}" in allow_patterns:
+            (tmp_path / "unet_ema").mkdir()
+            (tmp_path / "unet_ema" / f"weights{suffix}").touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert resolve_source("owner/name/unet_ema", "abc") == tmp_path / "unet_ema"
+    assert [patterns[-1] for patterns in asked] == ["*.safetensors", "*.bin"][: 1 if suffix == ".safetensors" else 2]
+    assert all("*.json" in patterns for patterns in asked)
+
+
+@pytest.mark.parametrize("projection", ["foldable", "released"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_stage_loads_a_flat_repository_and_an_expert_is_trained_on_it(
+    tmp_path: Path, geometry: str, projection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_flat(tmp_path / "flat", geometry)
+    params = read(REPOSITORY / "params.yaml")
+    params["pretrain_load"] = {"source": "flat", "revision": None, "train": None}
+    (tmp_path / "params.yaml").write_text(json.dumps(params))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pretrain_load", "--data", "nothing", "--out", "out"])
+    monkeypatch.syspath_prepend(REPOSITORY / "stages")
+    run(__import__("pretrain_load").main)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (8, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    if geometry == "lsun":
+        pixels = pixels.repeat(1, 1, 4, 4)
+    short = training_params(iterations=2, batch_size=2, log_every=1, checkpoint_every=2, projection=projection)
+    finetune_range(Path("out"), pixels, TimestepRanges.equal(2, 1000), 1, 0.4, short, Path("expert"), seed=0)
+    expert, base = load_file(f"expert/{WEIGHTS}"), load_file(f"out/unet/{WEIGHTS}")
+    assert (expert.keys() == base.keys()) == (projection == "foldable")
+    assert any(not torch.equal(expert[key], base[key]) for key in base)

@@ -178,9 +178,14 @@ def copy_pipeline(source: Path, target: Path, *, weights: bool) -> None:
 
 def load_noise_schedule(pipeline: Path) -> Any:
     """The training noise schedule as a DDPMScheduler (β, T, prediction type) of the pipeline's own config."""
+    return noise_schedule(_read_json(pipeline / "scheduler" / "scheduler_config.json"))
+
+
+def noise_schedule(config: Mapping[str, Any]) -> Any:
+    """The DDPMScheduler of a scheduler_config.json."""
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    return DDPMScheduler.from_config(_read_json(pipeline / "scheduler" / "scheduler_config.json"))
+    return DDPMScheduler.from_config(dict(config))
 
 
 def train_timesteps(pipeline: Path) -> int:

@@ -7,7 +7,7 @@ pretrained model:
 - `snr_plus_one`, `truncated_snr`, `min_snr`: the same with a reweighted loss (Eq. 12-14);
 - `soup_full_range`: N full-range finetunes that differ in their seed, as long as one expert each, averaged. What DeMe
   gains beyond it comes from the ranges and not from averaging;
-- `loss_equivalent`: one finetune with the reweighted loss that the merge amounts to, to first order (Appendix A.2). A
+- `loss_equivalent`: one finetune with the reweighted loss that a merge amounts to, to first order (Appendix A.2). A
   loss cannot be negative: with it comes `merged_nonnegative`, DeMe with a search of its own over w >= 0;
 - `soup_greedy`: the greedy soup (Wortsman et al. 2022, "Model soups") of the experts.
 

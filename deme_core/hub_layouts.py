@@ -11,10 +11,11 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from deme_core.checkpoints import PICKLES, WEIGHTS, denoiser_dir
+from deme_core.checkpoints import PICKLES, WEIGHTS, denoiser_dir, noise_schedule
 from deme_core.errors import InputError
 from deme_core.tensors import read_tensors, write_tensors
 
@@ -53,9 +54,9 @@ def find_layout(source: Path) -> Layout:
     raise InputError(f"{source}: no scheduler_config.json, neither in it, nor in scheduler/, nor beside it")
 
 
-def source_timesteps(source: Path) -> int:
-    """T, the number of training timesteps, of a checkpoint in any layout."""
-    return int(json.loads(find_layout(source).scheduler.read_text()).get("num_train_timesteps", 1000))
+def source_schedule(source: Path) -> Any:
+    """The noise schedule of a checkpoint in any layout, as a DDPMScheduler."""
+    return noise_schedule(json.loads(find_layout(source).scheduler.read_text()))
 
 
 def import_pipeline(source: Path, target: Path) -> None:

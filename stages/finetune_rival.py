@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--rival", required=True, help="its name in `rivals`")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
-    parser.add_argument("--search", type=Path, help="result of the stage merge_search, for loss_equivalent")
+    parser.add_argument("--search", type=Path, help="result of the search over w >= 0, for loss_equivalent")
     parser.add_argument("--out", type=Path, required=True, help="folder of the rival's denoisers and task vectors")
     parser.add_argument("--curve", type=Path, required=True, help="CSV of the loss")
     args = parser.parse_args()

@@ -6,9 +6,9 @@ from pathlib import Path
 from deme_core.dag import check_dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
-from deme_core.hub_layouts import source_timesteps
+from deme_core.hub_layouts import source_schedule
 from deme_core.merging.methods import MergeParams, check_blocks
-from deme_core.merging.search import check_search
+from deme_core.merging.search import KINDS, check_search
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.calibration import CalibrateParams
 from deme_core.metrics.evaluation import EvaluateParams, check_samples
@@ -41,12 +41,15 @@ def main() -> None:
     parsed = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
     check((data := parsed["data"].source) in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
     check_search(top.N, parsed["merge_search"])
+    for search in params["dag"]["searches"].values():
+        KINDS[search["kind"]](parsed["merge_search"], top.N)
     check_blocks(parsed["merge"], top.N)
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks)
     if (source := Path(parsed["pretrain_load"].source)).is_dir():
-        T = source_timesteps(source)
+        schedule = source_schedule(source)
+        T = schedule.config.num_train_timesteps
         TimestepRanges.of(top.N, T, top.boundaries)
-        check_rivals(top.rivals, source, parsed["finetune_rival"])
+        check_rivals(top.rivals, schedule, parsed["finetune_rival"])
         check(parsed["sampler"].steps <= T, "sampler.steps", parsed["sampler"].steps, f"must be at most T = {T}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("every section of params.yaml is well-formed\n")

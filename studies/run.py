@@ -109,6 +109,15 @@ def collect(name: str, overrides: list[str], models: list[str] | None) -> pd.Dat
     return pd.DataFrame(rows)
 
 
+def draw(name: str, points: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Write the report over those training seeds whose points are all measured; an interval needs two of them."""
+    measured = points["experiment"].isin(rows["experiment"])
+    seeds = [seed for seed, own in measured.groupby(points["seed"]) if own.all()]
+    whole = points[points["seed"].isin(seeds)]
+    if len(seeds) > 1:
+        write_report(name, whole, rows[rows["experiment"].isin(whole["experiment"])], REPORTS, points["seed"].nunique())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=sorted(file.stem for file in STUDIES.glob("*.yaml")))
@@ -133,11 +142,12 @@ def main() -> None:
             rows = pd.concat([rows, collect(name, todo.pop(name), study["models"])], ignore_index=True)
             with atomic_file(file) as whole:
                 whole.write(rows.to_csv(index=False).encode())
+            draw(args.study, points, rows)
             bar.update()
         if failed := [name for name in todo if states.get(name) in ("Failed", "Killed")]:
             raise InputError(f"{failed[0]} has failed; `dvc queue logs {failed[0]}` says why. The rest goes on")
         time.sleep(POLL if todo else 0)
-    write_report(args.study, points, rows[rows["experiment"].isin(names)], REPORTS)
+    draw(args.study, points, rows)
 
 
 if __name__ == "__main__":

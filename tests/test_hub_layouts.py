@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from deme_core.checkpoints import WEIGHTS, denoiser_dir, load_denoiser, resolve_source, train_timesteps, verify_pipeline
 from deme_core.errors import InputError
-from deme_core.hub_layouts import ATTENTION, PICKLED, find_layout, import_pipeline, source_timesteps
+from deme_core.hub_layouts import ATTENTION, PICKLED, find_layout, import_pipeline, source_schedule
 from deme_core.params import read
 from deme_core.stage import run
 from deme_core.tensors import read_recipe
@@ -98,7 +98,7 @@ def test_a_flat_repository_becomes_a_pipeline(
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
     recipe = read_recipe(tmp_path / "out" / "unet" / WEIGHTS)
     assert recipe == {"converted_from": PICKLED if pickled else WEIGHTS}
-    assert train_timesteps(tmp_path / "out") == source_timesteps(tmp_path / "flat") == 1000
+    assert train_timesteps(tmp_path / "out") == source_schedule(tmp_path / "flat").config.num_train_timesteps == 1000
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
     assert isinstance(pipeline, DDPMPipeline)
     assert pipeline.scheduler.config.variance_type == "fixed_small"

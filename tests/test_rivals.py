@@ -288,7 +288,7 @@ def test_an_infinite_weight_stops_before_anything_is_trained(
 def test_infinite_weights_are_refused_with_the_params(name: str, tmp_path: Path) -> None:
     noisy = write_pipeline(tmp_path / "noisy", rescale_betas_zero_snr=True)
     with pytest.raises(InputError) as refused:
-        check_rivals(["full_range", name, "min_snr"], noisy, RivalParams(gamma=5.0))
+        check_rivals(["full_range", name, "min_snr"], load_noise_schedule(noisy), RivalParams(gamma=5.0))
     assert str(refused.value) == (
         f"rival {name}: its weight on the noise loss is infinite at t = 999, where this schedule leaves no signal"
         " (SNR = 0); take it out of `rivals`, or start from a model with v-prediction"
@@ -296,11 +296,15 @@ def test_infinite_weights_are_refused_with_the_params(name: str, tmp_path: Path)
 
 
 def test_rivals_of_finite_weights_pass(pipeline: Path, tmp_path: Path) -> None:
-    check_rivals(RIVALS, pipeline, RivalParams(gamma=5.0))
+    check_rivals(RIVALS, load_noise_schedule(pipeline), RivalParams(gamma=5.0))
     noisy = write_pipeline(tmp_path / "noisy", rescale_betas_zero_snr=True)
-    check_rivals([name for name in RIVALS if "snr" not in name or name == "min_snr"], noisy, RivalParams(gamma=5.0))
+    check_rivals(
+        [name for name in RIVALS if "snr" not in name or name == "min_snr"],
+        load_noise_schedule(noisy),
+        RivalParams(gamma=5.0),
+    )
     velocity = write_pipeline(tmp_path / "v", rescale_betas_zero_snr=True, prediction_type="v_prediction")
-    check_rivals(RIVALS, velocity, RivalParams(gamma=5.0))
+    check_rivals(RIVALS, load_noise_schedule(velocity), RivalParams(gamma=5.0))
 
 
 def test_min_snr_trains_where_the_last_timestep_is_noise_alone(digits: torch.Tensor, tmp_path: Path) -> None:

@@ -243,13 +243,30 @@ def test_a_fixed_weight_has_its_value_in_every_trial(
     for i, value in enumerate(fixed):
         assert ({w[i] for w, *_ in first} == {value}) == (value is not None)
         assert value is None or result["weights"][i] == value
-    anchors = {(0.0, 0.0, 0.0), (1 / 3, 1 / 3, 1 / 3)}  # still finalists, as they are
+    zero, uniform = (0.0,) * 3, tuple(1 / 3 if value is None else value for value in fixed)
     confirmed = {w for w, *_ in objective.of(SeedBlock.CONFIRM)}
-    assert anchors <= confirmed
-    assert all(value is None or w[i] == value for w in confirmed - anchors for i, value in enumerate(fixed))
+    assert {zero, uniform} <= confirmed  # w = 0 is θ itself, whatever is fixed
+    assert all(value is None or w[i] == value for w in confirmed - {zero} for i, value in enumerate(fixed))
+
+
+def test_trials_of_the_loss_are_paid_in_forward_images(tmp_path: Path) -> None:
+    """A budget of 100 sampled images buys 100 × STEPS forward images."""
+    params = search_params(objective="loss", method="random", budget=100)
+    score = Counted(quadratic((0.5, 0.5)))
+    result = search(score, score, 2, params, TrialLog(tmp_path / "trials.csv", 2), STEPS)  # type: ignore[arg-type]
+    first, second = score.of(SeedBlock.SEARCH), score.of(SeedBlock.CONFIRM)
+    assert len(first) == result["trials"] == 10 * STEPS
+    assert result["images_sampled"] == pytest.approx(sum(images for *_, images in first + second) / STEPS)
 
 
 # The log
+
+
+@pytest.mark.parametrize("score", [0.5, np.float64(0.5), torch.tensor(0.5)])
+def test_a_score_of_any_kind_of_number_is_read_again(tmp_path: Path, score: Any) -> None:
+    log = TrialLog(tmp_path / "trials.csv", 1)
+    assert log.score(Trial("search", 0, 10, (0.1,)), lambda: score) == 0.5
+    assert TrialLog(tmp_path / "trials.csv", 1).scores == log.scores
 
 
 def test_a_logged_trial_is_never_run_again(tmp_path: Path) -> None:
@@ -330,9 +347,12 @@ def test_demes_search_is_that_of_the_params() -> None:
 
 
 def test_the_nonnegative_search_by_hand() -> None:
-    params = search_params(values=(-0.25, 0.0, 1.0), fixed=(None, -0.5, 0.25))
-    expected = replace(params, values=(0.0, 1.0), bounds=(0.0, 1.5), fixed=(None, 0.0, 0.25))
-    assert KINDS["nonnegative"](params, 3) == expected
+    params = search_params(values=(-0.25, 0.0, 1.0), fixed=(None, 0.5, 0.25))
+    assert KINDS["nonnegative"](params, 3) == replace(params, values=(0.0, 1.0), bounds=(0.0, 1.5))
+    with pytest.raises(
+        InputError, match=r"fixed = \[None, -0\.5, 0\.25\]: a weight below 0 leaves no search over w >= 0"
+    ):
+        KINDS["nonnegative"](replace(params, fixed=(None, -0.5, 0.25)), 3)
     assert KINDS["nonnegative"](search_params(values=(-0.5,)), 3).values == (0.0,)
 
 
@@ -349,8 +369,8 @@ def test_the_nonnegative_search_tries_no_negative_weight(tmp_path: Path, method:
 @pytest.mark.parametrize(
     ("kind", "n", "images", "budget"),
     [
-        ("scale", 1, 3000, 33000),  # 30,000 images on 11 scales: 2,728 each, in whole thousands
-        ("scale", 4, 3000, 33000),  # the soup of 4 finetunes has one scale too
+        ("scale", 1, 3000, 36000),  # 30,000 images on 12 scales: 2,500 each, in whole thousands
+        ("scale", 4, 3000, 36000),  # the soup of 4 finetunes has one scale too
         ("greedy", 4, 4000, 36000),  # 9 soups: 3,334 each
         ("greedy", 8, 2000, 34000),
         ("greedy", 1, 10000, 30000),

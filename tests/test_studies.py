@@ -192,7 +192,7 @@ def test_table_1_says_whom_deme_beats(tmp_path: Path) -> None:
     wild = rows["model"] == "soup_full_range"  # from seed to seed on both sides of DeMe
     for column in [column for column in rows if column.startswith("frechet_") and "_block" in column]:
         rows.loc[wild, column] += rows.loc[wild, "seed"].astype(int).map({0: -0.1, 1: 0.0, 2: 0.01})
-    write_report("table1", points, rows, tmp_path)
+    write_report("table1", points, rows, tmp_path, points["seed"].nunique())
     text = (tmp_path / "table1.md").read_text(encoding="utf-8")
     lines = {line[2:].split(":")[0]: line for line in text.splitlines() if line.startswith("- ")}
     assert "full-range finetune" in lines["better than"] and "SNR+1" in lines["better than"]
@@ -205,7 +205,7 @@ def test_table_1_says_whom_deme_beats(tmp_path: Path) -> None:
 
 
 def test_the_ablation_names_what_each_row_has(tmp_path: Path) -> None:
-    write_report("ablation", *rows_of("ablation", {"ensemble": -0.04}), tmp_path)
+    write_report("ablation", *rows_of("ablation", {"ensemble": -0.04}), tmp_path, 3)
     text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
     table = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
     assert [row[:4] for row in table] == [
@@ -221,11 +221,28 @@ def test_a_report_has_the_same_bytes_each_time(study: str, tmp_path: Path) -> No
     points, rows = rows_of(study, {})
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        write_report(study, points, rows, tmp_path / name)
+        write_report(study, points, rows, tmp_path / name, points["seed"].nunique())
     files = sorted(file.name for file in (tmp_path / "a").iterdir())
     assert files == sorted({"ablation": ["ablation.md"]}.get(study, [f"{study}.md", f"{study}.png"]))
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_report_is_drawn_over_whole_seeds_as_soon_as_there_are_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, rows = rows_of("ablation", {"ensemble": -0.04})
+    monkeypatch.setattr(runner, "REPORTS", tmp_path)
+    seeds = rows["experiment"].map(points.set_index("experiment")["seed"])
+    last = points.loc[points["seed"] == 2, "experiment"].iloc[-1]
+    runner.draw("ablation", points, rows[seeds == 0])
+    assert not (tmp_path / "ablation.md").exists()
+    runner.draw("ablation", points, rows[rows["experiment"] != last])
+    text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
+    assert "over 2 training seeds" in text and "**Not finished: 2 of 3 training seeds so far.**" in text
+    runner.draw("ablation", points, rows)
+    text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
+    assert "over 3 training seeds" in text and "Not finished" not in text
 
 
 def test_what_was_measured_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

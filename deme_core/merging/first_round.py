@@ -34,6 +34,7 @@ class FirstRound:
         `steps` network calls make a sampled image: a forward image of the loss costs 1 / steps of one.
         """
         self.params, self.steps = params, steps
+        self.price = 1 / steps if params.objective == "loss" else 1.0  # of an image of a trial, in sampled images
         self.free = [i for i in range(N) if params.fixed is None or params.fixed[i] is None]
         self.N = len(self.free)
         self.spent, self.count = 0.0, 0  # sampled images, trials
@@ -45,7 +46,7 @@ class FirstRound:
     @property
     def trials(self) -> int:
         """How many trials the budget buys."""
-        return self.params.budget // self.params.images
+        return int(self.params.budget / (self.params.images * self.price))
 
     def anchors(self) -> list[Weights]:
         """w = 0 and the uniform weights, in the free weights."""
@@ -66,7 +67,7 @@ class FirstRound:
         """
         key = self.full(w), block
         if key not in self.tried:
-            self._pay(self.params.images)
+            self._pay(self.params.images * self.price)
             self.tried[key] = self._score(*key)
             self.bar.set_postfix(best=f"{min(self.tried.values()):.3f}")
         return self.tried[key]

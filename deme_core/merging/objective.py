@@ -14,7 +14,7 @@ from deme_core.merging.methods import merge_tensor
 from deme_core.merging.task_vectors import TaskVectors
 from deme_core.metrics.features import Extractor
 from deme_core.metrics.frechet import FrechetReference
-from deme_core.metrics.kernel import kernel_distance
+from deme_core.metrics.kernel import KernelReference
 from deme_core.metrics.moments import Moments
 from deme_core.projection import fold_projections, insert_projections
 from deme_core.sampling.generate import Sampler, single
@@ -55,7 +55,7 @@ def frechet(reference: np.ndarray) -> Distance:
 
 def kid(reference: np.ndarray) -> Distance:
     """Kernel distance of features [n, D] to the reference's [m, D]."""
-    return lambda features: kernel_distance(features, reference)
+    return KernelReference(reference).distance
 
 
 DISTANCES: dict[str, Callable[[np.ndarray], Distance]] = {"frechet": frechet, "kid": kid}

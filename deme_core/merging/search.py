@@ -64,7 +64,7 @@ def search(
     except BudgetSpent:
         nominated = round.ranked()
     round.bar.close()
-    zero, uniform = _anchors(N, N)
+    zero, uniform = (0.0,) * N, round.full(round.anchors()[1])  # what is fixed stays so, but in w = 0: θ itself
     said = dict(nominated[: params.finalists])
     finalists = list(dict.fromkeys([zero, uniform, *said]))  # zero stands first and wins ties
     size = params.final_images // params.final_blocks
@@ -77,9 +77,7 @@ def search(
     change = paired_interval(final[best], final[zero])
     winner = best if change.high < 0 else zero
     first = 0.0 if winner == zero else None
-    if (
-        any(winner) and round.full(round.anchors()[0]) == zero
-    ):  # else what is fixed is not 0: no change is against w = 0
+    if any(winner) and round.full(round.anchors()[0]) == zero:  # else no change of the first round is against w = 0
         first = said.get(winner, round.change([winner[i] for i in round.free]))
     base = [value for (w, _), value in round.tried.items() if w == zero]
     return {
@@ -98,7 +96,7 @@ def search(
         "best_change_low": change.low,
         "best_change_high": change.high,
         "trials": round.count,
-        "images_sampled": round.spent + len(finalists) * params.final_images,
+        "images_sampled": round.spent + len(finalists) * params.final_images * round.price,
     }
 
 
@@ -141,9 +139,13 @@ def auto_method(N: int, params: SearchParams) -> str:
 
 def nonnegative(params: SearchParams, N: int) -> SearchParams:
     """DeMe's search with w >= 0."""
-    fixed = params.fixed and tuple(w if w is None else max(0.0, w) for w in params.fixed)
+    if min((w for w in params.fixed or () if w is not None), default=0.0) < 0:
+        raise InputError(
+            f"params: merge_search.fixed = {list(params.fixed or ())}: a weight below 0 leaves no search over w >= 0;"
+            " take loss_equivalent out of `rivals`, or free the weight"
+        )
     values = tuple(value for value in params.values if value >= 0) or (0.0,)
-    return replace(params, bounds=(0.0, params.bounds[1]), values=values, fixed=fixed)
+    return replace(params, bounds=(0.0, params.bounds[1]), values=values)
 
 
 def scale(params: SearchParams, N: int) -> SearchParams:

@@ -82,8 +82,9 @@ def surrogate(round: FirstRound) -> list[Nomination]:
         for w in [zero, uniform, *_sobol(round, round.trials - round.trials // 5 - 2)]:
             round.score(w)
         while len(lowest) < 2 or np.abs(lowest[-1] - lowest[-2]).max() > step:
-            lowest.append(_lowest(round, _fitted(round)))
-            round.score(lowest[-1].tolist())
+            point = _lowest(round, _fitted(round))
+            round.score(point.tolist())
+            lowest.append(point)
     coefficients = _fitted(round)
     lowest.append(_lowest(round, coefficients))
     # Half of the way there, too: what noise there is in the fit draws its lowest point too far out.

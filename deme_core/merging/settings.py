@@ -11,7 +11,7 @@ class SearchParams:
     """How merge weights are found."""
 
     method: str
-    """A row of `deme_core.merging.search_methods.METHODS`."""
+    """A row of `deme_core.merging.search_methods.METHODS`, or `auto`."""
     objective: str
     """What is made small, a row of `deme_core.merging.objective.OBJECTIVES`."""
     budget: int
@@ -29,7 +29,7 @@ class SearchParams:
     seed: int
     """Of the candidates that a method draws."""
     finalists: int
-    """How many of the best go to the second round, with the uniform weights and w = 0."""
+    """How many of the nominated weights go to the second round at most, with the uniform weights and w = 0."""
     final_images: int
     """Images a finalist, on seeds that the first round has not seen."""
     final_blocks: int

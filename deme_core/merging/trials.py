@@ -40,7 +40,7 @@ class TrialLog:
         if trial not in self.scores:
             if not self.path.is_file():
                 self._write(self.path, {})
-            self.scores[trial] = score()
+            self.scores[trial] = float(score())
             with self.path.open("a") as file:
                 file.write(self._line(trial, self.scores[trial]))
                 file.flush()

@@ -109,13 +109,13 @@ def search_trials(path: Path, trials: pd.DataFrame, result: Mapping[str, Any]) -
     """Every trial of the first round as a change against w = 0 on the same seeds, by each weight; and the finalists."""
     N, winner = len(result["weights"]), result["weights"]
     names = weight_names(N)
-    sampled = first_changes(trials, "search")
-    first = sampled if len(sampled) else first_changes(trials, "loss")
+    sampled = bool(trials["round"].eq("search").any())
+    first = first_changes(trials, "search" if sampled else "loss")
     rows = -(-N // 2)
     with _figure(path, 9.5, max(2.9, 2.1 * rows + 0.6)) as fig:
         left, right = fig.subfigures(1, 2, width_ratios=[3, 2], squeeze=False)[0]
         axes = left.subplots(rows, min(N, 2), sharey=True, squeeze=False)
-        change = 100 * first["change"] / first["zero"]
+        change = 100 * first["change"] / first["zero"].abs()
         for ax, name, chosen in zip(axes.flat, names, winner, strict=False):
             ax.scatter(first[name], change, s=14, color=PLAIN, linewidths=0)
             ax.axhline(0, color=PLAIN, linewidth=0.8, zorder=0)
@@ -127,14 +127,14 @@ def search_trials(path: Path, trials: pd.DataFrame, result: Mapping[str, Any]) -
             axes[0, 0].set_ylim(change.min() - 3, min(float(change.max()), 3 * abs(float(change.min())) + 10) + 3)
         left.supylabel("change against w = 0, same seeds, %", size=9)
         title = f"Merge search: {result['method']}, {len(first)} trials"
-        left.suptitle(title + ("" if len(sampled) else " of the denoising loss"), x=0.01, ha="left", size=10)
+        left.suptitle(title + ("" if sampled else " of the denoising loss"), x=0.01, ha="left", size=10)
         _finalists(right.subplots(), first_changes(trials, "confirm"), names, winner)
 
 
 def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[float]) -> None:
     """Change of each finalist against w = 0 on the confirming seeds with its paired interval, the best on top."""
     size = f"{final['first'].nunique()} blocks of {final['images'].iloc[0]:,} fresh images"
-    base = final["zero"].mean()
+    base = abs(final["zero"].mean())
     labels, rows = [], []
     for at, own in final.groupby(names):
         weights = np.array(at, dtype=float)

@@ -25,15 +25,18 @@ INTERVALS = (
 )
 
 
-def write_report(study: str, points: pd.DataFrame, rows: pd.DataFrame, directory: Path) -> None:
+def write_report(study: str, points: pd.DataFrame, rows: pd.DataFrame, directory: Path, planned: int) -> None:
     """Write directory/STUDY.md, and its picture.
 
     Args:
         points: a row a point and seed: what places it in the report, and the `experiment` that measured it.
         rows: a row an experiment and model: its metrics, its scores on each seed block.
+        planned: training seeds that the study has when it is finished.
     """
     table = points.drop(columns="overrides").merge(rows.drop(columns="seed"), on="experiment")
     text = REPORTS[study](table, directory)
+    if (seeds := table["seed"].nunique()) < planned:
+        text += f"\n\n**Not finished: {seeds} of {planned} training seeds so far.** `make {study}` goes on."
     (directory / f"{study}.md").write_text(f"{text}\n\n{_protocol(table, study)}\n", encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,10 +29,10 @@ class RivalParams:
         check(0 < self.gamma < float("inf"), "finetune_rival.gamma", self.gamma, "must be a finite number above 0")
 
 
-def check_rivals(rivals: Sequence[str], pretrained: Path, params: RivalParams) -> None:
-    """Refuse rivals whose loss weights are infinite on this model's noise schedule, before any training."""
+def check_rivals(rivals: Sequence[str], noise_schedule: Any, params: RivalParams) -> None:
+    """Refuse rivals whose loss weights are infinite on this noise schedule, before any training."""
     for name in filter(BASELINES.__contains__, rivals):
-        baseline_weights(name, load_noise_schedule(pretrained), params.gamma)
+        baseline_weights(name, noise_schedule, params.gamma)
 
 
 def finetune_rival(

@@ -134,6 +134,7 @@ def main() -> None:
     measured = set() if rows is None else set(rows["experiment"])
     todo = {name: overrides for name, overrides in names.items() if name not in measured}
     bar = tqdm(total=len(names), initial=len(names) - len(todo), desc=args.study, unit="run")
+    absent = 0  # looks in a row at which a task was missing
     if todo:
         queue(todo, study["targets"], args.jobs)
     while todo:
@@ -144,6 +145,9 @@ def main() -> None:
                 whole.write(rows.to_csv(index=False).encode())
             draw(args.study, points, rows)
             bar.update()
+        absent = absent + 1 if todo.keys() - states.keys() else 0  # a task is in no list while the queue moves it
+        if absent > 10:
+            raise InputError(f"{min(todo.keys() - states.keys())} is no longer in DVC's queue; run this command again")
         if failed := [name for name in todo if states.get(name) in ("Failed", "Killed")]:
             raise InputError(f"{failed[0]} has failed; `dvc queue logs {failed[0]}` says why. The rest goes on")
         time.sleep(POLL if todo else 0)

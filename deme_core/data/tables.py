@@ -25,6 +25,11 @@ def read_hub(params: DataParams) -> Images | dict[str, Images]:
     """
     if params.path is None:
         raise InputError("params: data.path = None: source 'hub' needs the id of a data set, as uoft-cs/cifar10")
+    if params.held_out is None and str(params.split).startswith("test"):
+        raise InputError(
+            f"params: data.split = {params.split!r}: with data.held_out null the split 'test' is held out, and nothing"
+            " may be trained on it; give data.held_out a share, or another split"
+        )
     print(f"data set {params.path} (revision {params.revision or 'main'}): downloading what is not in the cache")
     load = partial(_load, params.path, params, revision=params.revision)
     train = _column(load(split=params.split), params)

@@ -1,7 +1,7 @@
 """Does the untouched pretrained model reproduce a published figure? If not, no claim on top of it is comparable."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from deme_core.errors import InputError
 from deme_core.params import check
@@ -15,8 +15,10 @@ class CalibrateParams:
     """The published figure of the pretrained model; null skips the calibration."""
     source: str | None
     """Who published it, and where."""
-    metric: str = "frechet_train"
-    """The key of metrics/pretrained.json that it is compared with."""
+    metric: Literal["frechet_train", "frechet_heldout", "frechet_statistics", "kid_train", "kid_heldout"] = (
+        "frechet_train"
+    )
+    """The key of metrics/pretrained.json that it is compared with; `…_statistics` is to `reference.statistics`."""
     tolerance: float = 0.05
     """Share of the figure by which the model may differ from it, above 0."""
 

@@ -13,6 +13,7 @@ from deme_core.data.images import DataParams
 from deme_core.errors import InputError
 from deme_core.hub_layouts import find_layout
 from deme_core.metrics.features import FeatureParams, read_config
+from deme_core.params import check
 from deme_core.training.scratch import PretrainParams
 
 EXTRA = "pip install 'deme[real-images]'"
@@ -42,6 +43,7 @@ class Artefact:
 
 def artefacts(data: DataParams, pretrain: PretrainParams, features: FeatureParams) -> list[Artefact]:
     """Everything that these params name."""
+    check(data.source in DATA, "data.source", data.source, f"known sources are {', '.join(DATA)}")
     found = [_model(pretrain), *DATA[data.source](data), *_extractor(features.extractor)]
     if features.statistics is not None:
         found.append(_file("reference", features.statistics, "put the npz with mu and sigma there"))

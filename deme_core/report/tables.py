@@ -74,7 +74,7 @@ def verdict(low: float, high: float, other: str = "pretrained") -> str:
 
 
 def best_rival(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The rival with the lowest distance to the training part, which every search minimises; None without rivals.
+    """The rival with the lowest distance to the training part; None without rivals.
 
     It is chosen by the evaluation itself: a comparison with it favours the rivals.
     """

@@ -1,0 +1,202 @@
+"""How many images each search method needs to find good merge weights, on a finished run.
+
+    python benchmarks/search.py            # hours on one core; goes on where it stopped
+
+The truth: a grid of 5 values a weight with 1,000 images a point, of whose best 20 the best is chosen with 20,000
+others. A method then searches with several seeds, each on images of its own, and what it nominates first is scored on
+20,000 images that have chosen nothing: its regret is the paired change against the best of the grid there (below 0 where
+it found better ones), in percent of the pretrained model's score. A method that cannot work with a budget is left out.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+from tqdm.auto import tqdm
+
+from deme_core.data.images import load_part
+from deme_core.errors import InputError
+from deme_core.merging.first_round import BudgetSpent, FirstRound
+from deme_core.merging.loss import DenoisingLoss
+from deme_core.merging.objective import MergedLoss, MergedModel, make_objective
+from deme_core.merging.search import check_search
+from deme_core.merging.search_methods import METHODS
+from deme_core.merging.settings import SearchParams
+from deme_core.merging.task_vectors import vector_files
+from deme_core.merging.trials import Trial, TrialLog, Weights
+from deme_core.metrics.feature_files import read_features
+from deme_core.metrics.features import FeatureParams, load_extractor
+from deme_core.metrics.intervals import paired_interval
+from deme_core.params import read, section
+from deme_core.report.tables import markdown, number
+from deme_core.sampling.generate import Sampler, best_device
+from deme_core.sampling.settings import SamplerParams
+from deme_core.seeds import SeedBlock
+from deme_core.stage import run, run_params
+from deme_core.tensors import weights_hash
+from deme_core.work import only_one, work_dir
+
+OUT = Path("benchmarks")
+BLOCKS, BLOCK = 10, 2000  # images that decide: 20,000
+APART = 1_000_000  # images between those of two searches
+CHOOSE, DECIDE = 100 * APART, 101 * APART  # where those begin that choose the best of the grid, and those that decide
+
+
+class Bench:
+    """The objective and the loss of a finished run, every score logged."""
+
+    def __init__(self) -> None:
+        params = read()
+        self.N = run_params(params).N
+        self.params = section(params, "merge_search", SearchParams)
+        pretrained, vectors = Path("models/pretrained"), vector_files(Path(f"models/n{self.N}/vectors"))
+        extractor = load_extractor(section(params, "reference", FeatureParams).extractor)
+        features = read_features(Path("data/reference/train.safetensors"), extractor.sha256)
+        self.sampler = Sampler.of(pretrained, section(params, "sampler", SamplerParams), best_device())
+        denoising = DenoisingLoss(
+            self.sampler.noise_schedule, load_part(Path("data/images"), "train").pixels, self.sampler.device
+        )
+        self.losses = MergedLoss(MergedModel(pretrained, vectors), denoising)
+        self.objective = make_objective("frechet", self.losses, self.sampler, extractor, features)
+        identity = {
+            "hashes": [weights_hash(file) for file in (*vectors, Path("data/reference/train.safetensors"))],
+            "extractor": extractor.sha256, "sampler": params["sampler"],
+            "noise_schedule": dict(self.sampler.noise_schedule.config),
+        }  # fmt: skip
+        self.work = work_dir("benchmark-search", identity)
+        self.log = TrialLog(self.work / "trials.csv", self.N)
+
+    def score(self, w: Weights, first: int, images: int) -> float:
+        """The Fréchet distance of these images."""
+        trial = Trial("search", first, images, w)
+        return self.log.score(trial, lambda: self.objective(w, SeedBlock.SEARCH, first, images))
+
+    def loss(self, w: Weights, first: int, images: int) -> float:
+        """The denoising loss on these draws."""
+        trial = Trial("loss", first, images, w)
+        return self.log.score(trial, lambda: self.losses.value(w, SeedBlock.SEARCH, first, images))
+
+    def blocks(self, w: Weights, at: int) -> np.ndarray:
+        """Scores on the blocks that begin at CHOOSE or DECIDE, [BLOCKS]."""
+        return np.array([self.score(w, at + k * BLOCK, BLOCK) for k in range(BLOCKS)])
+
+    def fits(self, method: str, budget: int) -> bool:
+        """Whether a method can be run with this budget."""
+        try:
+            check_search(self.N, replace(self.params, method=method, budget=budget))
+        except InputError:
+            return False
+        return True
+
+    def search(self, method: str, budget: int, seed: int) -> tuple[Weights, float]:
+        """What a method nominates first, and the images that it spent."""
+        n, first = self.params.images, (seed + 1) * APART
+        round = FirstRound(
+            self.N, replace(self.params, method=method, budget=budget, seed=seed),
+            score=lambda w, k: self.score(w, first + k * n, n),
+            loss=lambda w, k: self.loss(w, first + k * n, n),
+            gradient=lambda w, k: self.losses.gradient(w, SeedBlock.SEARCH, first + k * n, n),
+            steps=self.sampler.params.steps,
+        )  # fmt: skip
+        try:
+            nominated = METHODS[method](round)
+        except BudgetSpent:
+            nominated = round.ranked()
+        round.bar.close()
+        return nominated[0].weights, round.spent
+
+
+def ground_truth(bench: Bench, values: list[float], finalists: int) -> tuple[Weights, pd.DataFrame]:
+    """The best weights known, and the grid: its points with score and loss."""
+    points = np.array(np.meshgrid(*[values] * bench.N)).reshape(bench.N, -1).T
+    rows = []
+    for point in tqdm(points, desc="grid", unit="point"):
+        w = tuple(point.tolist())
+        rows.append({"w": w, "score": bench.score(w, 0, bench.params.images), "loss": bench.loss(w, 0, 2000)})
+    grid = pd.DataFrame(rows).sort_values("score", ignore_index=True)
+    best = [
+        bench.blocks(w, CHOOSE).mean() for w in tqdm(grid["w"].head(finalists), desc="its best again", unit="point")
+    ]
+    return grid["w"][int(np.argmin(best))], grid
+
+
+def measure(bench: Bench, best: Weights, budgets: list[int], seeds: int) -> pd.DataFrame:
+    """Method, budget, seed -> images spent, weights, change against w = 0, regret with its interval."""
+    zero, rows = (0.0,) * bench.N, []
+    base, top = bench.blocks(zero, DECIDE), bench.blocks(best, DECIDE)
+    runs = [(m, budget, seed) for m in METHODS for budget in budgets if bench.fits(m, budget) for seed in range(seeds)]
+    for method, budget, seed in tqdm(runs, desc="methods", unit="search"):
+        w, spent = bench.search(method, budget, seed)
+        scores = bench.blocks(w, DECIDE)
+        change, regret = (paired_interval(scores, other) for other in (base, top))
+        row: dict[str, Any] = {"method": method, "budget": budget, "seed": seed, "images": spent, "w": w}
+        for name, interval in (("change", change), ("regret", regret)):
+            for end in ("value", "low", "high"):
+                row[f"{name}_{end}"] = 100 * getattr(interval, end) / base.mean()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame, grid_images: int) -> str:
+    """A row a method and budget: mean over its seeds."""
+    cells = []
+    for (method, budget), own in table.groupby(["method", "budget"], sort=False):
+        near = (own["regret_value"] <= 1) | (own["regret_low"] <= 0)
+        cells.append([
+            str(method), f"{budget:,}", f"{own['images'].mean():,.0f}", f"{own['images'].mean() / grid_images:.3f}",
+            f"{number(own['change_value'].mean(), 1, '+')} [{number(own['change_value'].min(), 1, '+')},"
+            f" {number(own['change_value'].max(), 1, '+')}]",
+            number(own["regret_value"].mean(), 1, "+"), f"{near.sum()} of {len(own)}",
+            f"{(own['change_low'] > 0).sum()} of {len(own)}",
+        ])  # fmt: skip
+    header = [
+        "method", "budget", "images spent", "of the grid's", "change against w = 0, %<br>mean [worst and best seed]",
+        "regret, %", "within 1 % or<br>not told apart", "worse than pretrained",
+    ]  # fmt: skip
+    return markdown(header, cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--values", type=float, nargs="+", default=[-0.5, 0.0, 0.5, 1.0, 1.5], help="of the grid")
+    parser.add_argument("--finalists", type=int, default=20, help="points of the grid that are scored again")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[15000, 30000, 60000], help="images a search")
+    parser.add_argument("--seeds", type=int, default=5, help="searches a method and budget")
+    args = parser.parse_args()
+    bench = Bench()
+    with only_one(bench.work):
+        measure_all(bench, args)
+
+
+def measure_all(bench: Bench, args: argparse.Namespace) -> None:
+    """Truth, methods, and the files of OUT."""
+    best, grid = ground_truth(bench, args.values, args.finalists)
+    table = measure(bench, best, args.budgets, args.seeds)
+    images = len(grid) * bench.params.images
+    base, top = bench.blocks((0.0,) * bench.N, DECIDE), bench.blocks(best, DECIDE)
+    found = paired_interval(top, base)
+    rank = spearmanr(grid["score"], grid["loss"]).statistic
+    zero = grid.loc[grid["w"] == (0.0,) * bench.N, "score"].iloc[0]
+    better, head = grid[grid["score"] < zero], grid.head(args.finalists)
+    first = bench.blocks((0.0,) * bench.N, CHOOSE).mean()
+    fresh = [100 * (bench.blocks(w, CHOOSE).mean() / first - 1) for w in head["w"]]
+    table.to_csv(OUT / "search.csv", index=False)
+    facts = {
+        "grid_points": len(grid), "grid_images": images, "best": list(best), "deciding_images": BLOCKS * BLOCK,
+        "best_change_percent": [100 * x / base.mean() for x in (found.value, found.low, found.high)],
+        "grid_best_change_percent": {"first": list(100 * (head["score"] / zero - 1)), "fresh": fresh},
+        "rank_correlation_loss_frechet": float(rank),
+        "rank_correlation_where_better_than_pretrained": float(spearmanr(better["score"], better["loss"]).statistic),
+    }  # fmt: skip
+    (OUT / "search.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (OUT / "search.md").write_text(summary(table, images) + "\n", encoding="utf-8")
+    print(summary(table, images))
+
+
+if __name__ == "__main__":
+    run(main)

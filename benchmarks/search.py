@@ -4,8 +4,9 @@
 
 The truth: a grid of 5 values a weight with 1,000 images a point, of whose best 20 the best is chosen with 20,000
 others. A method then searches with several seeds, each on images of its own, and what it nominates first is scored on
-20,000 images that have chosen nothing: its regret is the paired change against the best of the grid there (below 0 where
-it found better ones), in percent of the pretrained model's score. A method that cannot work with a budget is left out.
+20,000 images that have chosen nothing: its regret is the paired change against the best of the grid there (below 0
+where it found better ones), in percent of the pretrained model's score. A method that cannot work with a budget is left
+out.
 """
 
 import argparse

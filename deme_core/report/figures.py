@@ -150,7 +150,8 @@ def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[flo
     ax.set_yticks(range(len(labels)), labels)
     ax.margins(y=0.3)
     ax.tick_params(axis="y", length=0)
-    ax.set(xlabel="change against w = 0, %", title=f"Finalists (star: the choice)\n{size}")
+    ax.set_title(f"Finalists (star: the choice)\n{size}", loc="right")
+    ax.set_xlabel("change against w = 0, %")
 
 
 def forest(path: Path, rows: Mapping[str, tuple[Interval, Sequence[float]]], label: str, note: str) -> None:

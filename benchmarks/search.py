@@ -156,7 +156,7 @@ def summary(table: pd.DataFrame, grid_images: int) -> str:
             f"{(own['change_low'] > 0).sum()} of {len(own)}",
         ])  # fmt: skip
     header = [
-        "method", "budget", "images spent", "of the grid's", "change against w = 0, %<br>mean [worst and best seed]",
+        "method", "budget", "images spent", "of the grid's", "change against w = 0, %<br>mean [best and worst seed]",
         "regret, %", "within 1 % or<br>not told apart", "worse than pretrained",
     ]  # fmt: skip
     return markdown(header, cells)

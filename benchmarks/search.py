@@ -10,6 +10,7 @@ out.
 """
 
 import argparse
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +23,11 @@ from tqdm.auto import tqdm
 
 from deme_core.data.images import load_part
 from deme_core.errors import InputError
-from deme_core.merging.first_round import BudgetSpent, FirstRound
+from deme_core.merging.first_round import FirstRound
 from deme_core.merging.loss import DenoisingLoss
 from deme_core.merging.objective import MergedLoss, MergedModel, make_objective
 from deme_core.merging.search import check_search
-from deme_core.merging.search_methods import METHODS
+from deme_core.merging.search_methods import METHODS, nominate
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.task_vectors import vector_files
 from deme_core.merging.trials import Trial, TrialLog, Weights
@@ -49,12 +50,12 @@ CHOOSE, DECIDE = 100 * APART, 101 * APART  # where those begin that choose the b
 
 
 class Bench:
-    """The objective and the loss of a finished run, every score logged."""
+    """The objective and the loss of a finished run, every score logged; of weights of every block, or shared ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_block: bool = False) -> None:
         params = read()
         self.N = run_params(params).N
-        self.params = section(params, "merge_search", SearchParams)
+        self.params = replace(section(params, "merge_search", SearchParams), per_block=per_block)
         pretrained, vectors = Path("models/pretrained"), vector_files(Path(f"models/n{self.N}/vectors"))
         extractor = load_extractor(section(params, "reference", FeatureParams).extractor)
         features = read_features(Path("data/reference/train.safetensors"), extractor.sha256)
@@ -62,7 +63,7 @@ class Bench:
         denoising = DenoisingLoss(
             self.sampler.noise_schedule, load_part(Path("data/images"), "train").pixels, self.sampler.device
         )
-        self.losses = MergedLoss(MergedModel(pretrained, vectors), denoising)
+        self.losses = MergedLoss(MergedModel(pretrained, vectors, per_block=per_block), denoising)
         self.objective = make_objective("frechet", self.losses, self.sampler, extractor, features)
         identity = {
             "hashes": [weights_hash(file) for file in (*vectors, Path("data/reference/train.safetensors"))],
@@ -70,7 +71,8 @@ class Bench:
             "noise_schedule": dict(self.sampler.noise_schedule.config),
         }  # fmt: skip
         self.work = work_dir("benchmark-search", identity)
-        self.log = TrialLog(self.work / "trials.csv", self.N)
+        self.groups = max(1, len(self.losses.model.blocks))
+        self.log = TrialLog(self.work / f"trials{'-per-block' * per_block}.csv", self.N * self.groups)
 
     def score(self, w: Weights, first: int, images: int) -> float:
         """The Fréchet distance of these images."""
@@ -102,14 +104,9 @@ class Bench:
             score=lambda w, k: self.score(w, first + k * n, n),
             loss=lambda w, k: self.loss(w, first + k * n, n),
             gradient=lambda w, k: self.losses.gradient(w, SeedBlock.SEARCH, first + k * n, n),
-            steps=self.sampler.params.steps,
+            steps=self.sampler.params.steps, groups=self.groups,
         )  # fmt: skip
-        try:
-            nominated = METHODS[method](round)
-        except BudgetSpent:
-            nominated = round.ranked()
-        round.bar.close()
-        return nominated[0].weights, round.spent
+        return nominate(round)[0].weights, round.spent
 
 
 def ground_truth(bench: Bench, values: list[float], finalists: int) -> tuple[Weights, pd.DataFrame]:
@@ -128,14 +125,20 @@ def ground_truth(bench: Bench, values: list[float], finalists: int) -> tuple[Wei
 
 def measure(bench: Bench, best: Weights, budgets: list[int], seeds: int) -> pd.DataFrame:
     """Method, budget, seed -> images spent, weights, change against w = 0, regret with its interval."""
-    zero, rows = (0.0,) * bench.N, []
+    zero, rows, own = (0.0,) * bench.N, [], Bench(per_block=True)
     base, top = bench.blocks(zero, DECIDE), bench.blocks(best, DECIDE)
-    runs = [(m, budget, seed) for m in METHODS for budget in budgets if bench.fits(m, budget) for seed in range(seeds)]
-    for method, budget, seed in tqdm(runs, desc="methods", unit="search"):
-        w, spent = bench.search(method, budget, seed)
-        scores = bench.blocks(w, DECIDE)
+    methods = {method: (bench, method) for method in METHODS} | {"gradient, per block": (own, "gradient")}
+    runs = [
+        (name, budget, seed)
+        for seed, budget, (name, row) in itertools.product(range(seeds), budgets, methods.items())
+        if bench.fits(row[1], budget)
+    ]
+    for name, budget, seed in tqdm(runs, desc="methods", unit="search"):
+        its, method = methods[name]
+        w, spent = its.search(method, budget, seed)
+        scores = its.blocks(w, DECIDE)
         change, regret = (paired_interval(scores, other) for other in (base, top))
-        row: dict[str, Any] = {"method": method, "budget": budget, "seed": seed, "images": spent, "w": w}
+        row: dict[str, Any] = {"method": name, "budget": budget, "seed": seed, "images": spent, "w": w}
         for name, interval in (("change", change), ("regret", regret)):
             for end in ("value", "low", "high"):
                 row[f"{name}_{end}"] = 100 * getattr(interval, end) / base.mean()

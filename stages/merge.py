@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from deme_core.merging.merge import EQ_8, write_merged
-from deme_core.merging.methods import METHODS, MergeParams
+from deme_core.merging.methods import METHODS, MergeParams, own_weights
 from deme_core.merging.task_vectors import vector_files
 from deme_core.params import read, section
 from deme_core.stage import run
@@ -25,6 +25,8 @@ def main() -> None:
     if params.method != EQ_8.method:
         protocol["note"] = f"The weights of the search were found for {EQ_8.method}, not for {params.method}."
     weights = search["weights"] if search and METHODS[params.method].weighted else None
+    if weights and search["blocks"]:
+        params, weights = own_weights(params, search["blocks"], weights)
     write_merged(args.pretrained, vector_files(args.vectors), weights, args.out, protocol, params)
 
 

@@ -37,20 +37,20 @@ def main() -> None:
     extractor = load_extractor(section(params, "reference", FeatureParams).extractor)
     sampler = Sampler.of(args.pretrained, section(params, "sampler", SamplerParams), best_device())
     denoising = DenoisingLoss(sampler.noise_schedule, load_part(args.data, "train").pixels, sampler.device)
-    loss = MergedLoss(MergedModel(args.pretrained, vectors), denoising)
+    loss = MergedLoss(MergedModel(args.pretrained, vectors, per_block=search_params.per_block), denoising)
     features = read_features(args.reference / "train.safetensors", extractor.sha256)
     objective = make_objective(search_params.objective, loss, sampler, extractor, features)
     identity = {
         "hashes": [weights_hash(file) for file in (*vectors, args.reference / "train.safetensors")],
-        "objective": search_params.objective,
+        "objective": [search_params.objective, loss.model.blocks],
         "extractor": extractor.sha256,
         "sampler": params["sampler"],
         "noise_schedule": dict(sampler.noise_schedule.config),
     }
     work = work_dir("merge_search", identity)
     with only_one(work):
-        log = TrialLog(work / "trials.csv", len(vectors))
-        result = search(objective, loss, len(vectors), search_params, log, sampler.params.steps)
+        log = TrialLog(work / "trials.csv", len(vectors) * max(1, len(loss.model.blocks)))
+        result = search(objective, loss, len(vectors), search_params, log, sampler.params.steps, loss.model.blocks)
     log.export(args.out / "trials.csv")
     (args.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

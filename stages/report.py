@@ -35,7 +35,7 @@ def main() -> None:
     losses = pd.read_csv(needed(args.loss_matrix, "loss_matrix"), index_col="model")
     trials = pd.read_csv(needed(args.search / "trials.csv", "merge_search"))
     result = json.loads(needed(args.search / "result.json", "merge_search").read_text())
-    counts = [len(list(args.curves.glob("*.csv"))), len(losses.columns), len(result["weights"])]
+    counts = [len(list(args.curves.glob("*.csv"))), len(losses.columns), tables.task_vectors(result)]
     if len(set(counts)) > 1:
         raise InputError(f"curves, loss matrix and search hold {counts} ranges, from different runs; run `dvc repro`")
     ranges = dict(enumerate(losses.columns, 1))

@@ -43,7 +43,7 @@ def main() -> None:
     check_search(top.N, parsed["merge_search"])
     for search in params["dag"]["searches"].values():
         KINDS[search["kind"]](parsed["merge_search"], top.N)
-    check_blocks(parsed["merge"], top.N)
+    check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks)
     if (source := Path(parsed["pretrain_load"].source)).is_dir():
         schedule = source_schedule(source)

@@ -26,7 +26,8 @@ from deme_core.training.scratch import PretrainParams
 
 SEARCH = SearchParams(
     method="grid", objective="frechet", budget=90, images=10, bounds=(0.0, 1.0), fixed=None, values=(0.0, 1.0),
-    scales=(0.5,), seed=0, finalists=2, final_images=40, final_blocks=2,
+    scales=(0.5,), per_block=False, towards_shared=0.001,
+    seed=0, finalists=2, final_images=40, final_blocks=2,
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from deme_core.checkpoints import WEIGHTS, build_denoiser, load_denoiser
 from deme_core.errors import InputError
 from deme_core.merging.merge import check_weights, write_merged
 from deme_core.merging.methods import MergeParams, merge_tensor
+from deme_core.merging.objective import MergedModel
 from deme_core.projection import insert_projections, projection_keys
 from deme_core.tensors import read_recipe, read_tensors, weights_hash, write_tensors
 
@@ -180,7 +181,7 @@ def stage(
     main = importlib.import_module("stages.merge").main
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(json.dumps({"merge": SECTION}))
-    Path("result.json").write_text(json.dumps({"weights": [0.25, 0.5]}))
+    Path("result.json").write_text(json.dumps({"weights": [0.25, 0.5], "blocks": []}))
 
     def stage(*args: str) -> dict[str, Any]:
         command = ["merge", "--pretrained", str(pipeline), "--vectors", str(vectors[0].parent), "--out", "out", *args]
@@ -195,7 +196,7 @@ def test_the_stage_without_params_is_task_arithmetic(stage: Callable[..., dict[s
     uniform, searched = stage(), stage("--search", "result.json")
     assert [recipe["method"] for recipe in (uniform, searched)] == ["task_arithmetic"] * 2
     assert (uniform["weights"], uniform["search"]) == ([0.5, 0.5], None)
-    assert (searched["weights"], searched["search"]) == ([0.25, 0.5], {"weights": [0.25, 0.5]})
+    assert (searched["weights"], searched["search"]) == ([0.25, 0.5], {"weights": [0.25, 0.5], "blocks": []})
     assert not {"note", "density"} & (uniform.keys() | searched.keys())
 
 
@@ -209,6 +210,22 @@ def test_the_stage_merges_by_its_section_and_says_what_the_search_was_for(
     assert f"\n{note}\n" in Path("out/README.md").read_text()
     write_merged(pipeline, vectors, [0.25, 0.5], Path("again"), {}, MergeParams(**SECTION))
     assert weights_hash(Path("out/unet") / WEIGHTS) == weights_hash(Path("again/unet") / WEIGHTS)
+
+
+def test_the_stage_gives_every_block_the_weights_that_the_search_found_for_it(
+    stage: Callable[..., dict[str, Any]], pipeline: Path, vectors: list[Path]
+) -> None:
+    blocks = MergedModel(pipeline, vectors, per_block=True).blocks
+    weights = [0.25 * k for k in range(2 * len(blocks))]
+    Path("result.json").write_text(json.dumps({"weights": weights, "blocks": blocks}))
+    recipe = stage("--search", "result.json")
+    assert recipe["method"] == "per_block"
+    assert recipe["blocks"] == {block: weights[2 * b : 2 * b + 2] for b, block in enumerate(blocks)}
+    assert recipe["weights"] == [np.mean(weights[::2]), np.mean(weights[1::2])]
+    own = MergedModel(pipeline, vectors, per_block=True).at(weights).state_dict()
+    merged = read_tensors(Path("out/unet") / WEIGHTS)
+    assert all(torch.equal(own[key], merged[key]) for key in own)
+    assert len(blocks) > 2 and "rest" in blocks
 
 
 def test_the_stage_takes_no_searched_weights_for_a_soup(stage: Callable[..., dict[str, Any]]) -> None:

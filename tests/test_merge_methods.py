@@ -210,6 +210,12 @@ def test_a_block_needs_one_weight_a_vector() -> None:
         check_blocks(params, 3)
 
 
+def test_weights_of_blocks_that_a_search_finds_are_merged_by_eq_8_alone() -> None:
+    check_blocks(MergeParams(), 2, searched=True)
+    with pytest.raises(InputError, match=r"merge\.method = 'ties': must be task_arithmetic where"):
+        check_blocks(MergeParams(method="ties"), 2, searched=True)
+
+
 def test_every_row_names_its_source_and_params_that_exist() -> None:
     for row in METHODS.values():
         assert row.source

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import N, T, write_experts, write_vectors
@@ -187,6 +188,28 @@ def test_the_gradient_is_that_of_finite_differences(
         ends = [whole.value(w, SeedBlock.SEARCH, 20, 40) for w in (up, down)]
         assert gradient[i] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=0.02, abs=2e-4)
     assert max(map(abs, gradient)) > 1e-3
+
+
+def test_the_gradient_over_the_weights_of_every_block_is_that_of_finite_differences(
+    pipeline: Path, vectors: list[Path], loss: DenoisingLoss
+) -> None:
+    whole = MergedLoss(MergedModel(pipeline, vectors, per_block=True), loss)
+    weights = np.linspace(-0.5, 1.0, N * len(whole.model.blocks))
+    value, gradient = whole.gradient(tuple(weights), SeedBlock.SEARCH, 20, 40)
+    assert value == pytest.approx(whole.value(tuple(weights), SeedBlock.SEARCH, 20, 40), rel=1e-5)
+    for slope, step in zip(gradient, 0.02 * np.eye(len(weights)), strict=True):
+        up, down = (whole.value(tuple(weights + sign * step), SeedBlock.SEARCH, 20, 40) for sign in (1, -1))
+        assert slope == pytest.approx((up - down) / 0.04, rel=0.02, abs=2e-4)
+    assert max(map(abs, gradient)) > 1e-3
+
+
+def test_shared_weights_are_the_same_in_every_block(pipeline: Path, vectors: list[Path], loss: DenoisingLoss) -> None:
+    own = MergedLoss(MergedModel(pipeline, vectors, per_block=True), loss)
+    shared = MergedLoss(MergedModel(pipeline, vectors), loss)
+    assert shared.model.blocks == []
+    repeated = (0.5, -0.25) * len(own.model.blocks)
+    asked = SeedBlock.SEARCH, 0, 20
+    assert own.value(repeated, *asked) == shared.value((0.5, -0.25), *asked)
 
 
 def test_a_gradient_leaves_the_model_as_it_was(merged: dict[str, tuple[MergedLoss, DenoisingLoss]]) -> None:

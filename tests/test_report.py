@@ -99,7 +99,8 @@ def searched(directory: Path, N: int, method: str = "grid") -> tuple[pd.DataFram
     """Trials and result of a real search on a made-up score, whose luck differs between rounds and blocks."""
     params = SearchParams(
         method=method, objective="frechet", budget=4100, images=50, bounds=(-0.5, 1.5), fixed=None,
-        values=(0, 0.25, 1), scales=(), seed=0, finalists=3, final_images=400, final_blocks=4,
+        values=(0, 0.25, 1), scales=(), per_block=False, towards_shared=0.001,
+        seed=0, finalists=3, final_images=400, final_blocks=4,
     )  # fmt: skip
     log = TrialLog(directory / "trials.csv", N)
     best = np.linspace(0.2, 0.6, N)
@@ -201,7 +202,7 @@ def test_changes_of_the_first_round_by_hand():
 
 RESULT = {
     "weights": [0.25, 0.0], "search_change": -1.5, "confirm_score": 1.5, "confirm_score_pretrained": 2.0,
-    "confirm_score_uniform": 1.75,
+    "confirm_score_uniform": 1.75, "blocks": [],
 }  # fmt: skip
 
 
@@ -218,6 +219,15 @@ def test_search_scores_by_hand(trials, change, shown, uniform):
         ["zero: pretrained", "0, 0", "+0.0000", "+0.0000", "+0.0000", "2.0000"],
         ["uniform: 1/N", "0.5, 0.5", *uniform, "1.7500"],
     ]
+
+
+def test_search_scores_of_blocks_by_hand():
+    """Two blocks, one task vector each: uniform weights are 1."""
+    each = RESULT | {"search_change": None, "blocks": ["down_blocks.0", "rest"]}
+    found = search_scores(TRIALS[TRIALS["round"] != "search"], each)
+    assert [row[:2] for row in found] == [
+        ["searched", "down_blocks.0: 0.25; rest: 0"], ["zero: pretrained", "0"], ["uniform: 1/N", "1"],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["grid", "surrogate", "loss"])
@@ -383,6 +393,20 @@ def test_the_picture_of_a_search_shows_every_trial_and_finalist(tmp_path, monkey
     }
     assert {text.removesuffix("\n(uniform)") for text in ticks[0]} == shown - {", ".join(["0"] * N)}
     assert [text for text in ticks[0] if "uniform" in text] == [", ".join([f"{1 / N:.3g}"] * N) + "\n(uniform)"]
+
+
+def test_the_picture_of_a_search_per_block_shows_the_chosen_weights(tmp_path, monkeypatch):
+    """Two blocks with two weights each; as many columns in the trials."""
+    shown, ticks = [], []
+    text, label = Axes.text, Axes.set_yticks
+    monkeypatch.setattr(Axes, "text", lambda ax, x, y, s, **own: shown.append(s) or text(ax, x, y, s, **own))
+    monkeypatch.setattr(Axes, "set_yticks", lambda ax, at, names: ticks.append(names) or label(ax, at, names))
+    trials, result = searched(tmp_path, 4, "loss")
+    weights = [0.25, -0.5, 0.75, 1.0]
+    figures.search_trials(tmp_path / "x.png", trials, result | {"weights": weights, "blocks": ["mid_block", "rest"]})
+    assert shown == ["+0.25", "−0.50", "+0.75", "+1.00"]
+    assert ticks[1] == ["mid_block", "rest"]
+    assert set(ticks[0]) == {"0.25, 0.25", "each block its own"}  # what the search holds against w = 0
 
 
 def test_finalists_are_shown_in_per_cent_of_zero_with_their_interval(tmp_path, monkeypatch):

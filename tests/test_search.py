@@ -47,7 +47,8 @@ STEPS = 20  # of sampling: the price of an image in forward images
 def search_params(**changes: Any) -> SearchParams:
     params = {
         "method": "grid", "objective": "frechet", "budget": 300, "images": 10, "bounds": (-0.5, 1.5), "fixed": None,
-        "values": (0.0, 0.25, 0.5), "scales": (0.25, 0.5, 0.75, 1.5), "seed": 0, "finalists": 3, "final_images": 40,
+        "values": (0.0, 0.25, 0.5), "scales": (0.25, 0.5, 0.75, 1.5), "per_block": False, "towards_shared": 0.001,
+        "seed": 0, "finalists": 3, "final_images": 40,
         "final_blocks": 2,
     }  # fmt: skip
     return SearchParams(**params | changes)
@@ -420,6 +421,14 @@ def test_a_rivals_trials_share_its_images(tmp_path: Path, kind: str, n: int) -> 
             {"method": "surrogate", "budget": 119},
             "budget = 119: the surrogate of 3 weights needs 12 trials of 10 images; set merge_search.budget=120 or"
             " more, or merge_search.method=coordinate",
+        ),
+        *(
+            (
+                {"per_block": True, "method": method},
+                f"method = '{method}': too many points for the weights of every block; with per_block take one of "
+                "coordinate, random, halving, cmaes, tpe, gp, loss, gradient",
+            )
+            for method in ("auto", "grid", "surrogate")
         ),
     ],
 )

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,14 @@ import pytest
 
 from deme_core.merging.first_round import BudgetSpent, FirstRound, Nomination
 from deme_core.merging.search import auto_method
-from deme_core.merging.search_methods import METHODS, RIVAL_METHODS, grid_points, scale_points, surrogate_trials
+from deme_core.merging.search_methods import (
+    METHODS,
+    grid_points,
+    nominate,
+    scale_points,
+    spread,
+    surrogate_trials,
+)
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Weights
 
@@ -38,23 +46,22 @@ def refuse(*_: Any) -> Any:
 
 
 def first_round(
-    score: Score = refuse, N: int = 2, loss: Score = refuse, gradient: Any = refuse, **changes: Any
-) -> FirstRound:
+    score: Score = refuse, N: int = 2, loss: Score = refuse, gradient: Any = refuse, groups: int = 1,
+    study: Path | None = None, **changes: Any,
+) -> FirstRound:  # fmt: skip
     """A round of 30 trials of 10 images, unless changed; 20 forward images of the loss cost one of them."""
     params = {
         "method": "grid", "objective": "frechet", "budget": 300, "images": 10, "bounds": (-0.5, 1.5), "fixed": None,
         "values": (-0.25, 0.0, 0.25, 0.5, 1.0), "scales": (0.25, 0.5, 0.75, 1.5), "seed": 0, "finalists": 3,
-        "final_images": 40, "final_blocks": 2,
+        "per_block": False, "towards_shared": 0.001, "final_images": 40, "final_blocks": 2,
     }  # fmt: skip
-    return FirstRound(N, SearchParams(**params | changes), score, loss, gradient, steps=20)
+    return FirstRound(N, SearchParams(**params | changes), score, loss, gradient, steps=20, groups=groups, study=study)
 
 
 def nominated(method: str, round: FirstRound) -> list[Nomination]:
     """As `search` asks for them."""
-    try:
-        return (METHODS | RIVAL_METHODS)[method](round)
-    except BudgetSpent:
-        return round.ranked()
+    round.params = replace(round.params, method=method)
+    return nominate(round)
 
 
 def round_of(method: str, score: Score = bowl, **changes: Any) -> FirstRound:
@@ -202,7 +209,17 @@ def test_the_surrogate_spreads_four_fifths_and_then_follows_its_lowest_point_unt
     np.testing.assert_allclose(tried[24:], [BEST] * len(tried[24:]), atol=0.02)
     assert len({tuple(np.array(w) > 0.5) for w in tried[2:24]}) == 4  # in every corner
     np.testing.assert_allclose(found[1].weights, np.array(found[0].weights) / 2)
-    assert found[2].weights == pytest.approx(tried[-1])
+    assert len(found) == 2  # the point before is the same
+
+
+def test_the_surrogate_nominates_the_point_before_where_it_is_another_one() -> None:
+    """Each new trial of this score moves the quadratic's lowest point by much."""
+    rng = np.random.default_rng(0)
+    round = first_round(lambda w, block: bowl(w) + rng.normal(0, 0.3), budget=80)
+    found, tried = nominated("surrogate", round), [w for w, _ in round.tried]
+    assert len(tried) == 8  # the budget ends before the point stays
+    assert [n.weights for n in found[2:]] == [tried[-1]]
+    assert max(abs(a - b) for a, b in zip(found[0].weights, tried[-1], strict=True)) > 0.04
 
 
 def test_the_fewest_trials_of_the_surrogate_by_hand() -> None:
@@ -216,6 +233,69 @@ def test_auto_is_the_surrogate_where_the_budget_fixes_it(trials: int, method: st
     assert params.images == 10
     assert auto_method(2, params) == method
     assert auto_method(3, replace(params, fixed=(None, 0.0, None))) == method  # free weights count
+
+
+# Weights of every block
+
+
+def grouped(low: float, pull: float = 0.0) -> tuple[np.ndarray, FirstRound]:
+    """What `gradient` finds for two blocks of two weights, whose losses are lowest at BEST and at BEST + `low`."""
+
+    def both(w: Weights, block: int = 0) -> tuple[float, list[float]]:
+        (a, da), (b, db) = slope(w[:2]), slope([w[2] - low, w[3]])
+        return a + b, [*da, *db]
+
+    round = first_round(
+        loss=lambda w, k: both(w)[0], gradient=both, groups=2, method="gradient", towards_shared=pull, budget=3000
+    )
+    return np.array(nominate(round)[0].weights).reshape(2, 2), round
+
+
+def test_every_block_finds_its_own_weights() -> None:
+    found, round = grouped(0.5)
+    assert (round.N, round.vectors) == (4, 2)
+    assert round.anchors() == [(0.0,) * 4, (0.5,) * 4]  # 1/N of two task vectors
+    np.testing.assert_allclose(found, [BEST, (BEST[0] + 0.5, BEST[1])], atol=1e-3)
+
+
+def test_the_regulariser_draws_the_blocks_to_shared_weights_and_no_further() -> None:
+    loose, tight, shared = (grouped(0.5, pull)[0] for pull in (1.0, 1e4, 1e6))
+    assert 0.02 < np.ptp(loose, axis=0)[0] < 0.48
+    np.testing.assert_allclose(tight[0], tight[1], atol=1e-2)
+    for found in (loose, tight, shared):  # the two bowls are of one shape: the mean of their lowest points stays
+        np.testing.assert_allclose(found.mean(0), (BEST[0] + 0.25, BEST[1]), atol=1e-2)
+
+
+def test_the_spread_by_hand_and_its_slope_by_differences() -> None:
+    """Means 1 and 3 of the two weights: all are 1 away."""
+    assert spread((0.0, 2.0, 2.0, 4.0), 2)[0] == 1
+    assert spread((0.25, 0.5, 0.25, 0.5), 2)[0] == 0
+    w = np.array([0.3, -0.2, 0.7, 0.1, 0.0, 0.9])
+    slopes = [(spread(w + h, 2)[0] - spread(w - h, 2)[0]) / 2e-5 for h in 1e-5 * np.eye(6)]
+    np.testing.assert_allclose(spread(w, 2)[1], slopes, atol=1e-9)
+
+
+def test_what_is_fixed_is_so_in_every_block() -> None:
+    round = first_round(N=2, fixed=(None, 0.75), groups=3)
+    assert (round.N, round.free) == (3, [0, 2, 4])
+    assert round.full((0.1, 0.2, 0.3)) == (0.1, 0.75, 0.2, 0.75, 0.3, 0.75)
+
+
+# Optuna
+
+
+@pytest.mark.parametrize("method", ["cmaes", "tpe", "gp"])
+def test_optunas_study_lies_on_disk_and_a_second_run_writes_it_anew(method: str, tmp_path: Path) -> None:
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    for _ in range(2):
+        round = first_round(bowl, method=method, budget=60, study=tmp_path / "optuna.log")
+        nominate(round)
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "optuna.log")))
+        study = optuna.load_study(study_name=method, storage=storage)
+        assert [trial.value for trial in study.trials] == list(round.tried.values())
+        assert [tuple(trial.params.values()) for trial in study.trials] == [w for w, _ in round.tried]
 
 
 # What each method tries, by hand

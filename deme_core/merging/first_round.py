@@ -1,6 +1,7 @@
 """The first round of a search as its method sees it: free weights, scores on blocks of seeds, a budget of images."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,18 +29,26 @@ class BudgetSpent(Exception):
 class FirstRound:
     """What a method works with: w has one entry a FREE weight; those that params fix are filled in here."""
 
-    def __init__(self, N: int, params: SearchParams, score: Score, loss: Score, gradient: Gradient, steps: int) -> None:
-        """Each maps (all N weights, block k of `images` images) to what is made small; `gradient`, to its slope too.
+    def __init__(
+        self, N: int, params: SearchParams, score: Score, loss: Score, gradient: Gradient, steps: int,
+        *, groups: int = 1, study: Path | None = None,
+    ) -> None:  # fmt: skip
+        """The three map (all weights, block k of `images` images) to what is made small; `gradient` adds its slope.
 
-        `steps` network calls make a sampled image: a forward image of the loss costs 1 / steps of one.
+        Args:
+            N: number of task vectors.
+            steps: network calls that make a sampled image: a forward image of the loss costs 1 / steps of one.
+            groups: parts of the network that have N weights each, part after part.
+            study: where Optuna keeps its study; None: in memory.
         """
-        self.params, self.steps = params, steps
+        self.params, self.steps, self.vectors, self.study = params, steps, N, study
         self.price = 1 / steps if params.objective == "loss" else 1.0  # of an image of a trial, in sampled images
-        self.free = [i for i in range(N) if params.fixed is None or params.fixed[i] is None]
+        fixed = [*(params.fixed or (None,) * N)] * groups
+        self.free = [i for i, w in enumerate(fixed) if w is None]
         self.N = len(self.free)
         self.spent, self.count = 0.0, 0  # sampled images, trials
         self.tried: dict[tuple[Weights, int], float] = {}
-        self._given = [0.0 if i in self.free else float(params.fixed[i]) for i in range(N)]  # type: ignore[index, arg-type]
+        self._given = [float(w or 0) for w in fixed]
         self._score, self._loss, self._gradient = score, loss, gradient
         self.bar = tqdm(total=params.budget, desc=f"{params.method} search", unit="image", unit_scale=True)
 
@@ -50,10 +59,10 @@ class FirstRound:
 
     def anchors(self) -> list[Weights]:
         """w = 0 and the uniform weights, in the free weights."""
-        return [(0.0,) * self.N, (1 / len(self._given),) * self.N]
+        return anchors(self.N, self.vectors)
 
     def full(self, w: Sequence[float]) -> Weights:
-        """All N weights."""
+        """All weights."""
         out = list(self._given)
         for i, value in zip(self.free, w, strict=True):
             out[i] = float(value)
@@ -107,3 +116,8 @@ class FirstRound:
         self.spent += images
         self.count += 1
         self.bar.update(images)
+
+
+def anchors(free: int, N: int) -> list[Weights]:
+    """w = 0 and the uniform weights 1/N, in `free` weights."""
+    return [(0.0,) * free, (1 / N,) * free]

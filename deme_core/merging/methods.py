@@ -9,7 +9,7 @@ The greedy soup (Wortsman et al. 2022) is no row: it is a search for w, and stan
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -55,10 +55,23 @@ class MergeParams:
             check(numbers, f"merge.blocks.{block}", weights, "must be a list of N finite numbers")
 
 
-def check_blocks(params: MergeParams, N: int) -> None:
-    """N weights for every block that has its own."""
+def check_blocks(params: MergeParams, N: int, *, searched: bool = False) -> None:
+    """N weights for every block that has its own; where they are searched, no other method than Eq. 8."""
+    check(
+        not searched or params.method == "task_arithmetic", "merge.method", params.method,
+        "must be task_arithmetic where merge_search.per_block finds weights of every block",
+    )  # fmt: skip
     for block, weights in params.blocks.items():
         check(len(weights) == N, f"merge.blocks.{block}", weights, f"must be N = {N} numbers, one a task vector")
+
+
+def own_weights(
+    params: MergeParams, blocks: Sequence[str], weights: Sequence[float]
+) -> tuple[MergeParams, list[float]]:
+    """`weights` of a search with N of each block, block after block, as the method per_block; and their mean."""
+    own = np.array(weights).reshape(len(blocks), -1)
+    params = replace(params, method="per_block", blocks=dict(zip(blocks, own.tolist(), strict=True)))
+    return params, own.mean(0).tolist()
 
 
 def merge_tensor(theta: Tensor, taus: Iterable[Tensor], weights: Sequence[float]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser
 from deme_core.merging.loss import DenoisingLoss
-from deme_core.merging.methods import merge_tensor
+from deme_core.merging.methods import block_of, merge_tensor
 from deme_core.merging.task_vectors import TaskVectors
 from deme_core.metrics.features import Extractor
 from deme_core.metrics.frechet import FrechetReference
@@ -25,13 +25,21 @@ Distance = Callable[[np.ndarray], float]
 
 
 class MergedModel:
-    """θ + Σ w_i τ_i in memory, in one model that is kept: a trial reads no file."""
+    """θ + Σ w_i τ_i in memory, in one model that is kept: a trial reads no file.
 
-    def __init__(self, pretrained: Path, vectors: list[Path]) -> None:
+    Weights are N that all tensors share, or N for each of `blocks`, block after block.
+    """
+
+    def __init__(self, pretrained: Path, vectors: list[Path], *, per_block: bool = False) -> None:
         source = denoiser_dir(pretrained)
         tau = TaskVectors.open(source, vectors)
         self.theta = {key: tau.base_tensor(key) for key in tau.keys()}  # noqa: SIM118 (keys that θ lacks come last)
         self.taus = {key: tau.tensors(key) for key in self.theta}
+        found = {key: block_of(key) if per_block else "" for key in self.theta}
+        self.blocks = sorted({*found.values()} - {""})
+        start = {block: b * len(vectors) for b, block in enumerate(self.blocks)}
+        self.own = {key: slice(at := start.get(found[key], 0), at + len(vectors)) for key in self.theta}
+        """Key -> which of the weights are its own."""
         self.model = load_denoiser(source)
         self.released = len(self.theta) != len(self.model.state_dict())
         if self.released:
@@ -39,7 +47,9 @@ class MergedModel:
 
     def at(self, weights: Sequence[float]) -> nn.Module:
         """The merged model; the next call changes it."""
-        self.model.load_state_dict({key: merge_tensor(self.theta[key], self.taus[key], weights) for key in self.theta})
+        self.model.load_state_dict({
+            key: merge_tensor(theta, self.taus[key], weights[self.own[key]]) for key, theta in self.theta.items()
+        })  # fmt: skip
         if not self.released:
             return self.model
         merged = copy.deepcopy(self.model)  # the merged pipeline folds what folds, so its images are the folded model's
@@ -102,7 +112,8 @@ class MergedLoss:
         device, taus = self.loss.device, self.model.taus
         w = torch.tensor(weights, dtype=torch.float32, device=device, requires_grad=True)
         state = {
-            key: theta.to(device) + sum(w[i] * tau.to(device) for i, tau in enumerate(taus[key]))
+            key: theta.to(device)
+            + sum(wi * tau.to(device) for wi, tau in zip(w[self.model.own[key]], taus[key], strict=True))
             for key, theta in self.model.theta.items()
         }
         value = self.loss.of_state(self.model.model, state, block, first, images)

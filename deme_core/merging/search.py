@@ -6,7 +6,7 @@ among the candidates. The best of them is taken only where it beats w = 0 beyond
 seed blocks; everything else is a tie, and w = 0 wins ties.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,32 +14,36 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from deme_core.errors import InputError
-from deme_core.merging.first_round import BudgetSpent, FirstRound
+from deme_core.merging.first_round import FirstRound, anchors
 from deme_core.merging.objective import OBJECTIVES, MergedLoss, Objective
-from deme_core.merging.search_methods import METHODS, RIVAL_METHODS, grid_points, scale_points, surrogate_trials
+from deme_core.merging.search_methods import METHODS, grid_points, nominate, scale_points, surrogate_trials
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Trial, TrialLog, Weights
 from deme_core.metrics.intervals import paired_interval
 from deme_core.seeds import SeedBlock
 
+WHOLE = ("auto", "grid", "surrogate")  # methods whose trials grow faster than the number of weights
 ROUNDS = {"search": SeedBlock.SEARCH, "loss": SeedBlock.SEARCH, "confirm": SeedBlock.CONFIRM}
 
 
 def search(
-    objective: Objective, loss: MergedLoss, N: int, params: SearchParams, log: TrialLog, steps: int
-) -> dict[str, Any]:
+    objective: Objective, loss: MergedLoss, N: int, params: SearchParams, log: TrialLog, steps: int,
+    blocks: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Find w; lower scores are better.
 
     Args:
         objective: f(w, seed block, first image, number of images).
         loss: of the methods that sample nothing.
+        N: number of task vectors.
         steps: network calls an image, the price of a sampled image in forward images.
+        blocks: blocks of the network that have N weights each; none: N weights that all share.
 
     Returns:
-        weights; what the first round said of them, as a change against w = 0 on the same seeds (None where it sampled
-        nothing) and as a score; the same on the confirming seeds; the gap, how much of the first change was luck; the
-        confirming scores of w = 0 and of the uniform weights; the best finalist and its paired change against w = 0
-        over the confirming blocks.
+        weights, block after block; the blocks; what the first round said of the weights, as a change against w = 0 on
+        the same seeds (None where it sampled nothing) and as a score; the same on the confirming seeds; the gap, how
+        much of the first change was luck; the confirming scores of w = 0 and of the uniform weights; the best finalist
+        and its paired change against w = 0 over the confirming blocks.
     """
 
     def score(round: str, f: Objective, first: int, images: int, w: Weights) -> float:
@@ -57,14 +61,11 @@ def search(
         score=lambda w, k: score("search", objective, k * n, n, w),
         loss=lambda w, k: score("loss", loss.value, k * n, n, w),
         gradient=lambda w, k: logged_gradient(w, k * n),
-        steps=steps,
+        steps=steps, groups=max(1, len(blocks)), study=log.path.with_name("optuna.log"),
     )  # fmt: skip
-    try:
-        nominated = (METHODS | RIVAL_METHODS)[params.method](round)
-    except BudgetSpent:
-        nominated = round.ranked()
-    round.bar.close()
-    zero, uniform = (0.0,) * N, round.full(round.anchors()[1])  # what is fixed stays so, but in w = 0: θ itself
+    nominated = nominate(round)
+    uniform = round.full(round.anchors()[1])  # what is fixed stays so, but in w = 0: θ itself
+    zero = (0.0,) * len(uniform)
     said = dict(nominated[: params.finalists])
     finalists = list(dict.fromkeys([zero, uniform, *said]))  # zero stands first and wins ties
     size = params.final_images // params.final_blocks
@@ -84,6 +85,7 @@ def search(
         "method": params.method,
         "objective": params.objective,
         "weights": list(winner),
+        "blocks": list(blocks),
         "search_change": first,
         "search_score": None if first is None or not base else float(np.mean(base)) + first,
         "confirm_change": mean[winner] - mean[zero],
@@ -116,7 +118,12 @@ def check_search(N: int, params: SearchParams) -> None:
             f"params: merge_search.bounds = {list(params.bounds)}: must admit the uniform weights 1/{N}, which are a"
             " candidate of every search; raise the highest weight"
         )
-    points = len(grid_points(free, params, _anchors(free, N)))
+    if params.per_block and params.method in WHOLE:
+        raise InputError(
+            f"params: merge_search.method = {params.method!r}: too many points for the weights of every block; with"
+            f" per_block take one of {', '.join(method for method in METHODS if method not in WHOLE)}"
+        )
+    points = len(grid_points(free, params, anchors(free, N)))
     if params.method == "grid" and points * params.images > params.budget:
         raise InputError(
             f"params: merge_search.budget = {params.budget}: the grid over {free} weights has {points} points of"
@@ -145,12 +152,12 @@ def nonnegative(params: SearchParams, N: int) -> SearchParams:
             " take loss_equivalent out of `rivals`, or free the weight"
         )
     values = tuple(value for value in params.values if value >= 0) or (0.0,)
-    return replace(params, bounds=(0.0, params.bounds[1]), values=values)
+    return replace(params, bounds=(0.0, params.bounds[1]), values=values, per_block=False)
 
 
 def scale(params: SearchParams, N: int) -> SearchParams:
     """The search for one scale of a rival's N vectors."""
-    return _rival(params, "scale", len(scale_points(N, params, _anchors(N, N))))
+    return _rival(params, "scale", len(scale_points(N, params, anchors(N, N))))
 
 
 def greedy(params: SearchParams, N: int) -> SearchParams:
@@ -166,8 +173,4 @@ KINDS: dict[str, Callable[[SearchParams, int], SearchParams]] = {
 def _rival(params: SearchParams, method: str, points: int) -> SearchParams:
     """DeMe's budget on these points: images a point are rounded up to whole trials, in the rival's favour."""
     images = -(-params.budget // (points * params.images)) * params.images
-    return replace(params, method=method, fixed=None, images=images, budget=points * images)
-
-
-def _anchors(free: int, N: int) -> list[Weights]:
-    return [(0.0,) * free, (1 / N,) * free]
+    return replace(params, method=method, fixed=None, per_block=False, images=images, budget=points * images)

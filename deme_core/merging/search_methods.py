@@ -21,6 +21,16 @@ Method = Callable[[FirstRound], list[Nomination]]
 STAYS = 0.02  # of the bounds' width: the surrogate's lowest point has settled
 
 
+def nominate(round: FirstRound) -> list[Nomination]:
+    """What the method of `round.params` nominates, best first, within its budget."""
+    try:
+        return (METHODS | RIVAL_METHODS)[round.params.method](round)
+    except BudgetSpent:
+        return round.ranked()
+    finally:
+        round.bar.close()
+
+
 def grid(round: FirstRound) -> list[Nomination]:
     """Every point of values^N (Sec. 3.3, which does not name its values), and the anchors."""
     for w in grid_points(round.N, round.params, round.anchors()):
@@ -87,8 +97,10 @@ def surrogate(round: FirstRound) -> list[Nomination]:
             lowest.append(point)
     coefficients = _fitted(round)
     lowest.append(_lowest(round, coefficients))
-    # Half of the way there, too: what noise there is in the fit draws its lowest point too far out.
-    nominated = np.array([lowest[-1], lowest[-1] / 2, *lowest[-2:-1]])
+    # Half of the way there, too: what noise there is in the fit draws its lowest point too far out. The point before,
+    # where it is another one: a finalist costs many images.
+    before = [point for point in lowest[-2:-1] if np.abs(point - lowest[-1]).max() > step]
+    nominated = np.array([lowest[-1], lowest[-1] / 2, *before])
     expected = quadratic.predict(coefficients, nominated)
     return [Nomination(round.full(w), float(change)) for w, change in zip(nominated, expected, strict=True)]
 
@@ -111,8 +123,26 @@ def loss(round: FirstRound) -> list[Nomination]:
 
 
 def gradient(round: FirstRound) -> list[Nomination]:
-    """The same loss by backpropagation to the weights (torch.func.functional_call), by L-BFGS-B."""
-    return _minimum_of_loss(round, round.loss_gradient, method="L-BFGS-B", jac=True)
+    """The same loss by backpropagation to the weights (torch.func.functional_call), by L-BFGS-B.
+
+    With weights of every block of the network, `towards_shared` times `spread` is added, so that a block leaves the
+    weights that all share only for what lowers the loss.
+    """
+
+    def f(w: Weights) -> tuple[float, np.ndarray]:
+        value, slope = round.loss_gradient(w)
+        penalty, its_slope = spread(round.full(w), round.vectors)
+        pull = round.params.towards_shared
+        return value + pull * penalty, np.array(slope) + pull * its_slope[round.free]
+
+    return _minimum_of_loss(round, f, method="L-BFGS-B", jac=True)
+
+
+def spread(w: Weights, N: int) -> tuple[float, np.ndarray]:
+    """Mean squared distance of each group's N weights from their mean over the groups, and its gradient over w."""
+    weights = np.array(w).reshape(-1, N)
+    away = weights - weights.mean(0)
+    return float((away**2).mean()), (2 * away / away.size).ravel()
 
 
 def _minimum_of_loss(round: FirstRound, f: Callable[[Weights], Any], **how: Any) -> list[Nomination]:
@@ -147,17 +177,28 @@ def gp(round: FirstRound) -> list[Nomination]:
 
 
 def _optuna(round: FirstRound, sampler: Callable[[Any, int], Any]) -> list[Nomination]:
-    """One study from the first trial on; logged trials are told, not sampled again, so that a resume is exact."""
+    """One study from the first trial on; logged trials are told, not sampled again, so that a resume is exact.
+
+    The study lies on disk, for Optuna's own tools: it is written anew by a resume, which needs the log of trials alone.
+    """
     import warnings
 
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     low, high = round.params.bounds
     names = [f"w{i}" for i in range(1, round.N + 1)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(sampler=sampler(optuna, round.params.seed))
+        storage = None
+        if round.study:
+            round.study.parent.mkdir(parents=True, exist_ok=True)
+            round.study.unlink(missing_ok=True)
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(round.study)))
+        study = optuna.create_study(
+            study_name=round.params.method, storage=storage, sampler=sampler(optuna, round.params.seed)
+        )
         for w in round.anchors():
             study.enqueue_trial(dict(zip(names, w, strict=True)))
         for _ in range(round.trials):

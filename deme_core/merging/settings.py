@@ -22,6 +22,10 @@ class SearchParams:
     """Lowest and highest value of a weight; a lowest one below 0 admits negative weights."""
     fixed: tuple[float | None, ...] | None
     """N entries: the value of a weight that is not searched, null for one that is. null: all are searched."""
+    per_block: bool
+    """Whether every block of the network has N weights of its own."""
+    towards_shared: float
+    """Of `gradient` with per_block: weight of the blocks' mean squared distance from the weights they share."""
     values: tuple[float, ...]
     """Values that each weight may take in the methods `grid` and `coordinate`."""
     scales: tuple[float, ...]
@@ -49,6 +53,10 @@ class SearchParams:
         check(all(map(math.isfinite, self.scales)), "merge_search.scales", list(self.scales), "must be finite numbers")
         given = [w for w in self.fixed or () if w is not None]
         check(all(map(math.isfinite, given)), "merge_search.fixed", given, "must be finite numbers or null")
+        check(
+            0 <= self.towards_shared < math.inf, "merge_search.towards_shared", self.towards_shared,
+            "must be a finite number, not negative",
+        )  # fmt: skip
         check(self.seed >= 0, "merge_search.seed", self.seed, "must not be negative")
         check(self.finalists >= 1, "merge_search.finalists", self.finalists, "must be at least 1")
         check(self.final_blocks >= 2, "merge_search.final_blocks", self.final_blocks, "must be at least 2")

@@ -9,12 +9,12 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from deme_core.metrics.intervals import Interval, t_interval
-from deme_core.report.tables import first_changes, weight_names
+from deme_core.report.tables import first_changes, task_vectors, weight_names
 
 DPI = 150
 STYLE = {
@@ -89,8 +89,9 @@ def cosine_matrix(path: Path, cosines: np.ndarray, ranges: Sequence[str]) -> Non
 
 
 def _heat(
-    fig: Figure, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], limit: float, form: str, label: str
-) -> Axes:
+    fig: FigureBase, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], limit: float, form: str,
+    label: str,
+) -> Axes:  # fmt: skip
     """Annotated cells, coloured from -limit to limit; `form` formats a value, `label` names them all."""
     ax = fig.subplots()
     image = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
@@ -106,14 +107,25 @@ def _heat(
 
 
 def search_trials(path: Path, trials: pd.DataFrame, result: Mapping[str, Any]) -> None:
-    """Every trial of the first round as a change against w = 0 on the same seeds, by each weight; and the finalists."""
-    N, winner = len(result["weights"]), result["weights"]
-    names = weight_names(N)
+    """Every trial of the first round as a change against w = 0 on the same seeds, by each weight; and the finalists.
+
+    Where every block has weights of its own, the chosen ones stand in the trials' place.
+    """
+    N, winner = task_vectors(result), result["weights"]
+    names = weight_names(len(winner))
     sampled = bool(trials["round"].eq("search").any())
     first = first_changes(trials, "search" if sampled else "loss")
     rows = -(-N // 2)
     with _figure(path, 9.5, max(2.9, 2.1 * rows + 0.6)) as fig:
         left, right = fig.subfigures(1, 2, width_ratios=[3, 2], squeeze=False)[0]
+        title = f"Merge search: {result['method']}, {len(first)} trials" + ("" if sampled else " of the denoising loss")
+        left.suptitle(title, x=0.01, ha="left", size=10)
+        _finalists(right.subplots(), first_changes(trials, "confirm"), names, winner, N)
+        if blocks := result["blocks"]:
+            chosen = np.array(winner).reshape(len(blocks), N)
+            columns, limit = [f"$w_{{{i}}}$" for i in range(1, N + 1)], float(np.abs(chosen).max()) or 1.0
+            _heat(left, chosen, blocks, columns, limit, "+.2f", "chosen weight")
+            return
         axes = left.subplots(rows, min(N, 2), sharey=True, squeeze=False)
         change = 100 * first["change"] / first["zero"].abs()
         for ax, name, chosen in zip(axes.flat, names, winner, strict=False):
@@ -126,12 +138,9 @@ def search_trials(path: Path, trials: pd.DataFrame, result: Mapping[str, Any]) -
         if len(change):  # far points of a wide design would flatten the rest
             axes[0, 0].set_ylim(change.min() - 3, min(float(change.max()), 3 * abs(float(change.min())) + 10) + 3)
         left.supylabel("change against w = 0, same seeds, %", size=9)
-        title = f"Merge search: {result['method']}, {len(first)} trials"
-        left.suptitle(title + ("" if sampled else " of the denoising loss"), x=0.01, ha="left", size=10)
-        _finalists(right.subplots(), first_changes(trials, "confirm"), names, winner)
 
 
-def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[float]) -> None:
+def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[float], N: int) -> None:
     """Change of each finalist against w = 0 on the confirming seeds with its paired interval, the best on top."""
     size = f"{final['first'].nunique()} blocks of {final['images'].iloc[0]:,} fresh images"
     base = abs(final["zero"].mean())
@@ -141,11 +150,13 @@ def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[flo
         if weights.any():
             rows.append((weights, t_interval(100 * own["change"] / base)))
     for y, (w, change) in enumerate(sorted(rows, key=lambda row: -row[1].value)):
-        won, uniform = np.allclose(w, winner), np.allclose(w, 1 / len(w))
+        won, uniform = np.allclose(w, winner), np.allclose(w, 1 / N)
         colour = CHOSEN if won else "k"
         ax.plot([change.low, change.high], [y, y], color=colour, linewidth=1.4)
         ax.plot(change.value, y, "*" if won else "o", color=colour, markersize=9 if won else 5)
-        labels.append(", ".join(f"{v:.3g}" for v in w) + "\n(uniform)" * uniform)
+        shared = (w.reshape(-1, N) == w[:N]).all()
+        text = ", ".join(f"{v:.3g}" for v in w[:N]) if shared else "each block its own"
+        labels.append(text + "\n(uniform)" * uniform)
     ax.axvline(0, color=PLAIN, linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(labels)), labels)
     ax.margins(y=0.3)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,21 +128,36 @@ def search_scores(trials: pd.DataFrame, result: dict[str, Any]) -> list[list[str
     Columns: weights; change against w = 0 in the first round (a dash where it sampled none), on the confirming seeds,
     and the gap between the two; confirming score.
     """
-    N, zero = len(result["weights"]), result["confirm_score_pretrained"]
+    count, zero, blocks = len(result["weights"]), result["confirm_score_pretrained"], result["blocks"]
+    each = 1 / task_vectors(result)
     first = first_changes(trials, "search")
-    at = np.isclose(first[weight_names(N)].to_numpy(), 1 / N).all(axis=1)
+    at = np.isclose(first[weight_names(count)].to_numpy(), each).all(axis=1)
     uniform = float(first["change"].to_numpy()[at].mean()) if at.any() else None
     rows = {
         "searched": (result["weights"], result["search_change"], result["confirm_score"]),
-        "zero: pretrained": ([0.0] * N, 0.0, zero),
-        "uniform: 1/N": ([1 / N] * N, uniform, result["confirm_score_uniform"]),
+        "zero: pretrained": ([0.0] * count, 0.0, zero),
+        "uniform: 1/N": ([each] * count, uniform, result["confirm_score_uniform"]),
     }
     cells = []
     for kind, (weights, said, score) in rows.items():
         told, change = math.nan if said is None else said, score - zero
         changes = [number(value, 4, "+") for value in (told, change, change - told)]
-        cells.append([kind, ", ".join(f"{w:.3g}" for w in weights), *changes, number(score, 4)])
+        cells.append([kind, weights_text(weights, blocks), *changes, number(score, 4)])
     return cells
+
+
+def task_vectors(result: Mapping[str, Any]) -> int:
+    """N of a result.json, which has N weights, or N of each block."""
+    return len(result["weights"]) // max(1, len(result["blocks"]))
+
+
+def weights_text(weights: Sequence[float], blocks: Sequence[str]) -> str:
+    """0.1, 0.2; with blocks, "down_blocks.0: 0.1, 0.2; mid_block: …", or once what all blocks have."""
+    rows = np.array(weights).reshape(max(1, len(blocks)), -1)
+    texts = [", ".join(f"{w:.3g}" for w in row) for row in rows]
+    if (rows == rows[0]).all():
+        return texts[0]
+    return "; ".join(f"{block}: {text}" for block, text in zip(blocks, texts, strict=True))
 
 
 def weight_names(N: int) -> list[str]:
@@ -201,7 +216,7 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
         f"Scores are of the objective `{result['objective']}`, to the training part. A change is against w = 0 on the"
         " same seeds, in the first round as the method has it (the `surrogate`'s is fitted). A gap above 0 is what the"
         f" first round took for quality and was luck. Images sampled in all: {result['images_sampled']:,.0f}.",
-        f"The best finalist, w = ({', '.join(f'{w:.3g}' for w in result['best'])}), changes the score of w = 0 by"
+        f"The best finalist, w = ({weights_text(result['best'], result['blocks'])}), changes the score of w = 0 by"
         f" {_interval(pd.Series(result), 'best_change', '', 4, '+')}, paired over the confirming blocks; it is taken"
         f" where this 95 % interval lies below 0, else w = 0.{kept}",
         *(f"![{Path(file).stem}]({file})\n\n{caption}" for file, caption in figures.items()),

@@ -12,12 +12,14 @@ out.
 import argparse
 import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
@@ -88,19 +90,20 @@ class Bench:
         """Scores on the blocks that begin at CHOOSE or DECIDE, [BLOCKS]."""
         return np.array([self.score(w, at + k * BLOCK, BLOCK) for k in range(BLOCKS)])
 
-    def fits(self, method: str, budget: int) -> bool:
-        """Whether a method can be run with this budget."""
+    def fits(self, changes: Mapping[str, Any]) -> bool:
+        """Whether a search can be made with these params."""
         try:
-            check_search(self.N, replace(self.params, method=method, budget=budget))
+            check_search(self.N, replace(self.params, **changes))
         except InputError:
             return False
         return True
 
-    def search(self, method: str, budget: int, seed: int) -> tuple[Weights, float]:
+    def search(self, changes: Mapping[str, Any], seed: int) -> tuple[Weights, float]:
         """What a method nominates first, and the images that it spent."""
-        n, first = self.params.images, (seed + 1) * APART
+        params = replace(self.params, **changes, seed=seed)
+        n, first = params.images, (seed + 1) * APART
         round = FirstRound(
-            self.N, replace(self.params, method=method, budget=budget, seed=seed),
+            self.N, params,
             score=lambda w, k: self.score(w, first + k * n, n),
             loss=lambda w, k: self.loss(w, first + k * n, n),
             gradient=lambda w, k: self.losses.gradient(w, SeedBlock.SEARCH, first + k * n, n),
@@ -127,15 +130,17 @@ def measure(bench: Bench, best: Weights, budgets: list[int], seeds: int) -> pd.D
     """Method, budget, seed -> images spent, weights, change against w = 0, regret with its interval."""
     zero, rows, own = (0.0,) * bench.N, [], Bench(per_block=True)
     base, top = bench.blocks(zero, DECIDE), bench.blocks(best, DECIDE)
-    methods = {method: (bench, method) for method in METHODS} | {"gradient, per block": (own, "gradient")}
+    methods: dict[str, tuple[Bench, dict[str, Any]]] = {method: (bench, {"method": method}) for method in METHODS}
+    methods["surrogate, 1,500 images a trial"] = bench, {"method": "surrogate", "images": 1500}
+    methods["gradient, per block"] = own, {"method": "gradient"}
     runs = [
         (name, budget, seed)
         for seed, budget, (name, row) in itertools.product(range(seeds), budgets, methods.items())
-        if bench.fits(row[1], budget)
+        if bench.fits(row[1] | {"budget": budget})
     ]
     for name, budget, seed in tqdm(runs, desc="methods", unit="search"):
-        its, method = methods[name]
-        w, spent = its.search(method, budget, seed)
+        its, changes = methods[name]
+        w, spent = its.search(changes | {"budget": budget}, seed)
         scores = its.blocks(w, DECIDE)
         change, regret = (paired_interval(scores, other) for other in (base, top))
         row: dict[str, Any] = {"method": name, "budget": budget, "seed": seed, "images": spent, "w": w}
@@ -165,11 +170,38 @@ def summary(table: pd.DataFrame, grid_images: int) -> str:
     return markdown(header, cells)
 
 
+def draw(table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+    """Left: what each search gained on fresh images. Right: the grid's best points, as it saw them and as they are."""
+    fig = Figure((10, 4.6), dpi=150, layout="constrained")
+    left, right = fig.subplots(1, 2, width_ratios=[3, 2])
+    names = list(dict.fromkeys(table["method"]))[::-1]
+    budgets = sorted(table["budget"].unique())
+    for k, budget in enumerate(budgets):
+        own = table[table["budget"] == budget]
+        at = own["method"].map(names.index) + 0.22 * (k - (len(budgets) - 1) / 2)
+        left.plot(own["change_value"], at, "o", markersize=4, alpha=0.8, label=f"{budget:,} images")
+    left.axvline(0, color="0.55", linewidth=0.8, zorder=0)
+    left.axvline(facts["best_change_percent"][0], color="0.55", linewidth=0.8, linestyle="--", zorder=0)
+    left.set_yticks(range(len(names)), names)
+    left.set_xlabel("change of the distance against w = 0, % (dashed: best of the grid)")
+    left.set_title("What each search nominates first, on fresh images", loc="left", fontsize=10)
+    left.legend(frameon=False, fontsize=8)
+    seen = facts["grid_best_change_percent"]
+    for key, label, style in (("first", "as the grid saw it", "o"), ("fresh", "on 20,000 fresh images", "s")):
+        right.plot(range(1, len(seen[key]) + 1), seen[key], style, markersize=4, label=label)
+    right.set(xlabel="rank among the grid's points", ylabel="change against w = 0, %")
+    right.set_title("The best of a grid are best partly by luck", loc="left", fontsize=10)
+    right.legend(frameon=False, fontsize=8)
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
+    fig.savefig(OUT / "search.png", metadata={"Software": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--values", type=float, nargs="+", default=[-0.5, 0.0, 0.5, 1.0, 1.5], help="of the grid")
     parser.add_argument("--finalists", type=int, default=20, help="points of the grid that are scored again")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[15000, 30000, 60000], help="images a search")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[30000], help="images a search")
     parser.add_argument("--seeds", type=int, default=5, help="searches a method and budget")
     args = parser.parse_args()
     bench = Bench()
@@ -199,6 +231,7 @@ def measure_all(bench: Bench, args: argparse.Namespace) -> None:
     }  # fmt: skip
     (OUT / "search.json").write_text(json.dumps(facts, indent=2) + "\n")
     (OUT / "search.md").write_text(summary(table, images) + "\n", encoding="utf-8")
+    draw(table, facts)
     print(summary(table, images))
 
 

@@ -32,7 +32,7 @@ from deme_core.stage import run
 from deme_core.tensors import atomic_file
 
 REPORTS, STUDIES = Path("reports"), Path(__file__).parent
-POLL = 20  # seconds between two looks at the queue
+POLL = 60  # seconds between two looks at the queue, each of which costs a few seconds of a core
 
 
 def plan(study: dict[str, Any], name: str) -> pd.DataFrame:
@@ -49,15 +49,22 @@ def plan(study: dict[str, Any], name: str) -> pd.DataFrame:
 
 
 def queue(names: dict[str, list[str]], targets: list[str], jobs: int) -> None:
-    """Queue what is not queued yet, and start the workers: one thread each, since two cores share two trainings."""
+    """Queue what is not queued yet; the workers begin as soon as there is one task for each."""
     states = status()
-    for name, overrides in names.items():
+    for k, (name, overrides) in enumerate(names.items()):
+        if k == jobs:
+            start(jobs)
         if states.get(name) in ("Queued", "Running", "Success"):
             continue
         if name in states:
             command("queue", "remove", name)
         settings = [word for override in overrides for word in ("-S", override)]
         command("exp", "run", "--queue", "--name", name, *settings, *targets)
+    start(jobs)
+
+
+def start(jobs: int) -> None:
+    """See to it that there are `jobs` workers, one thread each: two cores share two trainings."""
     command("queue", "start", "--jobs", str(jobs))
 
 
@@ -145,6 +152,9 @@ def main() -> None:
                 whole.write(rows.to_csv(index=False).encode())
             draw(args.study, points, rows)
             bar.update()
+        running = [state for state in states.values() if state == "Running"]
+        if "Queued" in states.values() and len(running) < args.jobs:
+            start(args.jobs)  # a worker has ended: that of DVC 3 does when it meets a task that is just being queued
         absent = absent + 1 if todo.keys() - states.keys() else 0  # a task is in no list while the queue moves it
         if absent > 10:
             raise InputError(f"{min(todo.keys() - states.keys())} is no longer in DVC's queue; run this command again")

@@ -272,3 +272,25 @@ def test_what_was_measured_is_not_run_again(tmp_path: Path, monkeypatch: pytest.
     assert [words[4] for words in queued] == [missing]
     assert ("queue", "remove", missing) in calls
     assert "finetune_range.projection=released" in queued[0] and queued[0][-1] == "evaluate@merged_uniform"
+
+
+def test_a_worker_that_ended_before_its_queue_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, rows = rows_of("ablation", {})
+    missing = rows["experiment"].iloc[-1]
+    rows[rows["experiment"] != missing].to_csv(tmp_path / "ablation.csv", index=False)
+    monkeypatch.setattr(runner, "REPORTS", tmp_path)
+    monkeypatch.setattr(runner, "POLL", 0)
+    monkeypatch.setattr(sys, "argv", ["run", "ablation", "--jobs", "2"])
+    states = iter(["Queued", "Queued", "Running", "Queued", "Failed"])  # the first answer is to `queue`
+    calls: list[tuple[str, ...]] = []
+
+    def command(*words: str) -> str:
+        calls.append(words[:2])
+        status = words[:2] == ("queue", "status")
+        return f"Task  Name  Created  Status\n1a  {missing}  12:00  {next(states)}\n" if status else ""
+
+    monkeypatch.setattr(runner, "command", command)
+    with pytest.raises(runner.InputError, match="has failed"):
+        runner.main()
+    look, begin = ("queue", "status"), ("queue", "start")
+    assert calls == [look, begin, look, begin, look, look, begin, look]

@@ -6,10 +6,10 @@ from deme_core.errors import InputError
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLAIN = (
-    "a handwritten {word}", "the digit {digit}", "{a}{word}", "a handwritten digit {digit}", "the number {word}",
+    "a handwritten {word}", "the digit {digit}", "a {word}", "a handwritten digit {digit}", "the number {word}",
     "a picture of the number {digit}",
 )  # fmt: skip
-DESCRIBED = ("{a}{stroke}{word}{slant}", "a {stroke}handwritten {word}{slant}", "the {stroke}digit {digit}{slant}")
+DESCRIBED = ("a {stroke}{word}{slant}", "a {stroke}handwritten {word}{slant}", "the {stroke}digit {digit}{slant}")
 
 # Of each label's training images (`deme_core.data.images.split` with 0.2): the quartiles of ink and of slant. They are
 # kept here, so that an image has the same captions whatever images it comes with.
@@ -69,10 +69,8 @@ def _captions(label: int, ink: float, slant: float) -> tuple[str, ...]:
     thin, thick = INK[label]
     left, right = SLANT[label]
     stroke = "thin " if ink < thin else "thick " if ink > thick else ""
-    leaning = ""
-    if abs(slant) > VISIBLE and not left <= slant <= right:
-        leaning = " slanted left" if slant < left else " slanted right"
+    lean = slant if abs(slant) > VISIBLE else 0.0
+    leaning = " slanted left" if lean < min(left, 0) else " slanted right" if lean > max(right, 0) else ""
     templates = (*PLAIN, *DESCRIBED) if stroke or leaning else PLAIN
-    word = WORDS[label]
-    a = "an " if (stroke or word).startswith("e") else "a "
-    return tuple(t.format(word=word, digit=label, a=a, stroke=stroke, slant=leaning) for t in templates)
+    texts = (t.format(word=WORDS[label], digit=label, stroke=stroke, slant=leaning) for t in templates)
+    return tuple(text.replace("a eight", "an eight") for text in texts)

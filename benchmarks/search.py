@@ -20,7 +20,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
-from deme_core.data.images import load_part
+from deme_core.data.examples import load_examples
 from deme_core.errors import InputError
 from deme_core.merging.first_round import BudgetSpent, FirstRound
 from deme_core.merging.loss import DenoisingLoss
@@ -60,7 +60,7 @@ class Bench:
         features = read_features(Path("data/reference/train.safetensors"), extractor.sha256)
         self.sampler = Sampler.of(pretrained, section(params, "sampler", SamplerParams), best_device())
         denoising = DenoisingLoss(
-            self.sampler.noise_schedule, load_part(Path("data/images"), "train").pixels, self.sampler.device
+            self.sampler.noise_schedule, load_examples(Path("data/examples"), "train"), self.sampler.device
         )
         self.losses = MergedLoss(MergedModel(pretrained, vectors), denoising)
         self.objective = make_objective("frechet", self.losses, self.sampler, extractor, features)

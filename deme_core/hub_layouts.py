@@ -129,6 +129,6 @@ def _class_of(config: Path) -> str | None:
 
 
 def _left_out(folder: str, names: list[str]) -> list[str]:
-    """Hidden files, and pickles beside safetensors, of a component's folder."""
+    """Hidden files, and pickles beside safetensors, of a component's folder; the rest is copied byte for byte."""
     safe = any(Path(name).suffix == ".safetensors" for name in names)
     return [name for name in names if name.startswith(".") or (safe and Path(name).suffix in PICKLES)]

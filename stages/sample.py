@@ -1,6 +1,7 @@
 """Sample a model on the evaluation seeds, which no search has seen. `accelerate launch` shares out the work."""
 
 import argparse
+import json
 from pathlib import Path
 
 from deme_core.params import read, section
@@ -13,11 +14,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="a pipeline, or the folder of the experts")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
+    parser.add_argument("--prompts", type=Path, required=True, help="output of the stage prompts")
     parser.add_argument("--out", type=Path, required=True, help="folder of the archives")
     args = parser.parse_args()
     params = read()
-    sampler = section(params, "sampler", SamplerParams)
-    sample_model(args.model, args.pretrained, sampler, section(params, "sample", SampleParams).images, args.out)
+    sampler, sample = section(params, "sampler", SamplerParams), section(params, "sample", SampleParams)
+    prompts = json.loads(args.prompts.read_text())[sample.prompts]["texts"] if sample.prompts else ()
+    sample_model(args.model, args.pretrained, sampler, sample.images, args.out, prompts)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,7 @@ def _hub(params: DataParams) -> list[Artefact]:
 
 DATA: dict[str, Callable[[DataParams], list[Artefact]]] = {
     "digits": lambda params: [Artefact("data", "scikit-learn's digits", Path(), "comes with scikit-learn")],
+    "digits_t2i": lambda params: [Artefact("data", "scikit-learn's digits", Path(), "comes with scikit-learn")],
     "idx": _on_disk("put the idx files there; Fashion-MNIST: apt-get install dataset-fashion-mnist"),
     "folder": _on_disk("put the images there"),
     "zip": _on_disk("put the archive there"),

@@ -8,12 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 
+from deme_core.data.digit_captions import WORDS
+from deme_core.data.images import DataParams
+from deme_core.data.sources import read_parts
 from deme_core.errors import InputError
 from deme_core.metrics.clip_score import ClipScore, ClipScoreParams
 from deme_core.metrics.extractor import Extractor
+from deme_core.metrics.features import load_extractor
 from deme_core.metrics.open_clip_models import CONFIG, WEIGHTS, load_open_clip
-from deme_core.tensors import read_tensors, write_tensors
+from deme_core.params import read
+from deme_core.tensors import read_recipe, read_tensors, write_tensors
 
 ANGLES = {"right": 0.0, "up": 90.0, "left": 180.0}
 
@@ -176,3 +182,27 @@ def test_a_name_and_a_tag_mean_a_repository_on_the_hub(model: Path, monkeypatch:
         load_open_clip("ViT-g-14", "mine")
     with pytest.raises(InputError, match="'ViT-q': open_clip knows no weights for such a name"):
         load_open_clip("ViT-q", "openai")
+
+
+# The zoo's model
+
+
+def test_the_zoos_model_scores_a_digit_and_gives_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("open_clip", reason="open_clip needs a torchvision that matches torch", exc_type=Exception)
+    monkeypatch.chdir(REPOSITORY)  # its config.json names the folder
+    parts = read_parts(DataParams(source="digits_t2i", path=None, size=32, held_out=0.2))
+    pixels = parts["heldout"].pixels[:50]
+    score = ClipScore.of(ClipScoreParams(model="zoo/digits-clip", pretrained=None))
+    asked = [f"a drawing of a {WORDS[k]}, perhaps" for k in parts["heldout"].labels[:50].tolist()]
+    right, wrong = score([pixels], asked), score([pixels], asked[1:] + asked[:1])
+    assert right.mean() > 60
+    assert wrong.mean() < 30
+    assert load_extractor("zoo/digits-clip")([pixels]).shape == (50, 64)
+
+
+def test_the_zoos_model_is_small_and_reads_its_recipe() -> None:
+    folder = REPOSITORY / "zoo" / "digits-clip"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 4e6
+    quality = json.loads((folder / "quality.json").read_text())
+    assert quality["label_heldout"] >= 0.97
+    assert read_recipe(folder / WEIGHTS)["training"] == read(folder / "recipe.yaml")["training"]

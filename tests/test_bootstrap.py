@@ -37,9 +37,14 @@ def test_what_two_models_share_cancels() -> None:
     assert alone.high - alone.low > 1
 
 
-def test_equal_values_give_a_point() -> None:
-    interval = bootstrap_interval([2.0, 2.0, 2.0])
+@pytest.mark.parametrize("size", [3, 20])
+def test_equal_values_give_a_point(size: int) -> None:
+    interval = bootstrap_interval([2.0] * size)
     assert (interval.low, interval.value, interval.high) == (2, 2, 2)
+
+
+def test_very_few_values_get_a_t_interval() -> None:
+    assert bootstrap_interval([50.0, 100.0, 50.0]) == t_interval([50.0, 100.0, 50.0])
 
 
 def test_a_prompt_counts_once_however_many_images_it_has() -> None:

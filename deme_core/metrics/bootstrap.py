@@ -7,11 +7,12 @@ models is told by `deme_core.metrics.intervals.paired_interval` over seed blocks
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deme_core.metrics.intervals import Interval
+from deme_core.metrics.intervals import Interval, t_interval
 from deme_core.metrics.moments import Array
 from deme_core.seeds import step_seed
 
 RESAMPLES = 2000
+FEW = 8  # values, below which resamples that all lie on one side, or on one value, are too frequent
 CHUNK = 100  # resamples at a time: 30,000 prompts then take 24 MB
 
 
@@ -34,12 +35,14 @@ def bootstrap_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
 
     mean − q·s, where s is the standard error and q are quantiles of (mean* − mean) / s* over the resamples (Efron and
     Tibshirani 1993, "An Introduction to the Bootstrap", chapter 12): mirrored as in the basic bootstrap, and right for
-    skewed scores and for few prompts, too.
+    skewed scores and for few prompts, too. Fewer than 8 values get a Student t interval.
     """
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or sample.size < 2 or not np.isfinite(sample).all():
         raise ValueError(f"values of shape {sample.shape}; they must be [P], P >= 2, and finite: take more prompts")
-    mean, error = float(sample.mean()), _standard_error(sample)
+    mean, error = float(sample.mean()), float(_standard_error(sample))
+    if sample.size < FEW:
+        return t_interval(sample, confidence)
     if error == 0:
         return Interval(mean, mean, mean)
     generator = np.random.default_rng(step_seed("bootstrap", sample.size))
@@ -50,7 +53,7 @@ def bootstrap_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         ratios.append((drawn.mean(1) - mean)[errors > 0] / errors[errors > 0])
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(ratios), [tail, 1 - tail])
-    return Interval(mean, mean - high * error, mean - low * error)
+    return Interval(mean, mean - float(high) * error, mean - float(low) * error)
 
 
 def paired_bootstrap(candidate: ArrayLike, baseline: ArrayLike, confidence: float = 0.95) -> Interval:

@@ -19,10 +19,16 @@ class PromptParams:
     """Images a prompt."""
     template: str = "{}"
     """Of every prompt: `{}` stands for what the source gives, as in 'a photo of a {}'."""
+    size: int | None = None
+    """Side to which the images are brought, by Pillow's bicubic filter, before they are measured; null leaves them."""
+    reference: str | None = None
+    """Features of the real images that a Fréchet distance is to, such as data/reference/heldout.safetensors or what
+    `python -m deme_core.metrics` makes of a folder; null measures the CLIP score alone."""
 
     def __post_init__(self) -> None:
         check(self.count is None or self.count >= 1, "prompts.count", self.count, "must be null or at least 1")
         check(self.each >= 1, "prompts.each", self.each, "must be at least 1 image a prompt")
+        check(self.size is None or self.size >= 1, "prompts.size", self.size, "must be null or at least 1 pixel")
         check(
             self.template.count("{}") == 1 and not set("{}") & set(self.template.replace("{}", "")),
             "prompts.template", self.template, "must hold {} once, where the prompt goes, and no other brace",

@@ -57,6 +57,9 @@ class Autoencoder:
     @torch.inference_mode()
     def moments(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the scaled latents. float [n, C, H, W] in [-1, 1] -> twice [n, c, h, w]."""
+        if not len(x):
+            none = torch.empty(0, self.config.latent_channels, x.shape[2] // self.factor, x.shape[3] // self.factor)
+            return none, none
         found = [self.vae.encode(part.to(self.device)).latent_dist for part in x.split(self._batch(x, 1))]
         mean, std = (torch.cat([getattr(d, name) for d in found]).cpu() for name in ("mean", "std"))
         return mean * self.config.scaling_factor, std * self.config.scaling_factor

@@ -1,10 +1,10 @@
 """Sample a model on the evaluation seeds, which no search has seen. `accelerate launch` shares out the work."""
 
 import argparse
-import json
 from pathlib import Path
 
 from deme_core.params import read, section
+from deme_core.prompts.saved import read_prompts
 from deme_core.sampling.sample import sample_model
 from deme_core.sampling.settings import SampleParams, SamplerParams
 from deme_core.stage import run
@@ -19,7 +19,7 @@ def main() -> None:
     args = parser.parse_args()
     params = read()
     sampler, sample = section(params, "sampler", SamplerParams), section(params, "sample", SampleParams)
-    prompts = json.loads(args.prompts.read_text())[sample.prompts]["texts"] if sample.prompts else ()
+    prompts = read_prompts(args.prompts, sample.prompts).texts if sample.prompts else ()
     sample_model(args.model, args.pretrained, sampler, sample.images, args.out, prompts)
 
 

@@ -134,9 +134,7 @@ def test_prompts_and_pipelines_must_belong_together(make: Callable[..., Path], p
     with pytest.raises(InputError, match="sampled with prompts, and there are none"):
         Sampler.of(make(), sampler_params(), CPU)
     for prompts, guidance in ((PROMPTS, 1.0), ((), 7.5)):
-        with pytest.raises(
-            InputError, match=r"no text-to-image pipeline, .* no prompts and sampler.guidance = 1"
-        ):
+        with pytest.raises(InputError, match=r"no text-to-image pipeline, .* no prompts and sampler.guidance = 1"):
             Sampler.of(pipeline, sampler_params(guidance=guidance), CPU, prompts)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser
 from deme_core.components import Condition, blank_condition, pixel_shape
+from deme_core.data.encode import KEPT
 from deme_core.hub_layouts import import_pipeline
 from deme_core.merging.search import KINDS
 from deme_core.merging.settings import SearchParams
@@ -67,6 +68,10 @@ class Measured:
     """Multiply-accumulates of one network call an image."""
     pixels: int
     """Bytes of an image, a byte a value."""
+    encoded: int
+    """Bytes on disk of an image's latents and of one caption's embedding; 0 where pixels are trained on."""
+    copies: int
+    """Of the weights in the device's memory during a training: weights, gradients, two moments, EMA, teacher."""
     training: float
     """Seconds an image of a training step, the teacher's pass included."""
     sampling: float
@@ -90,8 +95,8 @@ class Measured:
 
     @property
     def state(self) -> int:
-        """Bytes of a training apart from activations: weights, gradients, two moments, EMA, and the teacher."""
-        return 6 * self.parameters * FLOAT
+        """Bytes of a training apart from activations."""
+        return self.copies * self.parameters * FLOAT
 
 
 def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> Measured:
@@ -123,7 +128,17 @@ def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> M
     seconds, peak = _seconds(lambda n: _train(model, inputs(n), mixed, training.consistency > 0), training.batch_size)
     calls, _ = _seconds(lambda n: _call(model, inputs(n), getattr(torch, sampler.dtype)), sampler.block)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
-    return Measured(name, figures["parameters"], figures["macs_per_step"], prod(pixels), seconds, calls, peak)
+    return Measured(
+        device=name,
+        parameters=figures["parameters"],
+        macs=figures["macs_per_step"],
+        pixels=prod(pixels),
+        encoded=sum(KEPT.itemsize * (value.numel() + 2 * prod(shape)) for value in condition.values()),
+        copies=4 + (not training.ema_offload) + (training.consistency > 0),
+        training=seconds,
+        sampling=calls,
+        peak=peak,
+    )
 
 
 def _seconds(step: Callable[[int], None], most: int) -> tuple[float, int | None]:

@@ -54,6 +54,11 @@ def find_layout(source: Path) -> Layout:
     raise InputError(f"{source}: no scheduler_config.json, neither in it, nor in scheduler/, nor beside it")
 
 
+def local_pipeline(source: str) -> Path | None:
+    """The folder of a checkpoint on this machine, of the whole pipeline where there is one; None for a hub id."""
+    return (find_layout(Path(source)).root or Path(source)) if Path(source).is_dir() else None
+
+
 def source_schedule(source: Path) -> Any:
     """The noise schedule of a checkpoint in any layout, as a DDPMScheduler."""
     return noise_schedule(json.loads(find_layout(source).scheduler.read_text()))

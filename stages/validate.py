@@ -7,7 +7,7 @@ from deme_core.dag import check_dag
 from deme_core.data.encode import EncodeParams
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
-from deme_core.hub_layouts import source_schedule
+from deme_core.hub_layouts import local_pipeline, source_schedule
 from deme_core.merging.methods import MergeParams, check_blocks
 from deme_core.merging.search import KINDS, check_search
 from deme_core.merging.settings import SearchParams
@@ -16,6 +16,7 @@ from deme_core.metrics.evaluation import EvaluateParams, check_samples
 from deme_core.metrics.features import FeatureParams
 from deme_core.params import check, read, section
 from deme_core.prompts.table import prompt_params
+from deme_core.sampling.conditions import check_prompts
 from deme_core.sampling.settings import LossMatrixParams, SampleParams, SamplerParams
 from deme_core.stage import RunParams, run, run_params
 from deme_core.training.rivals import RivalParams, check_schedule
@@ -46,11 +47,11 @@ def main() -> None:
     for search in params["dag"]["searches"].values():
         KINDS[search["kind"]](parsed["merge_search"], top.N)
     check_blocks(parsed["merge"], top.N)
-    sets, own = prompt_params(params), parsed["sample"].prompts
-    check(own in (None, *sets), "sample.prompts", own, f"the sets of `prompts` are {', '.join(sets) or 'none'}")
+    pipeline = local_pipeline(parsed["pretrain_load"].source)
+    check_prompts(parsed["sample"].prompts, prompt_params(params), parsed["sampler"].guidance, pipeline)
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks)
-    if (source := Path(parsed["pretrain_load"].source)).is_dir():
-        check_schedule(source_schedule(source), top, parsed["finetune_rival"], parsed["sampler"].steps)
+    if pipeline is not None:
+        check_schedule(source_schedule(pipeline), top, parsed["finetune_rival"], parsed["sampler"].steps)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("every section of params.yaml is well-formed\n")
 

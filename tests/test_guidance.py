@@ -14,7 +14,7 @@ from deme_core.checkpoints import load_denoiser
 from deme_core.data.images import to_pixels
 from deme_core.errors import InputError
 from deme_core.hub_layouts import import_pipeline
-from deme_core.sampling.conditions import UNCONDITIONAL, Conditions, guided
+from deme_core.sampling.conditions import UNCONDITIONAL, Conditions, check_prompts, guided
 from deme_core.sampling.generate import Sampler, single
 from deme_core.sampling.schedulers import make_scheduler
 from deme_core.seeds import SeedBlock, image_generators
@@ -136,6 +136,19 @@ def test_prompts_and_pipelines_must_belong_together(make: Callable[..., Path], p
     for prompts, guidance in ((PROMPTS, 1.0), ((), 7.5)):
         with pytest.raises(InputError, match=r"no text-to-image pipeline, .* no prompts and sampler.guidance = 1"):
             Sampler.of(pipeline, sampler_params(guidance=guidance), CPU, prompts)
+
+
+def test_prompts_are_checked_before_any_training(make: Callable[..., Path], pipeline: Path) -> None:
+    for folder, prompts, guidance in ((make(), "a", 7.5), (pipeline, None, 1.0), (None, "a", 7.5), (None, None, 1.0)):
+        check_prompts(prompts, {"a": 0}, guidance, folder)
+    for folder, prompts, guidance, message in (
+        (None, "b", 1.0, r"sample\.prompts = 'b': the sets of `prompts` are a"),
+        (make(), None, 1.0, r"sample\.prompts = None: .* is sampled with prompts; sets are a"),
+        (pipeline, None, 7.5, "no text-to-image pipeline, .* given are no prompts and guidance 7.5"),
+        (pipeline, "a", 1.0, "no text-to-image pipeline, .* given are 1 prompts"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_prompts(prompts, {"a": 0}, guidance, folder)
 
 
 def test_long_prompts_are_counted_before_sampling(

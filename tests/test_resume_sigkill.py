@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from deme_core import stage, tensors
+from deme_core.data.examples import Pixels
 from deme_core.timesteps import TimestepRanges
 from deme_core.training import loop
 from deme_core.training.finetune import finetune_range

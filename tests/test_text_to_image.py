@@ -38,7 +38,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "sample": {"images": 6, "prompts": "captions"},
     "evaluate": {"blocks": 2},
     "loss_matrix": {"draws": 1},
-    "prompts": {"captions": {"source": "heldout", "path": "data/images"}},
+    "prompts": {
+        "captions": {"source": "heldout", "path": "data/images"},
+        "two": {"source": "heldout", "path": "data/images", "count": 2, "each": 3, "template": "{} again"},
+    },
 }  # fmt: skip
 
 
@@ -98,6 +101,8 @@ def project(hub: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFac
         for model in ("pretrained", "merged", "ensemble"):
             given = ["--model", f"models/{model}", *base, "--prompts", "data/prompts.json"]
             run("sample", *given, "--out", f"samples/{model}")
+        given = ["--model", "models/merged", *base, "--prompts", "data/prompts.json"]
+        run("sample", *given, "--set", "two", "--out", "samples/two")
     return folder
 
 
@@ -239,3 +244,5 @@ def test_samples_are_images_of_the_prompts(project: Path) -> None:
         assert protocol["sampler"]["guidance"] == 3.0
         assert protocol["prompts"] == len(prompts) == 36
         assert protocol["macs_per_step"] > 0
+    assert (protocol := read_protocol(project / "samples" / "two"))["images"] == 2 * 3
+    assert protocol["prompts"] == 2

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from deme_core.components import Condition, TextEncoder
+from deme_core.components import Condition, TextEncoder, is_text_to_image
 from deme_core.errors import InputError
+from deme_core.params import check
 
 Denoise = Callable[..., torch.Tensor]
 """(x_t, t, **condition) -> prediction, [B, C, H, W] each."""
@@ -55,12 +56,22 @@ class Conditions:
 UNCONDITIONAL = Conditions((), lambda texts: torch.empty(len(texts), 0, 0))
 
 
+def check_prompts(prompts: str | None, sets: Iterable[str], guidance: float, pipeline: Path | None) -> None:
+    """Refuse `sample.prompts` that are no set of `prompts`, or do not belong to the pipeline, where that is known."""
+    names = ", ".join(sets) or "none"
+    check(prompts is None or prompts in sets, "sample.prompts", prompts, f"the sets of `prompts` are {names}")
+    if pipeline is not None and is_text_to_image(pipeline):
+        check(prompts is not None, "sample.prompts", prompts, f"{pipeline} is sampled with prompts; sets are {names}")
+    elif pipeline is not None:
+        refuse_text(pipeline, [prompts] if prompts else [], guidance)
+
+
 def refuse_text(pipeline: Path, prompts: Sequence[str], guidance: float) -> None:
     """Refuse prompts and guidance for a pipeline without a text encoder."""
     if prompts or guidance != 1:
         raise InputError(
             f"{pipeline}: no text-to-image pipeline, so that it takes no prompts and sampler.guidance = 1; given are"
-            f" {len(prompts)} prompts and guidance {guidance}"
+            f" {len(prompts) or 'no'} prompts and guidance {guidance}"
         )
 
 

@@ -26,6 +26,10 @@ def check_components(pipeline: Path, index: Mapping[str, Any], denoiser: str) ->
         index: its model_index.json.
         denoiser: the class of its denoiser.
     """
+    if second := [name for name in index if name.startswith("text_encoder_") and (index[name] or [None])[-1]]:
+        raise InputError(
+            f"{pipeline}: has a {second[0]}; read are pipelines with one text encoder, as Stable Diffusion 1"
+        )
     for name in NEEDS.get(denoiser, ()):
         if not (index.get(name) or [None])[-1] or not (pipeline / name / FROZEN[name]).is_file():
             raise InputError(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from deme_core.checkpoints import PICKLES, WEIGHTS, denoiser_dir, noise_schedule
+from deme_core.components import check_components
 from deme_core.errors import InputError
 from deme_core.tensors import read_tensors, write_tensors
 
@@ -47,6 +48,9 @@ def find_layout(source: Path) -> Layout:
             f"{denoiser / 'config.json'}: no such file; {source} must be a pipeline (model_index.json and the folders"
             " that it names) or hold a denoiser's config.json and weights"
         )
+    if root is not None:
+        index = json.loads((root / "model_index.json").read_text())
+        check_components(root, index, index[denoiser_dir(root).name][-1])
     places = [folder / name for folder in (source, source.parent) for name in ("scheduler", ".")]
     for place in places:
         if (place / "scheduler_config.json").is_file():

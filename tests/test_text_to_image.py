@@ -20,7 +20,7 @@ from deme_core import components
 from deme_core.checkpoints import WEIGHTS, load_denoiser, load_noise_schedule, verify_pipeline
 from deme_core.data.examples import load_examples
 from deme_core.errors import InputError
-from deme_core.hub_layouts import import_pipeline
+from deme_core.hub_layouts import import_pipeline, local_pipeline
 from deme_core.projection import fold_projections, insert_projections
 from deme_core.sampling.archive import read_images, read_protocol
 from deme_core.tensors import read_tensors
@@ -121,6 +121,26 @@ def test_a_pipeline_without_a_part_is_refused(pipeline: Path, part: str) -> None
     with pytest.raises(InputError, match=f"'{part}' is missing") as error:
         verify_pipeline(pipeline)
     assert "\n" not in str(error.value)
+
+
+def test_a_missing_part_is_seen_before_anything_is_copied(hub: Path, tmp_path: Path) -> None:
+    shutil.copytree(hub, tmp_path / "sd")
+    shutil.rmtree(tmp_path / "sd" / "vae")
+    for call in (
+        lambda: import_pipeline(tmp_path / "sd", tmp_path / "out"),
+        lambda: local_pipeline(str(tmp_path / "sd")),
+    ):
+        with pytest.raises(InputError, match="'vae' is missing"):
+            call()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_text_encoder_is_refused(pipeline: Path) -> None:
+    index = json.loads((pipeline / "model_index.json").read_text())
+    index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
+    (pipeline / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="has a text_encoder_2; read are pipelines with one text encoder"):
+        verify_pipeline(pipeline)
 
 
 def test_a_part_that_the_index_does_not_name_is_missing(pipeline: Path) -> None:

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-slow lint params check zoo zoo-fashion table1 ablation sensitivity
+.PHONY: demo test test-slow lint params check zoo zoo-fashion zoo-text table1 ablation sensitivity
 .DEFAULT_GOAL := demo
 
 demo: $(BIN)/.installed
@@ -46,6 +46,11 @@ zoo-fashion: $(BIN)/.installed
 	OMP_NUM_THREADS=1 python zoo/train_features.py zoo/fashion-mnist-16-features
 	OMP_NUM_THREADS=1 python zoo/train_ddpm.py zoo/fashion-mnist-16-ddpm
 	OMP_NUM_THREADS=1 python zoo/convergence.py zoo/fashion-mnist-16-ddpm
+
+# The text-to-image pipeline of the digits and the CLIP that measures it (about 80 minutes on one core).
+zoo-text: $(BIN)/.installed
+	OMP_NUM_THREADS=1 python zoo/train_clip.py zoo/digits-clip
+	OMP_NUM_THREADS=1 python zoo/train_sd.py zoo/digits-sd
 
 # clean-fid without its dependencies: the parity test needs one function of it, and the torchvision that it would
 # bring must match torch's build (see pyproject.toml).

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
-from deme_core.data.images import load_part
+from deme_core.data.examples import load_examples
 from deme_core.errors import InputError
 from deme_core.merging.first_round import FirstRound
 from deme_core.merging.loss import DenoisingLoss
@@ -63,7 +63,7 @@ class Bench:
         features = read_features(Path("data/reference/train.safetensors"), extractor.sha256)
         self.sampler = Sampler.of(pretrained, section(params, "sampler", SamplerParams), best_device())
         denoising = DenoisingLoss(
-            self.sampler.noise_schedule, load_part(Path("data/images"), "train").pixels, self.sampler.device
+            self.sampler.noise_schedule, load_examples(Path("data/examples"), "train"), self.sampler.device
         )
         self.losses = MergedLoss(MergedModel(pretrained, vectors, per_block=per_block), denoising)
         self.objective = make_objective("frechet", self.losses, self.sampler, extractor, features)
@@ -107,7 +107,7 @@ class Bench:
             score=lambda w, k: self.score(w, first + k * n, n),
             loss=lambda w, k: self.loss(w, first + k * n, n),
             gradient=lambda w, k: self.losses.gradient(w, SeedBlock.SEARCH, first + k * n, n),
-            steps=self.sampler.params.steps, groups=self.groups,
+            steps=self.sampler.params.calls, groups=self.groups,
         )  # fmt: skip
         return nominate(round)[0].weights, round.spent
 

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from deme_core.components import check_components
 from deme_core.errors import InputError
 from deme_core.tensor_files import INDEX, Tensors
 from deme_core.tensors import check_same_layout, read_tensors, write_tensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
-SCHEDULERS = {"DDPMScheduler", "DDIMScheduler", "PNDMScheduler"}
+SCHEDULERS = {"DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"}
 PREDICTION_TYPES = {"epsilon", "v_prediction", "sample"}
 DENOISERS = {"UNet2DModel": "unet_2d", "UNet2DConditionModel": "unet_2d_condition"}
 
@@ -43,7 +44,7 @@ def resolve_source(source: str, revision: str | None) -> Path:
             snapshot = Path(
                 snapshot_download(
                     f"{owner}/{name[0]}", revision=revision, allow_patterns=["*.json", "*.txt", weights],
-                    ignore_patterns=["*.fp16.*", "*non_ema*"],
+                    ignore_patterns=["*.fp16.*", "*non_ema*", "*pruned*"],
                 )
             )  # fmt: skip
             if any(snapshot.rglob(weights)):
@@ -81,7 +82,10 @@ def class_to_load(directory: Path) -> str:
 def verify_pipeline(pipeline: Path) -> None:
     """Refuse a pipeline directory that is incomplete, holds a pickle, odd keys, NaN or a scheduler we do not know."""
     refuse_pickles(pipeline)
-    verify_denoiser(denoiser_dir(pipeline))
+    denoiser = denoiser_dir(pipeline)
+    verify_denoiser(denoiser)
+    index = _read_json(pipeline / "model_index.json")
+    check_components(pipeline, index, index[denoiser.name][-1])
     config = _read_json(pipeline / "scheduler" / "scheduler_config.json")
     name, prediction = config.get("_class_name"), config.get("prediction_type", "epsilon")
     if name not in SCHEDULERS:

@@ -47,7 +47,7 @@ def dag(N: int, rivals: Sequence[str]) -> dict[str, Any]:
     if len(set(rivals)) < len(rivals):
         raise InputError(f"params: rivals = {list(rivals)}: each stands once")
     finetunes = {
-        rival: {"after": f"search/n{N}/{NONNEGATIVE}" if rival == LOSS_EQUIVALENT else "data/images"}
+        rival: {"after": f"search/n{N}/{NONNEGATIVE}" if rival == LOSS_EQUIVALENT else "data/examples"}
         for rival in rivals
         if rival != SOUP_GREEDY
     }

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from deme_core.checkpoints import PICKLES, WEIGHTS, denoiser_dir, noise_schedule
+from deme_core.components import check_components
 from deme_core.errors import InputError
 from deme_core.tensors import read_tensors, write_tensors
 
@@ -47,11 +48,19 @@ def find_layout(source: Path) -> Layout:
             f"{denoiser / 'config.json'}: no such file; {source} must be a pipeline (model_index.json and the folders"
             " that it names) or hold a denoiser's config.json and weights"
         )
+    if root is not None:
+        index = json.loads((root / "model_index.json").read_text())
+        check_components(root, index, index[denoiser_dir(root).name][-1])
     places = [folder / name for folder in (source, source.parent) for name in ("scheduler", ".")]
     for place in places:
         if (place / "scheduler_config.json").is_file():
             return Layout(root, denoiser, place / "scheduler_config.json")
     raise InputError(f"{source}: no scheduler_config.json, neither in it, nor in scheduler/, nor beside it")
+
+
+def local_pipeline(source: str) -> Path | None:
+    """The folder of a checkpoint on this machine, of the whole pipeline where there is one; None for a hub id."""
+    return (find_layout(Path(source)).root or Path(source)) if Path(source).is_dir() else None
 
 
 def source_schedule(source: Path) -> Any:
@@ -129,6 +138,6 @@ def _class_of(config: Path) -> str | None:
 
 
 def _left_out(folder: str, names: list[str]) -> list[str]:
-    """Hidden files, and pickles beside safetensors, of a component's folder."""
+    """Hidden files, and pickles beside safetensors, of a component's folder; the rest is copied byte for byte."""
     safe = any(Path(name).suffix == ".safetensors" for name in names)
     return [name for name in names if name.startswith(".") or (safe and Path(name).suffix in PICKLES)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from deme_core.checkpoints import train_timesteps
-from deme_core.data.images import load_part
+from deme_core.data.examples import load_examples
 from deme_core.params import read, section
 from deme_core.stage import run, run_params
 from deme_core.timesteps import TimestepRanges
@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--range", type=int, required=True, help="which range, from 1 to N")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
-    parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
+    parser.add_argument("--examples", type=Path, required=True, help="output of the stage encode")
     parser.add_argument("--out", type=Path, required=True, help="folder of the expert's denoiser")
     parser.add_argument("--curve", type=Path, required=True, help="CSV of the loss")
     args = parser.parse_args()
@@ -26,7 +26,7 @@ def main() -> None:
     top = run_params(params)
     curve = finetune_range(
         args.pretrained,
-        load_part(args.data, "train").pixels,
+        load_examples(args.examples, "train"),
         TimestepRanges.of(top.N, train_timesteps(args.pretrained), top.boundaries),
         args.range,
         top.p,

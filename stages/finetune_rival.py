@@ -8,7 +8,7 @@ import pandas as pd
 
 from deme_core.checkpoints import denoiser_dir, train_timesteps
 from deme_core.dag import LOSS_EQUIVALENT
-from deme_core.data.images import load_part
+from deme_core.data.examples import load_examples
 from deme_core.merging.task_vectors import write_task_vector
 from deme_core.params import read, section
 from deme_core.stage import run, run_params
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rival", required=True, help="its name in `rivals`")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
-    parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
+    parser.add_argument("--examples", type=Path, required=True, help="output of the stage encode")
     parser.add_argument("--search", type=Path, help="result of the search over w >= 0, for loss_equivalent")
     parser.add_argument("--out", type=Path, required=True, help="folder of the rival's denoisers and task vectors")
     parser.add_argument("--curve", type=Path, required=True, help="CSV of the loss")
@@ -31,7 +31,7 @@ def main() -> None:
     curves = finetune_rival(
         args.rival,
         args.pretrained,
-        load_part(args.data, "train").pixels,
+        load_examples(args.examples, "train"),
         TimestepRanges.of(top.N, train_timesteps(args.pretrained), top.boundaries),
         top.p,
         section(params, "finetune_range", TrainingParams),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedule
-from deme_core.data.images import load_part
+from deme_core.data.examples import load_examples
 from deme_core.params import read, section
 from deme_core.sampling.generate import best_device, single
 from deme_core.sampling.loss_matrix import range_losses
@@ -17,21 +17,21 @@ from deme_core.stage import run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
+    parser.add_argument("--examples", type=Path, required=True, help="output of the stage encode")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--experts", type=Path, required=True, help="folder of the experts 1 … N")
     parser.add_argument("--merged", type=Path, nargs="+", required=True, help="merged pipelines")
     parser.add_argument("--out", type=Path, required=True, help="CSV, one row a model, one column a range")
     args = parser.parse_args()
     draws = section(read(), "loss_matrix", LossMatrixParams).draws
-    images = load_part(args.data, "heldout")
+    examples = load_examples(args.examples, "heldout")
     experts, ranges = denoisers(args.experts)
     folders = {"pretrained": denoiser_dir(args.pretrained)}
     folders |= {f"expert {expert.name}": expert for expert in experts}
     folders |= {merged.name: denoiser_dir(merged) for merged in args.merged}
     schedule, device = load_noise_schedule(args.pretrained), best_device()
     rows = {
-        name: range_losses(single(load_denoiser(folder), device), schedule, images.pixels, ranges, draws, device)
+        name: range_losses(single(load_denoiser(folder), device), schedule, examples, ranges, draws, device)
         for name, folder in folders.items()
     }
     columns = [f"[{low}, {high})" for low, high in map(ranges.range, range(1, ranges.N + 1))]

@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from deme_core.data.examples import load_examples
 from deme_core.data.images import load_part
 from deme_core.merging.loss import DenoisingLoss
 from deme_core.merging.objective import MergedLoss, MergedModel, make_objective
@@ -26,7 +27,8 @@ def main() -> None:
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--vectors", type=Path, required=True, help="folder of the task vectors")
     parser.add_argument("--reference", type=Path, required=True, help="output of the stage reference")
-    parser.add_argument("--data", type=Path, required=True, help="output of the stage data, for the denoising loss")
+    parser.add_argument("--data", type=Path, required=True, help="output of the stage data, for its captions")
+    parser.add_argument("--examples", type=Path, required=True, help="output of the stage encode, for the loss")
     parser.add_argument("--kind", choices=KINDS, default="deme", help="whose search: DeMe's, with w >= 0, a rival's")
     parser.add_argument("--out", type=Path, required=True, help="folder of trials.csv and result.json")
     args = parser.parse_args()
@@ -35,22 +37,20 @@ def main() -> None:
     check_search(run_params(params).N, search_params)
     search_params = KINDS[args.kind](search_params, len(vectors := vector_files(args.vectors)))
     extractor = load_extractor(section(params, "reference", FeatureParams).extractor)
-    sampler = Sampler.of(args.pretrained, section(params, "sampler", SamplerParams), best_device())
-    denoising = DenoisingLoss(sampler.noise_schedule, load_part(args.data, "train").pixels, sampler.device)
+    prompts, examples = load_part(args.data, "train").prompts, load_examples(args.examples, "train")
+    sampler = Sampler.of(args.pretrained, section(params, "sampler", SamplerParams), best_device(), prompts)
+    denoising = DenoisingLoss(sampler.noise_schedule, examples, sampler.device)
     loss = MergedLoss(MergedModel(args.pretrained, vectors, per_block=search_params.per_block), denoising)
     features = read_features(args.reference / "train.safetensors", extractor.sha256)
     objective = make_objective(search_params.objective, loss, sampler, extractor, features)
-    identity = {
+    identity = sampler.identity | {
         "hashes": [weights_hash(file) for file in (*vectors, args.reference / "train.safetensors")],
-        "objective": [search_params.objective, loss.model.blocks],
-        "extractor": extractor.sha256,
-        "sampler": params["sampler"],
-        "noise_schedule": dict(sampler.noise_schedule.config),
-    }
+        "objective": [search_params.objective, loss.model.blocks], "extractor": extractor.sha256,
+    }  # fmt: skip
     work = work_dir("merge_search", identity)
     with only_one(work):
         log = TrialLog(work / "trials.csv", len(vectors) * max(1, len(loss.model.blocks)))
-        result = search(objective, loss, len(vectors), search_params, log, sampler.params.steps, loss.model.blocks)
+        result = search(objective, loss, len(vectors), search_params, log, sampler.params.calls, loss.model.blocks)
     log.export(args.out / "trials.csv")
     (args.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from deme_core.checkpoints import resolve_source, verify_pipeline
+from deme_core.data.examples import Pixels
 from deme_core.data.images import load_part
 from deme_core.hub_layouts import import_pipeline
 from deme_core.params import read, section
@@ -22,7 +23,7 @@ def main() -> None:
         from deme_core.training.scratch import train_from_scratch
 
         seed = run_params(params).seed
-        train_from_scratch(load.train, load_part(args.data, "train").pixels, args.out, seed=seed)
+        train_from_scratch(load.train, Pixels(load_part(args.data, "train").pixels), args.out, seed=seed)
     else:
         import_pipeline(resolve_source(load.source, load.revision), args.out)
     verify_pipeline(args.out)

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from deme_core.dag import check_dag
+from deme_core.data.encode import EncodeParams
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
-from deme_core.hub_layouts import source_schedule
+from deme_core.hub_layouts import local_pipeline, source_schedule
 from deme_core.merging.methods import MergeParams, check_blocks
 from deme_core.merging.search import KINDS, check_search
 from deme_core.merging.settings import SearchParams
@@ -14,10 +15,11 @@ from deme_core.metrics.calibration import CalibrateParams
 from deme_core.metrics.evaluation import EvaluateParams, check_samples
 from deme_core.metrics.features import FeatureParams
 from deme_core.params import check, read, section
+from deme_core.prompts.table import prompt_params
+from deme_core.sampling.conditions import check_prompts
 from deme_core.sampling.settings import LossMatrixParams, SampleParams, SamplerParams
 from deme_core.stage import RunParams, run, run_params
-from deme_core.timesteps import TimestepRanges
-from deme_core.training.rivals import RivalParams, check_rivals
+from deme_core.training.rivals import RivalParams, check_schedule
 from deme_core.training.scratch import PretrainParams
 from deme_core.training.settings import TrainingParams
 
@@ -25,6 +27,7 @@ SECTIONS = {
     "data": DataParams, "reference": FeatureParams, "pretrain_load": PretrainParams, "finetune_range": TrainingParams,
     "finetune_rival": RivalParams, "merge_search": SearchParams, "merge": MergeParams, "sampler": SamplerParams,
     "sample": SampleParams, "evaluate": EvaluateParams, "calibrate": CalibrateParams, "loss_matrix": LossMatrixParams,
+    "encode": EncodeParams,
 }  # fmt: skip
 
 
@@ -33,7 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="written once everything is right, always the same")
     args = parser.parse_args()
     params = read()
-    known = [*RunParams.__dataclass_fields__, *SECTIONS, "dag"]
+    known = [*RunParams.__dataclass_fields__, *SECTIONS, "prompts", "dag"]
     for key in params:
         check(key in known, key, "…", f"unknown key; valid keys are {', '.join(known)}")
     top = run_params(params)
@@ -44,13 +47,11 @@ def main() -> None:
     for search in params["dag"]["searches"].values():
         KINDS[search["kind"]](parsed["merge_search"], top.N)
     check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)
+    pipeline = local_pipeline(parsed["pretrain_load"].source)
+    check_prompts(parsed["sample"].prompts, prompt_params(params), parsed["sampler"].guidance, pipeline)
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks)
-    if (source := Path(parsed["pretrain_load"].source)).is_dir():
-        schedule = source_schedule(source)
-        T = schedule.config.num_train_timesteps
-        TimestepRanges.of(top.N, T, top.boundaries)
-        check_rivals(top.rivals, schedule, parsed["finetune_rival"])
-        check(parsed["sampler"].steps <= T, "sampler.steps", parsed["sampler"].steps, f"must be at most T = {T}")
+    if pipeline is not None:
+        check_schedule(source_schedule(pipeline), top, parsed["finetune_rival"], parsed["sampler"].steps)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("every section of params.yaml is well-formed\n")
 

@@ -1,6 +1,6 @@
 """The shape of the code: imports point down, stages depend on what they reach, and cheap stages stay cheap.
 
-Layers, from the top: stages > report > merging, training, sampling, metrics > data > the files at the root
+Layers, from the top: stages > report > merging, training, sampling, metrics > data, prompts > the files at the root
 of deme_core. A module may import its own layer and those below, at the top of the file or inside a function.
 """
 
@@ -18,7 +18,7 @@ from conftest import REPOSITORY, python
 from deme_core.stage import RunParams
 from deme_core.work import work_dir
 
-LAYERS = ({""}, {"data"}, {"merging", "training", "sampling", "metrics"}, {"report"})
+LAYERS = ({""}, {"data", "prompts"}, {"merging", "training", "sampling", "metrics"}, {"report"})
 STAGES = sorted((REPOSITORY / "stages").glob("*.py"))
 MODULES = {
     path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path

@@ -1,6 +1,7 @@
 """`make check`: every artefact there or missing with its remedy, and costs that follow from params and model."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, sampler_params, training_params
 from huggingface_hub.errors import LocalEntryNotFoundError
+from text_to_image import write_stable_diffusion
 
 from deme_core.dag import dag
 from deme_core.data.images import DataParams
@@ -18,6 +20,7 @@ from deme_core.data.sources import SOURCES
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.features import EXTRACTORS, FeatureParams
 from deme_core.params import read
+from deme_core.prompts.settings import PromptParams
 from deme_core.report.artefacts import DATA, WEIGHTS, Artefact, artefacts, model_folder
 from deme_core.report.check import amount, check
 from deme_core.report.costs import Counts, measure
@@ -155,7 +158,7 @@ def test_the_counts_are_those_of_the_stages() -> None:
 
 def test_a_measured_step_gives_time_flops_and_disk(pipeline: Path) -> None:
     measured = measure(pipeline, training_params(batch_size=4), sampler_params(block=4))
-    assert measured.shape == (1, 8, 8)
+    assert (measured.pixels, measured.encoded, measured.copies) == (64, 0, 6)
     assert measured.macs > 0
     assert 0 < measured.sampling < measured.training < 1
     counts = Counts(trained=1000, searched=500, sampled=100, calls=10)
@@ -208,3 +211,37 @@ def test_make_hands_the_experiment_over() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     assert "python conf/check.py experiment=$(EXPERIMENT)" in makefile
     assert yaml.safe_load((REPOSITORY / "params.yaml").read_text())["name"] == "digits"
+
+
+def test_a_text_to_image_model_is_measured_with_its_captions(tmp_path: Path) -> None:
+    write_stable_diffusion(tmp_path / "sd")
+    params = training_params(batch_size=2, gradient_checkpointing=True, ema_offload=True)
+    measured = measure(tmp_path / "sd", params, sampler_params(block=2, kind="pndm", guidance=7.5))
+    assert measured.pixels == 16 * 16
+    assert measured.encoded == 2 * (2 * 4 * 8 * 8 + 12 * 8)
+    assert measured.copies == 5
+    assert measured.macs > 0
+
+
+def test_files_of_prompts_are_artefacts(tmp_path: Path, extractor_dir: Path) -> None:
+    sets = {
+        "own": PromptParams(source="file", path=str(tmp_path / "x.txt")),
+        "captions": PromptParams(source="heldout", path="data/images"),
+    }
+    given = data("digits"), pretrain("x/y"), FeatureParams(extractor=str(extractor_dir)), sets
+    assert "prompts.own" in one(artefacts(*given), "prompts").remedy
+    (tmp_path / "x.txt").touch()
+    assert one(artefacts(*given), "prompts").path
+
+
+@pytest.mark.parametrize(("name", "script"), [("digits-ddpm", "train_ddpm.py"), ("digits-sd", "train_sd.py")])
+def test_a_recipe_names_the_script_that_reads_it(
+    name: str, script: str, tmp_path: Path, extractor_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "zoo" / name).mkdir(parents=True)
+    shutil.copy(REPOSITORY / "zoo" / name / "recipe.yaml", tmp_path / "zoo" / name)
+    monkeypatch.chdir(tmp_path)
+    features = FeatureParams(extractor=str(extractor_dir))
+    assert one(artefacts(data("digits"), pretrain(f"zoo/{name}"), features), "model").remedy == (
+        f"python zoo/{script} zoo/{name}"
+    )

@@ -26,7 +26,7 @@ def test_without_rivals_there_are_the_ranges_and_the_models_of_deme() -> None:
 def test_the_dag_of_three_rivals_by_hand() -> None:
     assert DAG["ranges"] == [1, 2, 3]
     assert DAG["finetunes"] == {
-        "full_range": {"after": "data/images"},
+        "full_range": {"after": "data/examples"},
         "loss_equivalent": {"after": "search/n3/merged_nonnegative"},  # no loss is negative: w >= 0
     }
     assert DAG["searches"] == {

@@ -13,6 +13,7 @@ from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from deme_core.checkpoints import WEIGHTS, denoiser_dir, load_denoiser, resolve_source, train_timesteps, verify_pipeline
+from deme_core.data.examples import Pixels
 from deme_core.errors import InputError
 from deme_core.hub_layouts import ATTENTION, PICKLED, find_layout, import_pipeline, source_schedule
 from deme_core.params import read
@@ -246,7 +247,7 @@ def test_the_stage_loads_a_flat_repository_and_an_expert_is_trained_on_it(
     if geometry == "lsun":
         pixels = pixels.repeat(1, 1, 4, 4)
     short = training_params(iterations=2, batch_size=2, log_every=1, checkpoint_every=2, projection=projection)
-    finetune_range(Path("out"), pixels, TimestepRanges.equal(2, 1000), 1, 0.4, short, Path("expert"), seed=0)
+    finetune_range(Path("out"), Pixels(pixels), TimestepRanges.equal(2, 1000), 1, 0.4, short, Path("expert"), seed=0)
     expert, base = load_file(f"expert/{WEIGHTS}"), load_file(f"out/unet/{WEIGHTS}")
     assert (expert.keys() == base.keys()) == (projection == "foldable")
     assert any(not torch.equal(expert[key], base[key]) for key in base)

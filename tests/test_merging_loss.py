@@ -13,8 +13,9 @@ from diffusers import DDPMScheduler
 from torch import nn
 
 from deme_core.checkpoints import load_denoiser, load_noise_schedule
+from deme_core.data import examples
+from deme_core.data.examples import Pixels
 from deme_core.data.images import to_model
-from deme_core.merging import loss as module
 from deme_core.merging.loss import DenoisingLoss
 from deme_core.merging.objective import MergedLoss, MergedModel
 from deme_core.seeds import SeedBlock
@@ -53,7 +54,7 @@ def noise_in(noisy: torch.Tensor, t: torch.Tensor, schedule: Any, x0: torch.Tens
 
 @pytest.fixture(scope="module")
 def loss(digits: torch.Tensor) -> DenoisingLoss:
-    return DenoisingLoss(DDPMScheduler(), digits, CPU)
+    return DenoisingLoss(DDPMScheduler(), Pixels(digits), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def merged(
     for placement in PLACEMENTS:
         folder = tmp_path_factory.mktemp(placement)
         vectors = write_vectors(pipeline, write_experts(pipeline, folder / "experts", placement), folder / "vectors")
-        denoising = DenoisingLoss(load_noise_schedule(pipeline), digits, CPU)
+        denoising = DenoisingLoss(load_noise_schedule(pipeline), Pixels(digits), CPU)
         out[placement] = MergedLoss(MergedModel(pipeline, vectors), denoising), denoising
     return out
 
@@ -90,7 +91,7 @@ def test_other_blocks_and_other_first_draws_are_other_draws(loss: DenoisingLoss)
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 100])
 def test_a_pair_has_mirrored_timesteps_and_one_noise(digits: torch.Tensor, count: int) -> None:
     schedule = DDPMScheduler()
-    noisy, t = draws(DenoisingLoss(schedule, digits[:1], CPU), count)
+    noisy, t = draws(DenoisingLoss(schedule, Pixels(digits[:1]), CPU), count)
     assert len(noisy) == len(t) == count
     pairs = count // 2
     assert torch.equal(t[0 : 2 * pairs : 2] + t[1 : 2 * pairs : 2], torch.full((pairs,), T - 1))
@@ -114,7 +115,7 @@ def test_timesteps_are_stratified(loss: DenoisingLoss, count: int) -> None:
 def test_images_are_drawn_from_all_that_are_given(digits: torch.Tensor) -> None:
     """Each draw is one image and its noise: two images of constant grey, both are drawn."""
     grey = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 1, 8, 8)
-    noisy, t = draws(DenoisingLoss(DDPMScheduler(), grey, CPU), 200)
+    noisy, t = draws(DenoisingLoss(DDPMScheduler(), Pixels(grey), CPU), 200)
     early = noisy[t < 100].mean((1, 2, 3))  # little noise: near −1 or 1
     assert 0.25 < float((early > 0).float().mean()) < 0.75
 
@@ -126,7 +127,7 @@ def test_images_are_drawn_from_all_that_are_given(digits: torch.Tensor) -> None:
 def test_the_value_is_the_mean_over_the_draws_by_hand(prediction: str, pipeline: Path, digits: torch.Tensor) -> None:
     schedule, x0 = DDPMScheduler(prediction_type=prediction), to_model(digits[:1])
     model = load_denoiser(pipeline / "unet").eval()
-    value = DenoisingLoss(schedule, digits[:1], CPU).value(seen := Seen(model), SeedBlock.SEARCH, 0, 25)
+    value = DenoisingLoss(schedule, Pixels(digits[:1]), CPU).value(seen := Seen(model), SeedBlock.SEARCH, 0, 25)
     total = 0.0
     for noisy, t in zip(torch.cat(seen.noisy), torch.cat(seen.t), strict=True):
         eps = noise_in(noisy[None], t[None], schedule, x0)[0]
@@ -142,7 +143,7 @@ def test_the_size_of_a_batch_changes_neither_draws_nor_value(
 ) -> None:
     whole, parts = Seen(load_denoiser(pipeline / "unet")), Seen(load_denoiser(pipeline / "unet"))
     value = loss.value(whole, SeedBlock.SEARCH, 0, 23)
-    monkeypatch.setattr(module, "BATCH", 5)
+    monkeypatch.setattr(examples, "LARGEST", 5)
     assert loss.value(parts, SeedBlock.SEARCH, 0, 23) == pytest.approx(value, rel=1e-5)
     assert [len(t) for t in whole.t] == [23]
     assert [len(t) for t in parts.t] == [5, 5, 5, 5, 3]

@@ -1,6 +1,8 @@
 """The presets hold the paper's settings, and a preset of a user's own says only what differs."""
 
+import runpy
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,3 +54,27 @@ def test_what_a_preset_leaves_out_is_that_of_the_default(monkeypatch: pytest.Mon
     assert own.keys() == default.keys()
     assert own["merge_search"] == default["merge_search"]
     assert own["finetune_range"]["ema_decay"] == default["finetune_range"]["ema_decay"]
+
+
+def test_the_preset_of_stable_diffusion_holds_the_settings_of_the_paper_and_of_bk_sdm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    params = params_of("sd_v1_4", monkeypatch)
+    finetune, sampler = params["finetune_range"], params["sampler"]
+    assert (params["N"], params["p"], params["pretrain_load"]["source"]) == (4, 0.3, "CompVis/stable-diffusion-v1-4")
+    assert {key: finetune[key] for key in OPTIMIZER} == OPTIMIZER
+    assert finetune["batch_size"] * finetune["gradient_accumulation"] == 256
+    assert (sampler["kind"], sampler["steps"], sampler["guidance"]) == ("pndm", 25, 7.5)
+    assert (params["data"]["size"], params["data"]["captions"]) == (512, "text")
+    assert set(params["prompts"]) == {"coco", "imagenet", "parti"}
+    assert params["encode"]["flips"] == finetune["horizontal_flip"]
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml")))
+def test_every_preset_is_valid(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = params_of(preset, monkeypatch)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["validate.py", "--out", "checked"])
+    runpy.run_path(str(REPOSITORY / "stages" / "validate.py"), run_name="__main__")
+    assert (tmp_path / "checked").is_file()

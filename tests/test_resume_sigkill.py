@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import files_of, training_params
 
+from deme_core.data.examples import Pixels
 from deme_core.errors import InputError
 from deme_core.tensors import read_recipe, write_tensors
 from deme_core.timesteps import TimestepRanges
@@ -25,6 +26,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from deme_core import stage, tensors
+from deme_core.data.examples import Pixels
 from deme_core.timesteps import TimestepRanges
 from deme_core.training import loop
 from deme_core.training.finetune import finetune_range
@@ -48,7 +50,7 @@ loop.draw_timesteps, os.fsync = slow_draw, slow_fsync
 
 def main():
     finetune_range(
-        pipeline, tensors.read_tensors(data)["pixels"], TimestepRanges.equal(2, 1000), 1, 0.4,
+        pipeline, Pixels(tensors.read_tensors(data)["pixels"]), TimestepRanges.equal(2, 1000), 1, 0.4,
         TrainingParams(**{asdict(PARAMS)!r}), folder / "out", seed=0, checkpoints=folder / "work",
     )
 
@@ -103,7 +105,7 @@ def uninterrupted(
 ) -> tuple[dict[str, str], list[dict[str, float]]]:
     folder = tmp_path_factory.mktemp("uninterrupted")
     curve = finetune_range(
-        pipeline, digits, TimestepRanges.equal(2, 1000), 1, 0.4, PARAMS, folder / "out", seed=0,
+        pipeline, Pixels(digits), TimestepRanges.equal(2, 1000), 1, 0.4, PARAMS, folder / "out", seed=0,
         checkpoints=folder / "work",
     )  # fmt: skip
     return files_of(folder / "out"), curve

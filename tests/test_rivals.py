@@ -13,6 +13,8 @@ from conftest import N, files_of, never, training_params, write_pipeline
 
 from deme_core.checkpoints import WEIGHTS, load_denoiser, load_noise_schedule
 from deme_core.dag import RIVALS
+from deme_core.data import examples
+from deme_core.data.examples import Pixels
 from deme_core.data.images import Images, save_part
 from deme_core.errors import InputError
 from deme_core.merging.merge import write_merged
@@ -39,7 +41,7 @@ def rival(
     """4 steps of an expert, unless changed."""
     params = training_params(**{"iterations": 4} | changes)
     return finetune_rival(
-        name, pipeline, digits, RANGES, p, params, RivalParams(gamma=gamma), out, seed=seed,
+        name, pipeline, Pixels(digits), RANGES, p, params, RivalParams(gamma=gamma), out, seed=seed,
         merge_weights=merge_weights or (W if name == "loss_equivalent" else None), checkpoints=out.parent / work,
     )  # fmt: skip
 
@@ -51,10 +53,10 @@ class Trainings:
         self.calls: list[dict[str, Any]] = []
         train = loop.train
 
-        def seen(student: torch.nn.Module, schedule: Any, pixels: torch.Tensor, params: Any, **options: Any) -> Curve:
+        def seen(student: torch.nn.Module, schedule: Any, data: Any, params: Any, **options: Any) -> Curve:
             weights = sum(parameter.numel() for parameter in student.parameters())
             self.calls.append(options | {"params": params, "weights": weights})
-            return train(student, schedule, pixels, params, **options)
+            return train(student, schedule, data, params, **options)
 
         monkeypatch.setattr(loop, "train", seen)
 
@@ -62,8 +64,8 @@ class Trainings:
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Fills with the images of each step, in the order of training."""
     seen: list[torch.Tensor] = []
-    to_model = loop.to_model
-    monkeypatch.setattr(loop, "to_model", lambda pixels: seen.append(pixels) or to_model(pixels))
+    to_model = examples.to_model
+    monkeypatch.setattr(examples, "to_model", lambda pixels: seen.append(pixels) or to_model(pixels))
     return seen
 
 
@@ -161,7 +163,7 @@ def test_a_single_finetune_sees_the_images_of_an_expert(
 ) -> None:
     seen = batches(monkeypatch)
     finetune_range(
-        pipeline, digits, RANGES, 1, 0.4, training_params(iterations=4), tmp_path / "1", seed=3,
+        pipeline, Pixels(digits), RANGES, 1, 0.4, training_params(iterations=4), tmp_path / "1", seed=3,
         checkpoints=tmp_path / "work",
     )  # fmt: skip
     rival("full_range", pipeline, digits, tmp_path / "out", seed=3)
@@ -195,7 +197,7 @@ def finetune_weighted(
 ) -> tuple[Curve, str]:
     """12 steps with a teacher: the curve and the hash of the weights."""
     curve = finetune(
-        pipeline, digits, training_params(), out, own=(0, 1000), p=0.0, seed=0, label="x", recipe={},
+        pipeline, Pixels(digits), training_params(), out, own=(0, 1000), p=0.0, seed=0, label="x", recipe={},
         loss_weights=loss_weights, checkpoints=out / "work",
     )  # fmt: skip
     return curve, weights_hash(out / WEIGHTS)
@@ -336,7 +338,7 @@ def stage(
     (folder / "result.json").write_text(json.dumps({"weights": merge_weights}))
     save_part(folder / "data", "train", Images(digits, torch.zeros(len(digits), dtype=torch.int64)))
     monkeypatch.chdir(folder)
-    words = ["--rival", name, "--pretrained", str(pipeline), "--data", "data", "--search", "result.json"]
+    words = ["--rival", name, "--pretrained", str(pipeline), "--examples", "data", "--search", "result.json"]
     monkeypatch.setattr(sys, "argv", ["finetune_rival.py", *words, "--out", "out", "--curve", "curves/x.csv"])
     runpy.run_path(str(ROOT / "stages" / "finetune_rival.py"), run_name="__main__")
     with (folder / "curves" / "x.csv").open() as file:

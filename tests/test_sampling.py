@@ -6,6 +6,7 @@ import json
 import math
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from PIL import Image
 from torch import nn
 
 from deme_core.checkpoints import load_denoiser, load_noise_schedule
+from deme_core.data.examples import Pixels
 from deme_core.data.images import to_model, to_pixels
 from deme_core.errors import InputError
 from deme_core.sampling.archive import PER_ARCHIVE, read_images, read_protocol, write_archive, write_grid
@@ -345,7 +347,7 @@ def test_samples_of_a_model_are_images_protocol_and_preview(pipeline: Path, empt
     protocol = read_protocol(empty_folder / "a")
     assert protocol["images"] == 10
     assert protocol["seed_block"] == "EVALUATION"
-    assert protocol["sampler"] == {"kind": "ddim", "steps": 3, "spacing": "uniform", "block": 4, "dtype": "float32"}
+    assert protocol["sampler"] == asdict(params)
     assert protocol["parameters"] == UNet2DModel.from_pretrained(pipeline / "unet").num_parameters()
 
 
@@ -392,7 +394,7 @@ def test_unfinished_samples_of_another_noise_schedule_are_not_taken_over(
 
 def test_the_loss_of_a_denoiser_that_says_nothing_is_that_of_the_noise(digits: torch.Tensor) -> None:
     ranges = TimestepRanges.equal(4, 1000)
-    losses = range_losses(lambda x, t: torch.zeros_like(x), DDPMScheduler(**SCHEDULE), digits, ranges, 4, CPU)
+    losses = range_losses(lambda x, t: torch.zeros_like(x), DDPMScheduler(**SCHEDULE), Pixels(digits), ranges, 4, CPU)
     assert losses == pytest.approx([1.0] * 4, abs=0.05)
 
 
@@ -403,7 +405,7 @@ def test_a_denoiser_is_asked_on_each_range_for_its_timesteps_alone(digits: torch
         seen.append(t)
         return torch.zeros_like(x)
 
-    range_losses(denoise, DDPMScheduler(**SCHEDULE), digits, ranges, 5, CPU)
+    range_losses(denoise, DDPMScheduler(**SCHEDULE), Pixels(digits), ranges, 5, CPU)
     for i, t in enumerate(seen, 1):
         low, high = ranges.range(i)
         assert low <= t.min()
@@ -417,12 +419,12 @@ def test_a_denoiser_is_asked_on_each_range_for_its_timesteps_alone(digits: torch
 def test_every_model_meets_the_same_noise(pipeline: Path, digits: torch.Tensor) -> None:
     schedule, ranges = load_noise_schedule(pipeline), TimestepRanges.equal(2, 1000)
     denoise = single(load_denoiser(pipeline / "unet"), CPU)
-    first, again = (range_losses(denoise, schedule, digits, ranges, 2, CPU) for _ in range(2))
+    first, again = (range_losses(denoise, schedule, Pixels(digits), ranges, 2, CPU) for _ in range(2))
     assert first == again
     assert first[0] != first[1]
 
 
 def test_an_empty_held_out_part_has_no_loss(digits: torch.Tensor) -> None:
-    losses = range_losses(fake, DDPMScheduler(**SCHEDULE), digits[:0], TimestepRanges.equal(2, 1000), 2, CPU)
+    losses = range_losses(fake, DDPMScheduler(**SCHEDULE), Pixels(digits[:0]), TimestepRanges.equal(2, 1000), 2, CPU)
     assert len(losses) == 2
     assert all(map(math.isnan, losses))

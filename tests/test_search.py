@@ -11,6 +11,7 @@ import torch
 from conftest import REPOSITORY, N, sampler_params, write_experts, write_vectors
 
 from deme_core.checkpoints import load_denoiser
+from deme_core.data.examples import Pixels
 from deme_core.errors import InputError
 from deme_core.merging.loss import DenoisingLoss
 from deme_core.merging.merge import write_merged
@@ -500,7 +501,7 @@ def test_scores_depend_on_weights_and_seed_block(
 ) -> None:
     extractor = load_extractor(str(extractor_dir))
     sampler = Sampler.of(pipeline, sampler_params(block=16), CPU)
-    loss = MergedLoss(MergedModel(pipeline, vectors), DenoisingLoss(sampler.noise_schedule, digits, CPU))
+    loss = MergedLoss(MergedModel(pipeline, vectors), DenoisingLoss(sampler.noise_schedule, Pixels(digits), CPU))
     objective = make_objective(name, loss, sampler, extractor, extractor([digits]))
     found = [objective(w, block, 0, 16) for w in ((0.0,) * N, (0.5,) * N, (1.0, 0.0)) for block in SeedBlock]
     assert len(set(found)) == len(found)
@@ -512,7 +513,7 @@ def test_an_objective_is_the_row_of_its_name(
 ) -> None:
     extractor = load_extractor(str(extractor_dir))
     sampler = Sampler.of(pipeline, sampler_params(block=16), CPU)
-    loss = MergedLoss(MergedModel(pipeline, vectors), DenoisingLoss(sampler.noise_schedule, digits, CPU))
+    loss = MergedLoss(MergedModel(pipeline, vectors), DenoisingLoss(sampler.noise_schedule, Pixels(digits), CPU))
     reference = extractor([digits])
     asked = (0.5, 0.0), SeedBlock.SEARCH, 0, 16
     images = sampler.generate(single(loss.model.at((0.5, 0.0)), CPU), SeedBlock.SEARCH, 0, 16)

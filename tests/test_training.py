@@ -13,6 +13,8 @@ from conftest import N, files_of, training_params, write_pipeline
 from diffusers import DDPMScheduler, UNet2DModel
 
 from deme_core.checkpoints import WEIGHTS, load_denoiser, load_noise_schedule
+from deme_core.data.examples import Pixels
+from deme_core.data.images import to_model
 from deme_core.errors import InputError
 from deme_core.projection import projection_keys
 from deme_core.tensors import read_recipe, read_tensors, shapes, weights_hash
@@ -28,7 +30,7 @@ def finetune(
     pipeline: Path, digits: torch.Tensor, out: Path, *, work: str = "work", i: int = 1, **changes: Any
 ) -> Curve:
     params = training_params(**changes)
-    return finetune_range(pipeline, digits, RANGES, i, 0.4, params, out, seed=0, checkpoints=out.parent / work)
+    return finetune_range(pipeline, Pixels(digits), RANGES, i, 0.4, params, out, seed=0, checkpoints=out.parent / work)
 
 
 def run(
@@ -39,7 +41,7 @@ def run(
     student = load_denoiser(pipeline / "unet")
     params = training_params(**{"projection": "none"} | changes)
     curve = train(
-        student, schedule or load_noise_schedule(pipeline), digits, params, own=RANGES.range(1), p=0.4, seed=0,
+        student, schedule or load_noise_schedule(pipeline), Pixels(digits), params, own=RANGES.range(1), p=0.4, seed=0,
         label="test", state=state, teacher=copy.deepcopy(student) if params.consistency else None,
         snapshot=snapshot, snapshot_every=1,
     )  # fmt: skip
@@ -221,7 +223,7 @@ def test_training_seeds_and_ranges_draw_differently(pipeline: Path, digits: torc
     params = training_params(iterations=4)
     curves = [
         finetune_range(
-            pipeline, digits, RANGES, i, 0.4, params, tmp_path / "out", seed=seed, checkpoints=tmp_path / "work"
+            pipeline, Pixels(digits), RANGES, i, 0.4, params, tmp_path / "out", seed=seed, checkpoints=tmp_path / "work"
         )
         for i, seed in ((1, 0), (2, 0), (1, 1))
     ]
@@ -353,7 +355,7 @@ def test_micro_batches_draw_different_images_and_timesteps(
     assert len({tuple(t.tolist()) for t in timesteps}) == 16
     for epoch in (images[:8], images[8:]):  # 64 images are 8 micro-batches of 8
         assert sorted(map(tuple, torch.cat(epoch).flatten(1).tolist())) == sorted(
-            map(tuple, loop.to_model(digits).flatten(1).tolist())
+            map(tuple, to_model(digits).flatten(1).tolist())
         )
     assert not torch.equal(torch.cat(images[:8]), torch.cat(images[8:]))
 

@@ -17,6 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedule
+from deme_core.data.examples import Pixels
 from deme_core.data.images import DataParams
 from deme_core.data.sources import read_parts
 from deme_core.metrics.features import load_extractor
@@ -57,7 +58,7 @@ def main() -> None:
     for step, file in tqdm(snapshots.items(), desc="losses", unit="snapshot"):
         model.load_state_dict(read_tensors(file))
         row = {
-            part: range_losses(single(model, device), schedule, images.pixels, everything, draws, device)[0]
+            part: range_losses(single(model, device), schedule, Pixels(images.pixels), everything, draws, device)[0]
             for (part, images), draws in zip(parts.items(), check["draws"], strict=True)
         }
         losses.append({"step": step} | row)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from deme_core.data.examples import Pixels
 from deme_core.data.images import DataParams
 from deme_core.data.sources import read_parts
 from deme_core.params import read, section
@@ -26,7 +27,7 @@ def main() -> None:
     snapshots = ROOT / "zoo" / folder.name
     curve = train_from_scratch(
         section(recipe, "train", ScratchParams),
-        read_parts(data)["train"].pixels,
+        Pixels(read_parts(data)["train"].pixels),
         folder,
         seed=recipe["seed"],
         snapshot=lambda step, model: write_tensors(snapshots / f"{step:06d}.safetensors", model.state_dict()),

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -17,20 +17,29 @@ NAMED = 10  # unreadable images that a message names; it counts the rest
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def decode_all(encoded: Iterable[tuple[str, Callable[[], bytes]]], count: int, params: DataParams) -> Images:
+def decode_all(
+    encoded: Iterable[tuple[str, Callable[[], bytes]]],
+    count: int,
+    params: DataParams,
+    captions: Sequence[tuple[str, ...]] | None = None,
+) -> Images:
     """The squares of `count` images, given as pairs of a name and a function that reads the bytes of its file.
 
     The label of each is -1.
+
+    Args:
+        captions: those of each image; an image that is left out takes its own with it.
 
     Raises:
         InputError: images are unreadable and `data.unreadable` is `stop`, or none is readable.
     """
     pixels = np.empty((count, 1 if params.grey else 3, params.size, params.size), np.uint8)
-    broken, kept = [], 0
+    broken: list[str] = []
+    kept: list[int] = []
     for k, (name, read) in enumerate(encoded):
         try:
-            pixels[kept] = to_square(read(), params, k)
-            kept += 1
+            pixels[len(kept)] = to_square(read(), params, k)
+            kept.append(k)
         except UNREADABLE as error:
             broken.append(f"{name} ({error})")
     if broken:
@@ -41,7 +50,9 @@ def decode_all(encoded: Iterable[tuple[str, Callable[[], bytes]]], count: int, p
                 " out with data.unreadable=skip"
             )
         print(f"left out {len(broken)} of {count} images, which are unreadable: {names}")
-    return Images(torch.from_numpy(pixels[:kept]), torch.full((kept,), -1, dtype=torch.int64))
+    labels = torch.full((len(kept),), -1, dtype=torch.int64)
+    own = None if captions is None else tuple(captions[k] for k in kept)
+    return Images(torch.from_numpy(pixels[: len(kept)]), labels, own)
 
 
 def to_square(data: bytes, params: DataParams, index: int) -> np.ndarray:

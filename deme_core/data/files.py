@@ -2,8 +2,9 @@
 
 import zipfile
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from deme_core.data.captions import METADATA, file_captions
 from deme_core.data.decode import decode_all
 from deme_core.data.images import DataParams, Images
 from deme_core.errors import InputError
@@ -17,7 +18,11 @@ def read_folder(params: DataParams) -> Images:
     if params.path is None or not root.is_dir():
         raise InputError(f"params: data.path = {params.path!r}: source 'folder' needs an existing folder of images")
     files = _images([str(file) for file in root.rglob("*") if file.is_file()], root)
-    return decode_all(((file, Path(file).read_bytes) for file in files), len(files), params)
+    captions = None
+    if params.captions is not None:
+        tables = sorted(str(file) for name in METADATA for file in root.rglob(name))
+        captions = file_captions(tables, lambda name: Path(name).read_bytes(), files, params)
+    return decode_all(((file, Path(file).read_bytes) for file in files), len(files), params, captions)
 
 
 def read_zip(params: DataParams) -> Images:
@@ -28,7 +33,12 @@ def read_zip(params: DataParams) -> Images:
     try:
         with zipfile.ZipFile(path) as archive:
             files = _images(archive.namelist(), path)
-            return decode_all(((f"{path}/{file}", partial(_read, archive, file)) for file in files), len(files), params)
+            captions = None
+            if params.captions is not None:
+                tables = sorted(name for name in archive.namelist() if PurePosixPath(name).name in METADATA)
+                captions = file_captions(tables, archive.read, files, params)
+            rows = ((f"{path}/{file}", partial(_read, archive, file)) for file in files)
+            return decode_all(rows, len(files), params, captions)
     except zipfile.BadZipFile as error:
         raise InputError(f"{path}: no whole ZIP archive ({error}); fetch it again") from None
 

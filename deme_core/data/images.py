@@ -1,6 +1,7 @@
-"""Images of a data set: uint8 tensors with labels, split once into a training and a held-out part."""
+"""Images of a data set: uint8 tensors with labels and captions, split once into a training and a held-out part."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,6 +43,9 @@ class DataParams:
     """Of a hub data set; slices as `train[:1000]` are understood."""
     revision: str | None = None
     """Of a hub data set: branch, tag or commit."""
+    captions: str | None = None
+    """Column of the captions, of a parquet file or hub data set, or of the metadata.jsonl or metadata.csv beside image
+    files (there usually `text`); null reads none. A text-to-image model needs them."""
 
     def __post_init__(self) -> None:
         share = self.held_out
@@ -51,17 +55,24 @@ class DataParams:
 
 @dataclass(frozen=True)
 class Images:
-    """pixels: uint8 [n, C, H, W]; labels: int64 [n], -1 where the source has none."""
+    """pixels: uint8 [n, C, H, W]; labels: int64 [n], -1 where the source has none; captions: one or more an image."""
 
     pixels: torch.Tensor
     labels: torch.Tensor
+    captions: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def subset(self, indices: torch.Tensor) -> "Images":
         """The images at `indices`, int64 [k]."""
-        return Images(self.pixels[indices], self.labels[indices])
+        captions = None if self.captions is None else tuple(self.captions[k] for k in indices.tolist())
+        return Images(self.pixels[indices], self.labels[indices], captions)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """One caption of each image, in turn the first, the second, …; none where the source has no captions."""
+        return tuple(own[k % len(own)] for k, own in enumerate(self.captions or ()))
 
 
 def to_model(pixels: torch.Tensor) -> torch.Tensor:
@@ -98,8 +109,12 @@ def split(images: Images, held_out: float) -> dict[str, Images]:
 
 
 def save_part(directory: Path, part: str, images: Images) -> None:
-    """Write a part as one file, read again by `load_part`."""
+    """Write a part as one file of tensors and one of captions, read again by `load_part`."""
     write_tensors(directory / f"{part}.safetensors", {"pixels": images.pixels, "labels": images.labels})
+    captions = directory / f"{part}.captions.json"
+    captions.unlink(missing_ok=True)  # those of an earlier data set
+    if images.captions is not None:
+        captions.write_text(json.dumps(images.captions, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
 
 def load_part(directory: Path, part: str) -> Images:
@@ -107,4 +122,7 @@ def load_part(directory: Path, part: str) -> Images:
     if part not in PARTS:
         raise InputError(f"part '{part}' of a data set is unknown; parts are {', '.join(PARTS)}")
     tensors = read_tensors(directory / f"{part}.safetensors")
-    return Images(tensors["pixels"], tensors["labels"])
+    captions = None
+    if (file := directory / f"{part}.captions.json").is_file():
+        captions = tuple(map(tuple, json.loads(file.read_text(encoding="utf-8"))))
+    return Images(tensors["pixels"], tensors["labels"], captions)

@@ -1,6 +1,7 @@
 """The table of data sets: a name -> a function that reads all images. A new data set is one row."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,9 +24,25 @@ def read_digits(params: DataParams) -> Images:
     return Images(pixels, torch.from_numpy(digits.target.astype(np.int64)))
 
 
+def read_digits_t2i(params: DataParams) -> Images:
+    """The same digits enlarged to `data.size` by the filter `data.resize`, each with its captions."""
+    from PIL import Image
+
+    from deme_core.data.digit_captions import captions_of_digits
+
+    if params.size < 8:
+        raise InputError(f"params: data.size = {params.size}: the digits are enlarged from 8×8; set data.size=32")
+    digits = read_digits(replace(params, size=8))
+    side, filter = (params.size,) * 2, Image.Resampling[params.resize.upper()]
+    large = [np.asarray(Image.fromarray(image[0].numpy()).resize(side, filter)) for image in digits.pixels]
+    captions = captions_of_digits(digits.pixels, digits.labels)
+    return Images(torch.from_numpy(np.stack(large))[:, None], digits.labels, captions)
+
+
 # A source that has a test split of its own gives both parts when `data.held_out` is null.
 SOURCES: dict[str, Callable[[DataParams], Images | dict[str, Images]]] = {
     "digits": read_digits,
+    "digits_t2i": read_digits_t2i,
     "idx": read_idx,
     "folder": read_folder,
     "zip": read_zip,

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from deme_core.data.captions import as_captions, captions_in_order
 from deme_core.data.decode import decode_all
 from deme_core.data.images import DataParams, Images
 from deme_core.errors import InputError
@@ -61,9 +62,19 @@ def _column(table: Any, params: DataParams) -> Images:
             f"params: data.column = {params.column!r}: {params.path} has no such column; it has"
             f" {', '.join(table.column_names)}"
         )
+    captions = None
+    if params.captions is not None:
+        if params.captions not in table.column_names:
+            raise InputError(
+                f"params: data.captions = {params.captions!r}: {params.path} has no such column; it has"
+                f" {', '.join(table.column_names)}"
+            )
+        cells = table.select_columns([params.captions])
+        names = {f"{params.path}[{k}]": row[params.captions] for k, row in enumerate(cells)}
+        captions = captions_in_order(names, {name: as_captions(cell) for name, cell in names.items()}, params)
     images = table.select_columns([params.column]).cast_column(params.column, Image(decode=False))
     rows = ((f"{params.path}[{k}]", partial(_bytes, row[params.column])) for k, row in enumerate(images))
-    return decode_all(rows, len(images), params)
+    return decode_all(rows, len(images), params, captions)
 
 
 def _bytes(image: dict[str, Any] | None) -> bytes:

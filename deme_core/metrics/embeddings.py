@@ -8,6 +8,7 @@ import torch
 
 from deme_core.errors import InputError
 from deme_core.metrics.extractor import Extractor, device, files_of_model, rgb
+from deme_core.metrics.open_clip_models import load_open_clip
 from deme_core.tensors import weights_hash
 
 BLOCK = 50
@@ -19,24 +20,7 @@ def load_clip(directory: Path, config: dict[str, Any]) -> Extractor:
     Key of the config: `source`, a folder or hub id of open_clip's format (open_clip_config.json holds architecture and
     preprocessing, open_clip_model.safetensors the weights), with `revision`.
     """
-    try:
-        from open_clip import create_model_from_pretrained
-    except Exception as error:  # a torchvision of another torch fails in many ways
-        raise InputError(
-            f"extractor '{directory}' needs open_clip_torch and a torchvision that matches torch ({error}):"
-            " pip install 'deme[real-images]'"
-        ) from None
-    from PIL import Image
-
-    folder = files_of_model(config, ("open_clip_config.json", "open_clip_model.safetensors"))
-    model, preprocess = create_model_from_pretrained(f"local-dir:{folder}")
-    model = model.eval().to(device())
-
-    def forward(pixels: torch.Tensor) -> torch.Tensor:
-        images = [Image.fromarray(image.numpy()) for image in rgb(pixels).permute(0, 2, 3, 1).contiguous()]
-        return model.encode_image(torch.stack([preprocess(image) for image in images]).to(device()))
-
-    return Extractor(directory.name, weights_hash(folder / "open_clip_model.safetensors"), forward, BLOCK)
+    return load_open_clip(config["source"], revision=config.get("revision")).extractor(directory.name)
 
 
 def load_dinov2(directory: Path, config: dict[str, Any]) -> Extractor:

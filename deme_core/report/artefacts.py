@@ -3,7 +3,7 @@
 Nothing here reaches for the network, so that a machine without one gets the same answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +13,8 @@ from deme_core.data.images import DataParams
 from deme_core.errors import InputError
 from deme_core.hub_layouts import find_layout
 from deme_core.metrics.features import FeatureParams, read_config
-from deme_core.params import check
+from deme_core.params import check, read
+from deme_core.prompts.settings import PromptParams
 from deme_core.training.scratch import PretrainParams
 
 EXTRA = "pip install 'deme[real-images]'"
@@ -24,7 +25,7 @@ class Artefact:
     """One thing that must be on this machine before a run."""
 
     kind: str
-    """Of what: model, data, extractor, reference or package."""
+    """Of what: model, data, extractor, reference, prompts or package."""
     name: str
     """Its path, hub id or package."""
     path: Path | None
@@ -41,10 +42,18 @@ class Artefact:
         return sum(file.stat().st_size for file in files)
 
 
-def artefacts(data: DataParams, pretrain: PretrainParams, features: FeatureParams) -> list[Artefact]:
+def artefacts(
+    data: DataParams, pretrain: PretrainParams, features: FeatureParams,
+    prompts: Mapping[str, PromptParams] | None = None,
+) -> list[Artefact]:  # fmt: skip
     """Everything that these params name."""
     check(data.source in DATA, "data.source", data.source, f"known sources are {', '.join(DATA)}")
     found = [_model(pretrain), *DATA[data.source](data), *_extractor(features.extractor)]
+    found += [
+        _file("prompts", own.path, f"put the file of the set prompts.{name} there, source '{own.source}'")
+        for name, own in (prompts or {}).items()
+        if own.source != "heldout"  # the captions of the run's own data
+    ]
     if features.statistics is not None:
         found.append(_file("reference", features.statistics, "put the npz with mu and sigma there"))
     return found
@@ -70,8 +79,9 @@ def _model(params: PretrainParams) -> Artefact:
     if source == "train":
         return Artefact("model", "train", Path(), "trained by the stage pretrain_load")
     remedy = "put the pipeline there"
-    if (Path(source) / "recipe.yaml").is_file():
-        remedy = f"python zoo/train_ddpm.py {source}"
+    if (recipe := Path(source) / "recipe.yaml").is_file():
+        script = "train_sd.py" if "denoiser" in read(recipe) else "train_ddpm.py"
+        remedy = f"python zoo/{script} {source}"
     elif not Path(source).is_dir():
         remedy += f", or {_download('/'.join(source.split('/')[:2]), params.revision)}"
     return Artefact("model", source, model_folder(params), remedy)
@@ -107,6 +117,7 @@ def _hub(params: DataParams) -> list[Artefact]:
 
 DATA: dict[str, Callable[[DataParams], list[Artefact]]] = {
     "digits": lambda params: [Artefact("data", "scikit-learn's digits", Path(), "comes with scikit-learn")],
+    "digits_t2i": lambda params: [Artefact("data", "scikit-learn's digits", Path(), "comes with scikit-learn")],
     "idx": _on_disk("put the idx files there; Fashion-MNIST: apt-get install dataset-fashion-mnist"),
     "folder": _on_disk("put the images there"),
     "zip": _on_disk("put the archive there"),

@@ -6,6 +6,7 @@ from deme_core.data.images import DataParams
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.features import FeatureParams
 from deme_core.params import section
+from deme_core.prompts.table import prompt_params
 from deme_core.report.artefacts import Artefact, artefacts, model_folder
 from deme_core.report.costs import Counts, Measured, measure
 from deme_core.sampling.settings import SampleParams, SamplerParams
@@ -21,7 +22,8 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     top, pretrain = run_params(params), section(params, "pretrain_load", PretrainParams)
     training, sampler = section(params, "finetune_range", TrainingParams), section(params, "sampler", SamplerParams)
     search, sample = section(params, "merge_search", SearchParams), section(params, "sample", SampleParams)
-    found = artefacts(section(params, "data", DataParams), pretrain, section(params, "reference", FeatureParams))
+    features, prompts = section(params, "reference", FeatureParams), prompt_params(params)
+    found = artefacts(section(params, "data", DataParams), pretrain, features, prompts)
     counts = Counts.of(top.N, params["dag"], training, search, sampler, sample)
     lines = [f"{top.name}: what it needs", *map(_artefact_line, found), "", "What it will cost", *_counts(counts)]
     if folder := model_folder(pretrain):
@@ -64,10 +66,12 @@ def _measured(measured: Measured, counts: Counts, N: int, models: int, images: i
     memory = f"  memory of a training   {amount(measured.state, 'B'):>14}  and the activations"
     if measured.peak is not None:
         memory = f"  GPU memory             {amount(measured.peak + measured.state, 'B'):>14}  in a training step"
+    encoded = [f"  latents and embeddings {amount(measured.encoded, 'B'):>14}  on disk, an image and its caption"]
     return [
         f"  parameters             {measured.parameters:>14,}",
         f"  FLOPs of sampling      {amount(2 * measured.macs * calls, 'FLOP'):>14}",
         f"  disk, at most          {amount(measured.disk(N, models, images), 'B'):>14}",
+        *(encoded if measured.encoded else []),
         memory,
         f"from a measured step on one {measured.device}:",
         *times,

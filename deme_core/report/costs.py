@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser
+from deme_core.components import Condition, blank_condition, pixel_shape
+from deme_core.data.encode import KEPT
 from deme_core.hub_layouts import import_pipeline
 from deme_core.merging.search import KINDS
 from deme_core.merging.settings import SearchParams
@@ -22,6 +24,7 @@ from deme_core.training.settings import TrainingParams
 
 LONG_ENOUGH = 1.0  # seconds of a measurement
 FLOAT = 4  # bytes
+Inputs = tuple[torch.Tensor, torch.Tensor, Condition]  # of a denoiser: x_t, t, condition
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Counts:
             trained=steps * training.batch_size * training.gradient_accumulation,
             searched=searched,
             sampled=len(dag["models"]) * sample.images,
-            calls=sampler.steps,
+            calls=sampler.calls,
         )
 
 
@@ -63,8 +66,12 @@ class Measured:
     parameters: int
     macs: int
     """Multiply-accumulates of one network call an image."""
-    shape: tuple[int, int, int]
-    """C, H, W."""
+    pixels: int
+    """Bytes of an image, a byte a value."""
+    encoded: int
+    """Bytes on disk of an image's latents and of one caption's embedding; 0 where pixels are trained on."""
+    copies: int
+    """Of the weights in the device's memory during a training: weights, gradients, two moments, EMA, teacher."""
     training: float
     """Seconds an image of a training step, the teacher's pass included."""
     sampling: float
@@ -84,12 +91,12 @@ class Measured:
     def disk(self, N: int, models: int, images: int) -> int:
         """Bytes of a run, at most: N experts with vectors and resume states, the models, their samples."""
         weights = self.parameters * FLOAT
-        return weights * (N * (1 + 1 + 4) + models) + models * images * prod(self.shape)
+        return weights * (N * (1 + 1 + 4) + models) + models * images * self.pixels
 
     @property
     def state(self) -> int:
-        """Bytes of a training apart from activations: weights, gradients, two moments, EMA, and the teacher."""
-        return 6 * self.parameters * FLOAT
+        """Bytes of a training apart from activations."""
+        return self.copies * self.parameters * FLOAT
 
 
 def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> Measured:
@@ -100,19 +107,38 @@ def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> M
     """
     device = best_device()
     with TemporaryDirectory() as folder:
-        import_pipeline(source, Path(folder) / "pipeline")
-        model = load_denoiser(denoiser_dir(Path(folder) / "pipeline"))
-    config: Any = model.config
-    size = config.sample_size
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    shape = (config.in_channels, height, width)
-    figures = cost([model], shape)
+        pipeline = Path(folder) / "pipeline"
+        import_pipeline(source, pipeline)
+        model: Any = load_denoiser(denoiser_dir(pipeline))
+        config: Any = model.config
+        size = config.sample_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        shape = (config.in_channels, height, width)
+        condition, pixels = blank_condition(pipeline, 1, torch.device("cpu")), pixel_shape(pipeline, shape)
+    figures = cost([model], shape, condition)
     model = model.to(device)
+    if training.gradient_checkpointing:
+        model.train().enable_gradient_checkpointing()
+
+    def inputs(n: int) -> Inputs:
+        own = {key: value.to(device).expand(n, *value.shape[1:]) for key, value in condition.items()}
+        return torch.randn(n, *shape, device=device), torch.zeros(n, dtype=torch.long, device=device), own
+
     mixed = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[training.mixed_precision]
-    seconds, peak = _seconds(lambda n: _train(model, shape, n, mixed, training.consistency > 0), training.batch_size)
-    calls, _ = _seconds(lambda n: _call(model, shape, n, getattr(torch, sampler.dtype)), sampler.block)
+    seconds, peak = _seconds(lambda n: _train(model, inputs(n), mixed, training.consistency > 0), training.batch_size)
+    calls, _ = _seconds(lambda n: _call(model, inputs(n), getattr(torch, sampler.dtype)), sampler.block)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
-    return Measured(name, figures["parameters"], figures["macs_per_step"], shape, seconds, calls, peak)
+    return Measured(
+        device=name,
+        parameters=figures["parameters"],
+        macs=figures["macs_per_step"],
+        pixels=prod(pixels),
+        encoded=sum(KEPT.itemsize * (value.numel() + 2 * prod(shape)) for value in condition.values()),
+        copies=4 + (not training.ema_offload) + (training.consistency > 0),
+        training=seconds,
+        sampling=calls,
+        peak=peak,
+    )
 
 
 def _seconds(step: Callable[[int], None], most: int) -> tuple[float, int | None]:
@@ -132,20 +158,19 @@ def _seconds(step: Callable[[int], None], most: int) -> tuple[float, int | None]
         n = min(2 * n, most)
 
 
-def _train(model: nn.Module, shape: tuple[int, int, int], n: int, dtype: torch.dtype, teacher: bool) -> None:
-    device = next(model.parameters()).device
-    x, t = torch.randn(n, *shape, device=device), torch.zeros(n, dtype=torch.long, device=device)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+def _train(model: nn.Module, inputs: Inputs, dtype: torch.dtype, teacher: bool) -> None:
+    x, t, condition = inputs
+    with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
         if teacher:
             with torch.no_grad():
-                model(x, t)
-        loss = model(x, t).sample.float().square().mean()
+                model(x, t, **condition)
+        loss = model(x, t, **condition).sample.float().square().mean()
     loss.backward()
     model.zero_grad()
 
 
 @torch.inference_mode()
-def _call(model: nn.Module, shape: tuple[int, int, int], n: int, dtype: torch.dtype) -> None:
-    device = next(model.parameters()).device
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        model(torch.randn(n, *shape, device=device), 0)
+def _call(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> None:
+    x, t, condition = inputs
+    with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+        model(x, t, **condition)

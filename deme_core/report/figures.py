@@ -1,7 +1,9 @@
 """Pictures of a finished run as PNG files; equal inputs give equal bytes."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from deme_core.metrics.intervals import Interval, t_interval
 from deme_core.report.tables import first_changes, task_vectors, weight_names
 
 DPI = 150
+PAIR_SIDE = 128  # pixels of an image in the gallery
 STYLE = {
     "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False,
     "axes.spines.right": False, "legend.frameon": False, "xtick.labelsize": 8, "ytick.labelsize": 8,
@@ -48,6 +51,50 @@ def samples_side_by_side(path: Path, sheets: Mapping[str, Path]) -> None:
             bottom = (len(pixels) - 1 - k) * (rows + gap)
             fig.text(0.005, (bottom + rows + 6) / height, name, va="bottom")
             fig.figimage(pixels[k], 0, bottom)  # sets pixels without resampling
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images of one prompt, uint8 [C, H, W] of one size, with their CLIP scores."""
+
+    text: str
+    before: np.ndarray
+    after: np.ndarray
+    before_score: float
+    after_score: float
+
+
+def pair_sheet(path: Path, pairs: Sequence[Pair], title: str, models: tuple[str, str], columns: int = 3) -> None:
+    """Pairs in reading order, each below its prompt, the scores below the images; pixels are enlarged whole."""
+    size = pairs[0].before.shape[-1]
+    side = size * max(1, round(PAIR_SIDE / size)) if size <= PAIR_SIDE else PAIR_SIDE
+    gap, text, below, head = 10, 34, 20, 56
+    wide, high = 2 * side + 3 * gap, text + side + below + gap
+    rows = -(-len(pairs) // columns)
+    width, height = columns * wide + gap, head + rows * high
+    with _figure(path, width / DPI, height / DPI, layout="none") as fig:
+        fig.text(gap / width, 1 - 6 / height, title, size=11, va="top")
+        legend = f"left: {models[0]}, right: {models[1]}, from the same noise; below: CLIP score"
+        fig.text(gap / width, 1 - 32 / height, legend, size=8, va="top")
+        for k, pair in enumerate(pairs):
+            left, top = gap + k % columns * wide, height - head - k // columns * high
+            words = textwrap.fill(pair.text, 2 * side // 9, max_lines=2, placeholder=" …").replace("$", r"\$")
+            fig.text(left / width, (top - text + 3) / height, words, size=6.5, va="bottom", linespacing=1.1)
+            scores = (pair.before_score, pair.after_score)
+            for column, (image, score) in enumerate(zip((pair.before, pair.after), scores, strict=True)):
+                x, bold = left + column * (side + gap // 2), score > min(scores)
+                fig.figimage(_square(image, side), x, top - text - side)  # sets pixels without resampling
+                fig.text(
+                    (x + side / 2) / width, (top - text - side - 4) / height, f"{score:.1f}", size=7, ha="center",
+                    va="top", color=CHOSEN if bold else "k", weight="bold" if bold else "normal",
+                )  # fmt: skip
+
+
+def _square(image: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [side, side, 3] of an image uint8 [C, H, W], C = 1 or 3."""
+    height, width = image.shape[1:]
+    rgb = Image.fromarray(np.ascontiguousarray(np.broadcast_to(image, (3, height, width)).transpose(1, 2, 0)))
+    return np.asarray(rgb.resize((side, side), Image.Resampling.BOX if width > side else Image.Resampling.NEAREST))
 
 
 def loss_curves(path: Path, curves: Mapping[str, pd.DataFrame]) -> None:

@@ -1,8 +1,8 @@
 """Images from a denoiser: image k depends on its seed alone, not on the batch it is sampled in."""
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +10,56 @@ import torch
 from torch import nn
 
 from deme_core.checkpoints import denoiser_dir, load_noise_schedule
+from deme_core.components import Autoencoder, frozen_hashes, is_text_to_image
 from deme_core.data.images import to_pixels
+from deme_core.sampling.conditions import UNCONDITIONAL, Conditions, Denoise, guided, refuse_text
 from deme_core.sampling.schedulers import make_scheduler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock, image_generators
 from deme_core.timesteps import TimestepRanges
 
-Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
 
 @dataclass(frozen=True)
 class Sampler:
-    """A protocol of sampling: noise schedule, sampler, image shape (C, H, W) and device."""
+    """A protocol of sampling: noise schedule, sampler, shape of x_0 (C, H, W), device, prompts, the way to pixels."""
 
     noise_schedule: Any
     params: SamplerParams
     shape: tuple[int, int, int]
     device: torch.device
+    conditions: Conditions = UNCONDITIONAL
+    decode: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
+    """x_0 -> images in [-1, 1]."""
+    frozen: Mapping[str, list[str]] = field(default_factory=dict)
+    """Hashes of the weights of text encoder and VAE."""
 
     @classmethod
-    def of(cls, pipeline: Path, params: SamplerParams, device: torch.device) -> "Sampler":
-        """The protocol of a pipeline directory."""
+    def of(cls, pipeline: Path, params: SamplerParams, device: torch.device, prompts: Sequence[str] = ()) -> "Sampler":
+        """The protocol of a pipeline directory; image k has the prompt k modulo their number.
+
+        Raises:
+            InputError: a text-to-image pipeline without prompts, or prompts or guidance for another one.
+        """
         config = json.loads((denoiser_dir(pipeline) / "config.json").read_text())
         size = config["sample_size"]
         height, width = size if isinstance(size, list) else (size, size)
-        return cls(load_noise_schedule(pipeline), params, (config["in_channels"], height, width), device)
+        shape = (config["in_channels"], height, width)
+        schedule = load_noise_schedule(pipeline)
+        if not is_text_to_image(pipeline):
+            refuse_text(pipeline, prompts, params.guidance)
+            return cls(schedule, params, shape, device)
+        conditions = Conditions.of_prompts(pipeline, prompts, device)
+        return cls(
+            schedule, params, shape, device, conditions, Autoencoder(pipeline, device).decode, frozen_hashes(pipeline)
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the images depend on beside the denoiser and the seeds."""
+        return {
+            "sampler": asdict(self.params), "noise_schedule": dict(self.noise_schedule.config),
+            "prompts": self.conditions.sha256, "frozen": dict(self.frozen),
+        }  # fmt: skip
 
     def generate(self, denoise: Denoise, block: SeedBlock, first: int, count: int) -> Iterator[torch.Tensor]:
         """Images `first` to `first + count − 1` of a seed block, in order.
@@ -61,11 +86,14 @@ class Sampler:
         noise = [torch.randn(self.shape, generator=generator) for generator in generators]
         x = torch.stack(noise).to(self.device) * scheduler.init_noise_sigma
         dtype = getattr(torch, self.params.dtype)
+        condition = self.conditions.of(range(start, start + self.params.block))
+        denoise = guided(denoise, condition, self.conditions.blank(self.params.block), self.params.guidance)
+        drawn = {"generator": generators} if self.params.kind == "ddpm" else {}
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             for t in scheduler.timesteps:
                 prediction = denoise(x, t).float()
-                x = scheduler.step(prediction, t, x, generator=generators).prev_sample
-        return to_pixels(x).cpu()
+                x = scheduler.step(prediction, t, x, **drawn).prev_sample
+        return to_pixels(self.decode(x)).cpu()
 
 
 def best_device() -> torch.device:
@@ -76,10 +104,10 @@ def best_device() -> torch.device:
 def single(model: nn.Module, device: torch.device) -> Denoise:
     """One denoiser for all timesteps."""
     model = model.to(device).eval()
-    return lambda x, t: model(x, t.to(x.device)).sample
+    return lambda x, t, **condition: model(x, t.to(x.device), **condition).sample
 
 
 def ensemble(experts: list[nn.Module], ranges: TimestepRanges, device: torch.device) -> Denoise:
     """Timestep-wise ensemble: step t goes to the expert of its range (Eq. 7); the paper's "before merge"."""
     calls = [single(expert, device) for expert in experts]
-    return lambda x, t: calls[ranges.expert(int(t)) - 1](x, t)
+    return lambda x, t, **condition: calls[ranges.expert(int(t)) - 1](x, t, **condition)

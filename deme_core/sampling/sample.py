@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, weights_file
+from deme_core.components import Condition, blank_condition
 from deme_core.errors import InputError
 from deme_core.sampling.archive import PER_ARCHIVE, PROTOCOL, read_images, write_archive, write_grid
 from deme_core.sampling.generate import Denoise, Sampler, ensemble, single
@@ -23,21 +25,23 @@ from deme_core.timesteps import TimestepRanges
 from deme_core.work import only_one, work_dir
 
 
-def sample_model(model: Path, pretrained: Path, params: SamplerParams, images: int, out: Path) -> None:
+def sample_model(
+    model: Path, pretrained: Path, params: SamplerParams, images: int, out: Path, prompts: Sequence[str] = ()
+) -> None:
     """Write `images` images of the evaluation seeds to `out`: archives, protocol.json and preview.png.
 
     Args:
         model: a pipeline directory, or the folder of the experts 1 … N for the ensemble.
-        pretrained: the pipeline that gives noise schedule and image shape.
+        pretrained: the pipeline that gives noise schedule, image shape, text encoder and VAE.
+        prompts: image k has the prompt k modulo their number; none for an unconditional pipeline.
     """
     process = PartialState()
     folders, ranges = denoisers(model)
-    sampler = Sampler.of(pretrained, params, process.device)
+    sampler = Sampler.of(pretrained, params, process.device, prompts)
     identity = {
         "weights": [weights_hash(weights_file(folder)) for folder in folders],
-        "bounds": ranges and ranges.bounds, "sampler": asdict(params), "images": images,
-        "noise_schedule": dict(sampler.noise_schedule.config),
-    }  # fmt: skip
+        "bounds": ranges and ranges.bounds, "images": images,
+    } | sampler.identity  # fmt: skip
     work = work_dir("sample", identity)
     with only_one(work / f"process-{process.process_index}"):
         models = [load_denoiser(folder) for folder in folders]
@@ -50,10 +54,13 @@ def sample_model(model: Path, pretrained: Path, params: SamplerParams, images: i
             shutil.move(archive, out / archive.name)
         shutil.rmtree(work)
         protocol = {"images": images, "seed_block": SeedBlock.EVALUATION.name, "sampler": asdict(params)}
-        text = json.dumps(protocol | cost(models, sampler.shape), indent=2, sort_keys=True)
+        if prompts:
+            protocol |= {"prompts": len(prompts), "prompts_sha256": sampler.conditions.sha256}
+        blank = blank_condition(pretrained, 1, process.device)
+        text = json.dumps(protocol | cost(models, sampler.shape, blank), indent=2, sort_keys=True)
         (out / PROTOCOL).write_text(text + "\n")
         preview = next(read_images(out, min(images, PER_ARCHIVE)))[:100]
-        write_grid(out / "preview.png", preview, columns=20, scale=max(1, 48 // sampler.shape[-1]))
+        write_grid(out / "preview.png", preview, columns=20, scale=max(1, 48 // preview.shape[-1]))
 
 
 def denoisers(model: Path) -> tuple[list[Path], TimestepRanges | None]:
@@ -79,11 +86,15 @@ def write_missing(
         write_archive(directory, number, pixels)
 
 
-def cost(models: list[nn.Module], shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Parameters of the model (of all experts together) and multiply-accumulates of one network call an image."""
+def cost(models: list[nn.Module], shape: tuple[int, int, int], condition: Condition) -> dict[str, Any]:
+    """Parameters of the model (of all experts together) and multiply-accumulates of one network call an image.
+
+    Args:
+        condition: of one image; only its shape counts.
+    """
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
-        models[0](torch.zeros(1, *shape, device=next(models[0].parameters()).device), 0)
+        models[0](torch.zeros(1, *shape, device=next(models[0].parameters()).device), 0, **condition)
     return {
         "parameters": sum(p.numel() for model in models for p in model.parameters()),
         "macs_per_step": counter.get_total_flops() // 2,

@@ -7,9 +7,17 @@ import numpy as np
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
 from deme_core.params import check
 from deme_core.sampling.settings import SamplerParams
+
+# Both remember the predictions of earlier steps, and draw no noise.
+MULTISTEP: dict[str, tuple[Any, dict[str, Any]]] = {
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
+    "dpm_solver": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+}
 
 
 class SpacedDDIMScheduler(DDIMScheduler):
@@ -52,6 +60,11 @@ def make_scheduler(noise_schedule: Any, params: SamplerParams) -> Any:
         scheduler.set_timesteps(params.steps)
         return scheduler
     stock = "trailing" if params.spacing == "trailing" else "leading"
+    if params.kind in MULTISTEP:
+        cls, options = MULTISTEP[params.kind]
+        scheduler = cls.from_config(noise_schedule.config, timestep_spacing=stock, **options)
+        scheduler.set_timesteps(params.steps)
+        return scheduler
     scheduler = SpacedDDIMScheduler.from_config(noise_schedule.config, timestep_spacing=stock)
     scheduler.set_timesteps(params.steps, quadratic=params.spacing == "quadratic")
     return scheduler

@@ -1,5 +1,6 @@
 """Sections `sampler`, `sample` and `loss_matrix`."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,22 +11,36 @@ from deme_core.params import check
 class SamplerParams:
     """Section `sampler`: one protocol for the search and for the evaluation."""
 
-    kind: Literal["ddim", "ddpm"]
+    kind: Literal["ddim", "ddpm", "pndm", "dpm_solver"]
+    """`pndm` is that of Stable Diffusion (PLMS, without Runge-Kutta steps), `dpm_solver` DPM-Solver++ of order 2."""
     steps: int
-    """Network calls an image."""
+    """Denoising steps an image."""
     spacing: Literal["uniform", "quadratic", "trailing"]
-    """Of the DDIM timesteps: `uniform` is diffusers' leading, `quadratic` that of the DDIM paper's CIFAR10 runs."""
+    """Of the timesteps: `uniform` is diffusers' leading, `quadratic` that of the DDIM paper's CIFAR10 runs."""
     block: int
     """Images a network call. Part of the protocol: float results depend on it in the last bits."""
     dtype: Literal["float32", "float16", "bfloat16"]
+    guidance: float = 1.0
+    """Scale of classifier-free guidance, ε_∅ + s(ε_c − ε_∅); 1 asks for the condition's prediction alone."""
 
     def __post_init__(self) -> None:
         check(self.steps >= 1, "sampler.steps", self.steps, "must be at least 1")
         check(self.block >= 1, "sampler.block", self.block, "must be at least 1")
         check(
-            self.kind == "ddim" or self.spacing == "uniform", "sampler.spacing", self.spacing,
+            self.kind != "ddpm" or self.spacing == "uniform", "sampler.spacing", self.spacing,
             "is uniform with the ddpm sampler",
         )  # fmt: skip
+        check(
+            self.kind == "ddim" or self.spacing != "quadratic", "sampler.spacing", self.spacing,
+            "is quadratic with the ddim sampler only; take uniform or trailing",
+        )  # fmt: skip
+        check(self.kind != "pndm" or self.steps >= 2, "sampler.steps", self.steps, "must be at least 2 with pndm")
+        check(math.isfinite(self.guidance), "sampler.guidance", self.guidance, "must be a finite number; 1 is none")
+
+    @property
+    def calls(self) -> int:
+        """Network calls an image: PLMS makes one step twice, guidance calls with and without the condition."""
+        return (self.steps + (self.kind == "pndm")) * (1 if self.guidance == 1 else 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +49,8 @@ class SampleParams:
 
     images: int
     """Images a model, from the evaluation seeds."""
+    prompts: str | None = None
+    """Of a text-to-image model: a set of the section `prompts`; image k has its prompt k modulo their number."""
 
     def __post_init__(self) -> None:
         check(self.images >= 1, "sample.images", self.images, "must be at least 1")

@@ -14,7 +14,7 @@ from deme_core.checkpoints import (
     save_denoiser,
     weights_file,
 )
-from deme_core.data.images import pixels_hash
+from deme_core.data.examples import Examples
 from deme_core.projection import fold_projections, insert_projections
 from deme_core.tensors import weights_hash
 from deme_core.timesteps import TimestepRanges
@@ -26,7 +26,7 @@ Curve = list[dict[str, float]]
 
 def finetune_range(
     pretrained: Path,
-    pixels: torch.Tensor,
+    examples: Examples,
     ranges: TimestepRanges,
     i: int,
     p: float,
@@ -39,7 +39,7 @@ def finetune_range(
     """Finetune the expert of range i (counted from 1): `finetune` on that range, with Eq. 6's p."""
     own = ranges.range(i)
     return finetune(
-        pretrained, pixels, params, out, own=own, p=p, seed=seed,
+        pretrained, examples, params, out, own=own, p=p, seed=seed,
         label=f"range {i} of {ranges.N}, t in [{own[0]}, {own[1]})",
         recipe={"bounds": list(ranges.bounds), "range": i, "p": p, "seed": seed}, checkpoints=checkpoints,
     )  # fmt: skip
@@ -47,7 +47,7 @@ def finetune_range(
 
 def finetune(
     pretrained: Path,
-    pixels: torch.Tensor,
+    examples: Examples,
     params: TrainingParams,
     out: Path,
     *,
@@ -59,7 +59,7 @@ def finetune(
     loss_weights: torch.Tensor | None = None,
     checkpoints: Path = ROOT,
 ) -> Curve:
-    """Finetune the pretrained model on uint8 [n, C, H, W]; write the denoiser to `out`.
+    """Finetune the pretrained model on examples of its own space; write the denoiser to `out`.
 
     The EMA weights are what is written, with foldable projections folded in: a plain diffusers denoiser. The
     recipe in its metadata names the hash of θ and every param.
@@ -85,11 +85,11 @@ def finetune(
 
     schedule = load_noise_schedule(pretrained)
     identity = recipe | {
-        "data": pixels_hash(pixels), "noise_schedule": dict(schedule.config), "own": own, "label": label,
+        "data": examples.sha256, "noise_schedule": dict(schedule.config), "own": own, "label": label,
         "loss_weights": None if loss_weights is None else loss_weights.tolist(),
     }  # fmt: skip
     curve = train(
-        student, schedule, pixels, params, own=own, p=p, seed=seed, label=label,
+        student, schedule, examples, params, own=own, p=p, seed=seed, label=label,
         state=work_dir("finetune", identity, checkpoints), teacher=teacher, loss_weights=loss_weights,
     )  # fmt: skip
     student.cpu()

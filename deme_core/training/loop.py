@@ -12,7 +12,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm.auto import tqdm
 
-from deme_core.data.images import to_model
+from deme_core.data.examples import Examples
 from deme_core.errors import InputError
 from deme_core.seeds import step_seed
 from deme_core.timesteps import draw_timesteps
@@ -27,7 +27,7 @@ Curve = list[dict[str, float]]
 def train(
     model: nn.Module,
     noise_schedule: Any,
-    pixels: torch.Tensor,
+    examples: Examples,
     params: TrainingParams,
     *,
     own: tuple[int, int],
@@ -43,7 +43,7 @@ def train(
     """Train `model` in place; it ends with its EMA weights, in eval mode.
 
     Args:
-        pixels: uint8 [n, C, H, W], kept on the training device.
+        examples: what x_0 and its condition are drawn from.
         own: [low, high) of the range that is trained.
         p: probability of drawing a timestep from the full range (Eq. 6).
         label: names this training in messages and in the seeds of its draws.
@@ -69,7 +69,7 @@ def train(
         torch.set_num_threads(params.cpu_threads)
     with only_one(state) if accelerator.is_main_process else nullcontext():
         return _Training(
-            accelerator, model, noise_schedule, pixels, params, own, p, seed, label, state, teacher, loss_weights,
+            accelerator, model, noise_schedule, examples, params, own, p, seed, label, state, teacher, loss_weights,
             snapshot, snapshot_every,
         ).run()  # fmt: skip
 
@@ -78,14 +78,16 @@ class _Training:
     """The moving parts of one training, so that each step of the loop is one line."""
 
     def __init__(
-        self, accelerator, model, noise_schedule, pixels, params, own, p, seed, label, state, teacher, loss_weights,
+        self, accelerator, model, noise_schedule, examples, params, own, p, seed, label, state, teacher, loss_weights,
         snapshot, snapshot_every,
     ):  # fmt: skip
         self.accelerator, self.params, self.schedule = accelerator, params, noise_schedule
         self.own, self.p, self.seed, self.label, self.state = own, p, seed, label, state
         self.snapshot, self.snapshot_every = snapshot, snapshot_every
         self.device = accelerator.device
-        self.raw = model.to(self.device).train()
+        self.raw: Any = model.to(self.device).train()
+        if params.gradient_checkpointing:
+            self.raw.enable_gradient_checkpointing()
         if params.dropout is not None:
             for module in self.raw.modules():
                 if isinstance(module, nn.Dropout):
@@ -95,7 +97,7 @@ class _Training:
             assert teacher is not None, "a consistency loss needs its teacher"
             self.teacher = teacher.to(self.device).eval().requires_grad_(False)
         self.T = noise_schedule.config.num_train_timesteps
-        self.x0 = pixels.to(self.device)
+        self.examples = examples.to(self.device)
         self.loss_weights = None if loss_weights is None else loss_weights.float().to(self.device)
         self.optimizer: Any = torch.optim.AdamW(
             self.raw.parameters(),
@@ -143,7 +145,7 @@ class _Training:
         )
         for step in bar:
             self._step(step)
-            self.ema.step(self.raw.parameters())
+            self._step_ema()
             if step % self.params.log_every == 0:
                 self._log(step, bar)
             if step % self.params.checkpoint_every == 0 or step == self.params.iterations:
@@ -170,7 +172,10 @@ class _Training:
         for micro in range(self.params.gradient_accumulation):
             with self.accelerator.accumulate(self.net):
                 generator = self._generator(step, micro)
-                x0 = self._batch(step, micro, generator)
+                x0, condition = self.examples.draw(
+                    self._index(step, micro), generator,
+                    flip=self.params.horizontal_flip, caption_dropout=self.params.caption_dropout,
+                )  # fmt: skip
                 noise = torch.randn(x0.shape, generator=generator, device=self.device)
                 t = draw_timesteps(
                     len(x0), self.own, self.T, self.p, draw=self.params.timestep_draw,
@@ -178,11 +183,11 @@ class _Training:
                 )  # fmt: skip
                 xt = self.schedule.add_noise(x0, noise, t)
                 with self.accelerator.autocast():
-                    prediction = self.net(xt, t).sample
+                    prediction = self.net(xt, t, **condition).sample
                     reference = None
                     if self.teacher is not None:
                         with torch.no_grad():
-                            reference = self.teacher(xt, t).sample
+                            reference = self.teacher(xt, t, **condition).sample
                 denoising = self._mean(denoising_loss(prediction, regression_target(self.schedule, x0, noise, t)), t)
                 loss = denoising
                 if reference is not None:
@@ -200,6 +205,13 @@ class _Training:
             bad = ~torch.isfinite(loss.detach()) & (self.first_bad < 0)
             self.first_bad = torch.where(bad, step, self.first_bad)
 
+    def _step_ema(self) -> None:
+        if self.params.ema_offload:
+            self.ema.to(self.device)
+        self.ema.step(self.raw.parameters())
+        if self.params.ema_offload:
+            self.ema.to("cpu")
+
     def _mean(self, losses: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return (losses if self.loss_weights is None else losses * self.loss_weights[t]).mean()
 
@@ -208,28 +220,24 @@ class _Training:
         torch.manual_seed(seed)  # dropout draws from the global generators
         return torch.Generator(self.device).manual_seed(seed)
 
-    def _batch(self, step: int, micro: int, generator: torch.Generator) -> torch.Tensor:
-        """This process's images of a micro-batch: walk through a fresh permutation of the data every epoch."""
+    def _index(self, step: int, micro: int) -> torch.Tensor:
+        """This process's examples of a micro-batch: walk through a fresh permutation of the data every epoch."""
         size, world = self.params.batch_size, self.accelerator.num_processes
         start = (
             ((step - 1) * self.params.gradient_accumulation + micro) * world + self.accelerator.process_index
         ) * size
         position = torch.arange(start, start + size)
-        epoch = position // len(self.x0)
+        epoch = position // len(self.examples)
         index = torch.empty_like(position)
         for e in epoch.unique().tolist():
-            index[epoch == e] = self._order(e)[position[epoch == e] % len(self.x0)]
-        x0 = to_model(self.x0[index.to(self.device)])
-        if self.params.horizontal_flip:
-            flip = torch.rand(size, generator=generator, device=self.device) < 0.5
-            x0 = torch.where(flip[:, None, None, None], x0.flip(-1), x0)
-        return x0
+            index[epoch == e] = self._order(e)[position[epoch == e] % len(self.examples)]
+        return index
 
     def _order(self, epoch: int) -> torch.Tensor:
         """The permutation of an epoch; the last one is kept, since a large set takes long to shuffle."""
         if self.shuffled[0] != epoch:
             generator = torch.Generator().manual_seed(step_seed(self.seed, "epoch", epoch))
-            self.shuffled = epoch, torch.randperm(len(self.x0), generator=generator)
+            self.shuffled = epoch, torch.randperm(len(self.examples), generator=generator)
         return self.shuffled[1]
 
     def _log(self, step: int, bar: Any) -> None:

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from deme_core.checkpoints import load_noise_schedule
 from deme_core.dag import LOSS_EQUIVALENT, SOUP_FULL_RANGE
+from deme_core.data.examples import Examples
 from deme_core.params import check
 from deme_core.seeds import step_seed
+from deme_core.stage import RunParams
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.finetune import Curve, finetune
 from deme_core.training.settings import TrainingParams
@@ -35,10 +35,18 @@ def check_rivals(rivals: Sequence[str], noise_schedule: Any, params: RivalParams
         baseline_weights(name, noise_schedule, params.gamma)
 
 
+def check_schedule(noise_schedule: Any, run: RunParams, params: RivalParams, steps: int) -> None:
+    """Refuse ranges, rivals or sampling steps that do not fit a noise schedule, before any time is spent."""
+    T = noise_schedule.config.num_train_timesteps
+    TimestepRanges.of(run.N, T, run.boundaries)
+    check_rivals(run.rivals, noise_schedule, params)
+    check(steps <= T, "sampler.steps", steps, f"must be at most T = {T}")
+
+
 def finetune_rival(
     name: str,
     pretrained: Path,
-    pixels: torch.Tensor,
+    examples: Examples,
     ranges: TimestepRanges,
     p: float,
     params: TrainingParams,
@@ -49,7 +57,7 @@ def finetune_rival(
     merge_weights: Sequence[float] | None = None,
     checkpoints: Path = ROOT,
 ) -> list[Curve]:
-    """Train a rival on uint8 [n, C, H, W]; its denoisers are written to out/1 … out/K.
+    """Train a rival; its denoisers are written to out/1 … out/K.
 
     K is 1, but N for the soup. Full-range rivals have neither teacher nor projection: nothing of DeMe but its
     optimizer, EMA, batches and steps. `loss_equivalent` keeps teacher and projection, and differs from the merge only
@@ -78,7 +86,7 @@ def finetune_rival(
     for k in range(1, members + 1):
         label, own_seed = f"{name} {k} of {members}", step_seed(seed, name, k) if members > 1 else seed
         curve = finetune(
-            pretrained, pixels, settings, out / str(k), own=(0, ranges.T), p=0.0, seed=own_seed, label=label,
+            pretrained, examples, settings, out / str(k), own=(0, ranges.T), p=0.0, seed=own_seed, label=label,
             recipe=recipe | {"bounds": [0, ranges.T], "range": 1, "p": 0.0, "seed": seed, "member": k},
             loss_weights=weights, checkpoints=checkpoints,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deme_core.data.images import pixels_hash
+from deme_core.data.examples import Examples
 from deme_core.params import check
 from deme_core.training.settings import TrainingParams
 from deme_core.work import work_dir
@@ -59,27 +59,27 @@ class PretrainParams:
 
 def train_from_scratch(
     params: ScratchParams,
-    pixels: torch.Tensor,
+    examples: Examples,
     out: Path,
     *,
     seed: int,
     snapshot: Callable[[int, nn.Module], None] | None = None,
     snapshot_every: int = 0,
 ) -> list[dict[str, float]]:
-    """Train on uint8 [n, C, H, W] and write a DDPMPipeline directory to `out`; returns the curve of the loss."""
+    """Train on images and write a DDPMPipeline directory to `out`; returns the curve of the loss."""
     from diffusers.models.unets.unet_2d import UNet2DModel
     from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     from deme_core.training.loop import train
 
-    identity = {"params": asdict(params), "seed": seed, "data": pixels_hash(pixels)}
+    identity = {"params": asdict(params), "seed": seed, "data": examples.sha256}
     torch.manual_seed(seed)
     model = UNet2DModel(**params.architecture)
     schedule = DDPMScheduler(**params.noise_schedule)
     T = schedule.config.num_train_timesteps
     curve = train(
-        model, schedule, pixels, params.training, own=(0, T), p=0.0, seed=seed, label="pretrain",
+        model, schedule, examples, params.training, own=(0, T), p=0.0, seed=seed, label="pretrain",
         state=work_dir("pretrain", identity), snapshot=snapshot, snapshot_every=snapshot_every,
     )  # fmt: skip
     DDPMPipeline(model.cpu(), schedule).save_pretrained(out)

@@ -56,6 +56,12 @@ class TrainingParams:
     """Optimizer steps a row of the curve."""
     checkpoint_every: int
     """Optimizer steps between two resume states."""
+    caption_dropout: float = 0.0
+    """Probability of the empty caption in training, for classifier-free guidance; of no effect without captions."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
+    ema_offload: bool = False
+    """Keep the EMA weights in the memory of the CPU between steps."""
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "gradient_accumulation", "log_every", "checkpoint_every"):
@@ -66,6 +72,7 @@ class TrainingParams:
         for name in ("weight_decay", "consistency", "lr_warmup"):
             check(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "must be finite and not negative")
         check(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "must lie in [0, 1)")
+        check(0 <= self.caption_dropout <= 1, "caption_dropout", self.caption_dropout, "must lie in [0, 1]")
         for name in ("ema_decay", "adam_beta1", "adam_beta2"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "must lie in [0, 1)")
         check(

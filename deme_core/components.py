@@ -1,0 +1,146 @@
+"""The frozen parts of a text-to-image pipeline: VAE, tokenizer and text encoder. They are read, never trained here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deme_core.errors import InputError
+from deme_core.tensors import weights_hash
+
+Condition = Mapping[str, torch.Tensor]  # keyword arguments of the denoiser, a row an image; none for a plain one
+PIXELS = 2**21  # pixels that the VAE takes at once; fixed, since float results depend on the batch in the last bits
+TEXTS = 64  # texts that the text encoder takes at once, fixed for the same reason
+LOCAL: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+FROZEN = {"vae": "config.json", "text_encoder": "config.json", "tokenizer": "tokenizer_config.json"}
+CLASSES = {"vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",), "tokenizer": ("CLIPTokenizer",)}
+NEEDS: dict[str, tuple[str, ...]] = {"UNet2DConditionModel": tuple(FROZEN)}  # of a denoiser, by its class
+
+
+def check_components(pipeline: Path, index: Mapping[str, Any], denoiser: str) -> None:
+    """Refuse a pipeline that lacks a part which its denoiser needs, or names one of an unknown class.
+
+    Args:
+        index: its model_index.json.
+        denoiser: the class of its denoiser.
+    """
+    if second := [name for name in index if name.startswith("text_encoder_") and (index[name] or [None])[-1]]:
+        raise InputError(
+            f"{pipeline}: has a {second[0]}; read are pipelines with one text encoder, as Stable Diffusion 1"
+        )
+    for name in NEEDS.get(denoiser, ()):
+        if not (index.get(name) or [None])[-1] or not (pipeline / name / FROZEN[name]).is_file():
+            raise InputError(
+                f"{pipeline}: a text-to-image pipeline needs {', '.join(FROZEN)}, and '{name}' is missing"
+                f" ({name}/{FROZEN[name]}, named in model_index.json); fetch the whole pipeline"
+            )
+        if (cls := index[name][-1].removesuffix("Fast")) not in CLASSES[name]:
+            raise InputError(f"{pipeline}: {name} is a {cls}; read is {', '.join(CLASSES[name])}")
+        if name != "tokenizer" and not any((pipeline / name).glob("*.safetensors")):
+            raise InputError(f"{pipeline / name}: holds no safetensors weights; fetch or convert them, too")
+
+
+def is_text_to_image(pipeline: Path) -> bool:
+    """Whether a verified pipeline has the parts that turn text into a condition, and latents into pixels."""
+    return (pipeline / "text_encoder").is_dir()
+
+
+class Autoencoder:
+    """The VAE: images <-> latents, scaled as the denoiser sees them."""
+
+    def __init__(self, pipeline: Path, device: torch.device) -> None:
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        self.vae: Any = AutoencoderKL.from_pretrained(pipeline / "vae", torch_dtype=torch.float32, **LOCAL)
+        self.vae = self.vae.to(device).eval().requires_grad_(False)
+        self.device, self.config = device, self.vae.config
+        self.factor = 2 ** (len(self.config.block_out_channels) - 1)  # pixels a latent, along a side
+
+    @torch.inference_mode()
+    def moments(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the scaled latents. float [n, C, H, W] in [-1, 1] -> twice [n, c, h, w]."""
+        if not len(x):
+            none = torch.empty(0, self.config.latent_channels, x.shape[2] // self.factor, x.shape[3] // self.factor)
+            return none, none
+        found = [self.vae.encode(part.to(self.device)).latent_dist for part in x.split(self._batch(x, 1))]
+        mean, std = (torch.cat([getattr(d, name) for d in found]).cpu() for name in ("mean", "std"))
+        return mean * self.config.scaling_factor, std * self.config.scaling_factor
+
+    @torch.inference_mode()
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Images in [-1, 1] of scaled latents. float [n, c, h, w] -> float [n, C, H, W]."""
+        parts = (z.to(self.device, torch.float32) / self.config.scaling_factor).split(self._batch(z, self.factor))
+        return torch.cat([self.vae.decode(part).sample for part in parts])
+
+    @staticmethod
+    def _batch(x: torch.Tensor, factor: int) -> int:
+        return max(1, PIXELS // (x.shape[-1] * x.shape[-2] * factor**2))
+
+
+class TextEncoder:
+    """Tokenizer and text encoder: texts -> the condition of the denoiser."""
+
+    def __init__(self, pipeline: Path, device: torch.device) -> None:
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        self.tokenizer: Any = CLIPTokenizer.from_pretrained(pipeline / "tokenizer", local_files_only=True)
+        model: Any = CLIPTextModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32, **LOCAL)
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.device = device
+        self.tokens = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
+
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """The texts that have more tokens than the encoder takes; they are cut after these, as CLIP does."""
+        return [text for text in texts if len(self.tokenizer(text, verbose=False).input_ids) > self.tokens]
+
+    def say_too_long(self, texts: Sequence[str]) -> None:
+        """Print how many of the texts are cut, and the first of them."""
+        if cut := self.too_long(texts):
+            print(
+                f"{len(cut)} of {len(texts)} texts are longer than the {self.tokens} tokens that the text encoder"
+                f" takes, and are cut after them, as CLIP does; the first is {cut[0][:80]!r}"
+            )
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """Their last hidden states, float32 [n, tokens, width] on the device, as StableDiffusionPipeline gives them."""
+        states = []
+        for start in range(0, len(texts), TEXTS):
+            part = list(texts[start : start + TEXTS])
+            padded = part + [""] * (TEXTS - len(part))
+            tokens = self.tokenizer(
+                padded, padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt"
+            )
+            mask = tokens.attention_mask.to(self.device) if self._masks() else None
+            hidden = self.model(tokens.input_ids.to(self.device), attention_mask=mask).last_hidden_state
+            states.append(hidden[: len(part)])
+        return torch.cat(states)
+
+    def _masks(self) -> bool:
+        return bool(getattr(self.model.config, "use_attention_mask", False))
+
+
+def frozen_hashes(pipeline: Path) -> dict[str, list[str]]:
+    """Component -> the hashes of its weights; none for an unconditional pipeline."""
+    names = ("vae", "text_encoder") if is_text_to_image(pipeline) else ()
+    return {name: [weights_hash(file) for file in sorted((pipeline / name).glob("*.safetensors"))] for name in names}
+
+
+def pixel_shape(pipeline: Path, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """(C, H, W) of the images that x_0 of this shape stands for."""
+    if not is_text_to_image(pipeline):
+        return shape
+    config = json.loads((pipeline / "vae" / "config.json").read_text())
+    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    return config["out_channels"], shape[1] * factor, shape[2] * factor
+
+
+def blank_condition(pipeline: Path, n: int, device: torch.device) -> Condition:
+    """A condition of zeros in the shape that the pipeline's denoiser takes; none for an unconditional one."""
+    if not is_text_to_image(pipeline):
+        return {}
+    config = json.loads((pipeline / "text_encoder" / "config.json").read_text())
+    shape = (n, config["max_position_embeddings"], config["hidden_size"])
+    return {"encoder_hidden_states": torch.zeros(shape, device=device)}

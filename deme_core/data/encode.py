@@ -1,0 +1,161 @@
+"""Images and captions -> what a denoiser is trained on, once: VAE and text encoder run here, and never again.
+
+A pipeline without these parts is trained on the pixels themselves. Latents and embeddings are kept in half precision:
+their error, 2⁻¹¹ of a value, is far below that of the VAE.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from deme_core.checkpoints import denoiser_dir
+from deme_core.components import Autoencoder, TextEncoder, frozen_hashes, is_text_to_image
+from deme_core.data.images import PARTS, Images, load_part, pixels_hash, to_model
+from deme_core.errors import InputError
+from deme_core.tensor_files import Tensors
+from deme_core.tensors import nbytes, stream_pieces, write_tensors
+from deme_core.work import ROOT, only_one, work_dir
+
+KEPT = torch.float16
+CHUNK = 1000  # images or captions a file of unfinished work
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeParams:
+    """Section `encode`, of text-to-image models."""
+
+    flips: bool
+    """Also encode each image mirrored, as finetune_range.horizontal_flip needs it: twice the time and disk."""
+
+
+def encode_parts(pipeline: Path, data: Path, params: EncodeParams, out: Path, checkpoints: Path = ROOT) -> None:
+    """Write the examples of each part of the data set to `out`, for `deme_core.data.examples.load_examples`.
+
+    What was encoded before an interruption is not encoded again.
+
+    Raises:
+        InputError: the images have no captions, or another size or number of channels than the pipeline's.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if not is_text_to_image(pipeline):
+        for part in PARTS:
+            link_or_copy(data / f"{part}.safetensors", out / f"{part}.safetensors")
+        return
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    vae, text = Autoencoder(pipeline, device), TextEncoder(pipeline, device)
+    frozen = frozen_hashes(pipeline)
+    config = json.loads((denoiser_dir(pipeline) / "config.json").read_text())
+    parts = {part: load_part(data, part) for part in PARTS}
+    for images in parts.values():
+        _check(images, vae, config["sample_size"], pipeline)
+    megabytes = _size(parts, vae, text, params) / 1e6
+    print(f"encoding {sum(map(len, parts.values())):,} images; this will take {megabytes:,.1f} MB on disk")
+    for part, images in parts.items():
+        identity = {"data": pixels_hash(images.pixels), "captions": images.captions, "flips": params.flips} | frozen
+        work = work_dir("encode", identity, checkpoints)
+        with only_one(work):
+            _encode(images, vae, text, params, work, out / f"{part}.safetensors")
+            shutil.rmtree(work)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name, since a data set may be large; a copy where the file system has no links."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _encode(images: Images, vae: Autoencoder, text: TextEncoder, params: EncodeParams, work: Path, out: Path) -> None:
+    captions = [caption for own in images.captions or () for caption in own]
+    distinct = ["", *sorted(set(captions) - {""})]
+    text.say_too_long(distinct)
+
+    def latents(part: slice) -> dict[str, torch.Tensor]:
+        x = to_model(images.pixels[part])
+        named = dict(zip(("mean", "std"), vae.moments(x), strict=True))
+        if params.flips:
+            named |= zip(("mean_flipped", "std_flipped"), vae.moments(x.flip(-1)), strict=True)
+        return named
+
+    def embeddings(part: slice) -> dict[str, torch.Tensor]:
+        return {"embeddings": text(distinct[part])}
+
+    row = {caption: k for k, caption in enumerate(distinct)}
+    counts = [len(own) for own in images.captions or ()]
+    small = {
+        "captions": torch.tensor([row[caption] for caption in captions], dtype=torch.int64),
+        "first": torch.tensor([0, *counts], dtype=torch.int64).cumsum(0),
+    }
+    write_tensors(work / "captions.safetensors", small)
+    files = [
+        *_chunks(work, "latents", len(images), latents),
+        *_chunks(work, "embeddings", len(distinct), embeddings),
+        work / "captions.safetensors",
+    ]
+    _join(files, out)
+
+
+def _chunks(work: Path, name: str, count: int, encode: Callable[[slice], dict[str, torch.Tensor]]) -> list[Path]:
+    """Encode `count` things, CHUNK a file, leaving out the files that are there; at least one, which may be empty."""
+    starts = range(0, max(count, 1), CHUNK)
+    files = [work / f"{name}-{start:09d}.safetensors" for start in starts]
+    for start, file in zip(tqdm(starts, desc=name, unit="chunk"), files, strict=True):
+        if not file.is_file():
+            chunk = encode(slice(start, start + CHUNK))
+            write_tensors(file, {key: value.cpu().to(KEPT) for key, value in chunk.items()})
+    return files
+
+
+def _join(files: Sequence[Path], out: Path) -> None:
+    """Write the tensors of some files as one file, those of one name one after the other."""
+    opened = [Tensors(file) for file in files]
+    layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    for tensors in opened:
+        for key, (dtype, shape) in tensors.layout.items():
+            before = layout[key][1][0] if key in layout else 0
+            layout[key] = dtype, (before + shape[0], *shape[1:])
+
+    def pieces(key: str) -> Iterator[torch.Tensor]:
+        yield from (tensors.get_tensor(key) for tensors in opened if key in tensors.layout)
+
+    stream_pieces(out, layout, pieces)
+    for tensors in opened:
+        tensors.close()
+
+
+def _check(images: Images, vae: Autoencoder, sample_size: int, pipeline: Path) -> None:
+    if images.captions is None:
+        raise InputError(
+            f"images without captions: {pipeline} is a text-to-image pipeline; name their column with data.captions"
+            " (of metadata.jsonl or metadata.csv beside the images: text)"
+        )
+    channels, size, expected = *images.pixels.shape[1:3], sample_size * vae.factor
+    if channels != vae.config.in_channels:
+        raise InputError(
+            f"images of {channels} channel(s): the VAE of {pipeline} takes {vae.config.in_channels}; set data.grey"
+        )
+    if size != expected:
+        raise InputError(
+            f"params: data.size = {size}: the denoiser of {pipeline} works on {sample_size}×{sample_size} latents of"
+            f" {expected}×{expected} pixels; set data.size={expected}"
+        )
+
+
+def _size(parts: dict[str, Images], vae: Autoencoder, text: TextEncoder, params: EncodeParams) -> int:
+    """Bytes of all files."""
+    total = 0
+    for images in parts.values():
+        size = images.pixels.shape[-1] // vae.factor
+        latents = (len(images), vae.config.latent_channels, size, size)
+        distinct = {caption for own in images.captions or () for caption in own}
+        embeddings = (len(distinct) + 1, text.tokens, text.model.config.hidden_size)
+        total += nbytes(KEPT, latents) * (4 if params.flips else 2) + nbytes(KEPT, embeddings)
+    return total

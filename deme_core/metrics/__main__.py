@@ -1,0 +1,50 @@
+"""Features of a folder of real images, which a prompt set's Fréchet distance is to; `--help` says how."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from deme_core.data.decode import UNREADABLE, to_square
+from deme_core.data.files import IMAGE_SUFFIXES
+from deme_core.data.images import DataParams
+from deme_core.errors import InputError
+from deme_core.metrics.feature_files import write_features
+from deme_core.metrics.features import load_extractor
+from deme_core.stage import run
+
+
+def main() -> None:
+    """Read the arguments, write the file."""
+    parser = argparse.ArgumentParser(prog="python -m deme_core.metrics", description=__doc__)
+    parser.add_argument("--images", type=Path, required=True, help="folder, such as COCO's val2014")
+    parser.add_argument("--size", type=int, required=True, help="pixels; the short side is brought to it, the rest cut")
+    parser.add_argument("--resize", default="bicubic", help="bilinear, bicubic, lanczos or box")
+    parser.add_argument("--extractor", required=True, help="folder, such as zoo/inception-clean")
+    parser.add_argument("--out", type=Path, required=True, help="safetensors file of the features")
+    args = parser.parse_args()
+    params = DataParams(source="folder", path=str(args.images), size=args.size, held_out=0.0, resize=args.resize)
+    extractor = load_extractor(args.extractor)
+    features = extractor(squares(args.images, params))
+    write_features(args.out, features, extractor, {"images": len(features), "size": args.size, "resize": args.resize})
+
+
+def squares(folder: Path, params: DataParams) -> Iterator[torch.Tensor]:
+    """The images below a folder in the order of their names, uint8 [1, 3, size, size] each, one in memory at a time.
+
+    Raises:
+        InputError: there is none, or one is unreadable.
+    """
+    files = sorted(str(file) for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise InputError(f"{folder}: no image found; give the folder of the real images")
+    for k, file in enumerate(files):
+        try:
+            yield torch.from_numpy(to_square(Path(file).read_bytes(), params, k).copy())[None]
+        except UNREADABLE as error:
+            raise InputError(f"{file}: not a readable image ({error}); remove it, or fetch it again") from None
+
+
+if __name__ == "__main__":
+    run(main)

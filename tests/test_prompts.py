@@ -1,0 +1,161 @@
+"""Prompt sets, read from a few lines of each format."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import REPOSITORY
+
+from deme_core.data.digit_captions import PLAIN, WORDS
+from deme_core.data.images import Images, save_part
+from deme_core.errors import InputError
+from deme_core.prompts.settings import PromptParams, Prompts
+from deme_core.prompts.table import SOURCES, load_prompts, prompt_params
+
+COCO = {
+    "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 42, "file_name": "b.jpg"}, {"id": 139, "file_name": "c.jpg"}],
+    "annotations": [
+        {"image_id": 42, "id": 5, "caption": "A late caption."},
+        {"image_id": 42, "id": 3, "caption": "Two dogs\n on a  sofa. "},
+        {"image_id": 7, "id": 9, "caption": "A bus."},
+        {"image_id": 139, "id": 1, "caption": ""},
+    ],
+}
+PARTI = (
+    "Prompt\tCategory\tChallenge\tNote\n"
+    '"Stop" in red letters\tIllustrations\tBasic\t\n'
+    'a sign that says "go"\tArtifacts\tComplex\tletters\n'
+    "\n"
+)
+
+
+def written(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def texts(source: str, path: str, **changes: Any) -> tuple[str, ...]:
+    return load_prompts("mine", PromptParams(source=source, path=path, **changes)).texts
+
+
+def test_coco_gives_the_first_caption_of_each_image(tmp_path: Path) -> None:
+    path = written(tmp_path / "captions.json", json.dumps(COCO))
+    assert set(texts("coco", path)) == {"Two dogs on a sofa.", "A bus."}
+
+
+def test_the_choice_of_captions_is_fixed_and_a_longer_one_begins_with_it(tmp_path: Path) -> None:
+    rows = [{"image_id": k, "id": k, "caption": f"caption {k}"} for k in range(50)]
+    whole = texts("coco", written(tmp_path / "a.json", json.dumps({"annotations": rows})))
+    turned = written(tmp_path / "b.json", json.dumps({"annotations": rows[::-1]}))
+    assert texts("coco", turned, count=20) == whole[:20]
+    assert whole[:4] == ("caption 39", "caption 49", "caption 9", "caption 46")
+    assert len(set(whole)) == 50
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"0": ["n01440764", "tench"], "1": ["n01443537", "great_white_shark"]}',
+        '{"1": "great_white_shark", "0": "tench"}',
+    ],
+)
+def test_class_names_of_a_class_index(tmp_path: Path, content: str) -> None:
+    assert texts("imagenet", written(tmp_path / "index.json", content)) == ("tench", "great white shark")
+
+
+def test_class_names_of_a_text_file(tmp_path: Path) -> None:
+    path = written(tmp_path / "names.txt", "n01440764 tench, Tinca tinca\n\nnine-banded armadillo\n")
+    assert texts("imagenet", path, template="a photo of a {}") == (
+        "a photo of a tench", "a photo of a nine-banded armadillo",
+    )  # fmt: skip
+
+
+def test_parti_prompts_keep_their_quotation_marks(tmp_path: Path) -> None:
+    path = written(tmp_path / "parti.tsv", PARTI)
+    assert texts("parti", path) == ('"Stop" in red letters', 'a sign that says "go"')
+
+
+def test_a_file_has_a_prompt_a_line(tmp_path: Path) -> None:
+    path = written(tmp_path / "mine.txt", "\ufeffa {braced} cat \n\n  ein Hündchen\n")
+    assert texts("file", path) == ("a {braced} cat", "ein Hündchen")
+
+
+def test_held_out_captions_are_one_an_image(tmp_path: Path) -> None:
+    pixels, labels = torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)
+    save_part(tmp_path, "heldout", Images(pixels, labels, (("a", "b"), ("c", "d"), ("e",))))
+    assert texts("heldout", str(tmp_path)) == ("a", "d", "e")
+    save_part(tmp_path, "heldout", Images(pixels, labels))
+    with pytest.raises(InputError, match="its held-out images have no captions; choose a data set that has"):
+        texts("heldout", str(tmp_path))
+    with pytest.raises(InputError, match="no held-out images; give the output of the stage data"):
+        texts("heldout", str(tmp_path / "nothing"))
+
+
+def test_images_take_the_prompts_in_turn() -> None:
+    prompts = Prompts("mine", ("a", "b", "c"), each=2)
+    assert prompts.images == 6
+    assert prompts.of_images(0, 6) == list("abcabc")
+    assert prompts.of_images(2, 3) == prompts.of_images(0, 5)[2:] == list("cab")
+
+
+@pytest.mark.parametrize("source", [source for source in SOURCES if source != "heldout"])
+def test_a_file_that_is_missing_empty_or_no_text_is_one_clear_line(tmp_path: Path, source: str) -> None:
+    for content, rule in ((None, "no such file"), (b" \n", "the file is empty"), (b"\xff\xfe\x00", "not a text file")):
+        path = tmp_path / f"{source}.json"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"{source}\.json: {rule}.* are expected there: \S+") as error:
+            texts(source, str(path))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "message"),
+    [
+        ("coco", "[1, 2]", "not a captions JSON of COCO"),
+        ("coco", "Prompt\tCategory", "not a captions JSON of COCO"),
+        ("coco", '{"annotations": [{"caption": "a"}]}', "KeyError: 'image_id'.*cocodataset"),
+        ("coco", '{"annotations": []}', "holds no prompt"),
+        ("imagenet", '{"0": "a", "2": "b"}', "not a class-index JSON .*keys are not 0, 1"),
+        ("imagenet", "no json", "not a class-index JSON"),
+        ("imagenet", '{"0": []}', "not a class-index JSON"),
+        ("parti", "a prompt\nanother", "no column 'Prompt' in its first line, which names a prompt; .*google-research"),
+        ("parti", "Prompt\tCategory\nx", "line 2 has 1 cells, the first line 2"),
+    ],
+)
+def test_another_format_is_one_clear_line(tmp_path: Path, source: str, content: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        texts(source, written(tmp_path / "x.json", content))
+    assert "\n" not in str(error.value)
+
+
+def test_what_params_cannot_mean_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "mine.txt", "a\nb\n")
+    with pytest.raises(InputError, match=r"prompts\.mine\.source = 'cocoa': known are coco, imagenet, parti, file"):
+        texts("cocoa", path)
+    with pytest.raises(InputError, match=r"prompts\.mine\.count = 3: .*mine\.txt holds 2 prompts; lower it"):
+        texts("file", path, count=3)
+    for key, value in (("count", 0), ("each", 0), ("template", "a photo"), ("template", "{} {}"), ("template", "{0}")):
+        with pytest.raises(InputError, match=rf"prompts\.{key} = "):
+            texts("file", path, **{key: value})
+
+
+def test_the_section_names_the_sets() -> None:
+    sets = prompt_params({"prompts": {"mine": {"source": "file", "path": "x", "each": 2}}})
+    assert sets == {"mine": PromptParams(source="file", path="x", each=2)}
+    assert prompt_params({}) == {}
+    with pytest.raises(InputError, match=r"unknown key prompts\.mine\.paths"):
+        prompt_params({"prompts": {"mine": {"source": "file", "paths": "x"}}})
+    with pytest.raises(InputError, match="prompts = 'x': must map"):
+        prompt_params({"prompts": "x"})
+
+
+def test_the_digits_have_their_own_sets() -> None:
+    assert texts("file", str(REPOSITORY / "prompts" / "digits-classes.txt")) == WORDS
+    free = texts("file", str(REPOSITORY / "prompts" / "digits-free.txt"))
+    trained = {template.format(word=word, digit=k) for k, word in enumerate(WORDS) for template in PLAIN}
+    assert not trained & set(free)
+    for label, word in enumerate(WORDS):
+        assert sum(bool({word, str(label)} & set(text.replace(",", "").split())) for text in free) == 2, word

@@ -1,0 +1,268 @@
+"""A text-to-image pipeline through every stage that unconditional models pass, in one process, on random weights."""
+
+import csv
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY as ROOT
+from conftest import N, files_of, never, training_params
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from text_to_image import SIZE, UNET, write_stable_diffusion
+
+from deme_core import components
+from deme_core.checkpoints import WEIGHTS, load_denoiser, load_noise_schedule, verify_pipeline
+from deme_core.data.examples import load_examples
+from deme_core.errors import InputError
+from deme_core.hub_layouts import import_pipeline, local_pipeline
+from deme_core.projection import fold_projections, insert_projections
+from deme_core.sampling.archive import read_images, read_protocol
+from deme_core.tensors import read_tensors
+from deme_core.training.loop import train
+
+FROZEN = ("feature_extractor", "safety_checker", "scheduler", "text_encoder", "tokenizer", "vae")
+CHANGES: dict[str, dict[str, Any]] = {
+    "data": {"source": "digits_t2i", "size": SIZE, "held_out": 0.02},
+    "finetune_range": {"iterations": 4, "batch_size": 8, "log_every": 2, "checkpoint_every": 4, "caption_dropout": 0.5},
+    "merge_search": {
+        "method": "grid", "objective": "loss", "budget": 100, "images": 20, "values": [0.0, 0.5], "finalists": 1,
+        "final_images": 40, "final_blocks": 2,
+    },
+    "sampler": {"kind": "pndm", "steps": 2, "block": 4, "guidance": 3.0},
+    "sample": {"images": 6, "prompts": "captions"},
+    "evaluate": {"blocks": 2},
+    "loss_matrix": {"draws": 1},
+    "prompts": {
+        "captions": {"source": "heldout", "path": "data/images"},
+        "two": {"source": "heldout", "path": "data/images", "count": 2, "each": 3, "template": "{} again"},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As the hub has it, pickles included; not to be written to."""
+    return write_stable_diffusion(tmp_path_factory.mktemp("hub") / "sd")
+
+
+@pytest.fixture
+def pipeline(hub: Path, tmp_path: Path) -> Path:
+    """As the stage pretrain_load leaves it; may be written to."""
+    import_pipeline(hub, tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+def stage(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a stage's script here."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    runpy.run_path(str(ROOT / "stages" / f"{name}.py"), run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def project(hub: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage but those of features and report has run."""
+    folder = tmp_path_factory.mktemp("project")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"N": N}
+    params["pretrain_load"]["source"], params["reference"]["extractor"] = str(hub), str(extractor_dir)
+    for name, own in CHANGES.items():
+        params[name] |= own
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    base = ["--pretrained", "models/pretrained"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+
+        def run(name: str, *arguments: object) -> None:
+            stage(name, *arguments, monkeypatch=patch)
+
+        run("data", "--out", "data/images")
+        run("reference", "--data", "data/images", "--out", "data/reference")
+        run("pretrain_load", "--data", "data/images", "--out", "models/pretrained")
+        run("prompts", "--out", "data/prompts.json")
+        run("encode", "--data", "data/images", *base, "--out", "data/examples")
+        with pytest.MonkeyPatch.context() as frozen:  # from here to the sampling, no VAE and no text encoder runs
+            frozen.setattr(components.Autoencoder, "__init__", never)
+            frozen.setattr(components.TextEncoder, "__init__", never)
+            for i in range(1, N + 1):
+                expert, vector = f"models/ensemble/{i}", f"models/vectors/{i}.safetensors"
+                more = ["--out", expert, "--curve", f"models/curves/{i}.csv"]
+                run("finetune_range", "--range", i, *base, "--examples", "data/examples", *more)
+                run("task_vector", *base, "--expert", expert, "--out", vector)
+            run("merge", *base, "--vectors", "models/vectors", "--out", "models/merged")
+            more = ["--merged", "models/merged", "--out", "loss_matrix.csv"]
+            run("loss_matrix", "--examples", "data/examples", *base, "--experts", "models/ensemble", *more)
+        given = [*base, "--vectors", "models/vectors", "--reference", "data/reference", "--data", "data/images"]
+        run("merge_search", *given, "--examples", "data/examples", "--out", "search")
+        for model in ("pretrained", "merged", "ensemble"):
+            given = ["--model", f"models/{model}", *base, "--prompts", "data/prompts.json"]
+            run("sample", *given, "--out", f"samples/{model}")
+        given = ["--model", "models/merged", *base, "--prompts", "data/prompts.json"]
+        run("sample", *given, "--set", "two", "--out", "samples/two")
+    return folder
+
+
+# The pipeline on disk
+
+
+def test_the_layout_of_the_hub_is_read_without_its_pickles(hub: Path, pipeline: Path) -> None:
+    verify_pipeline(pipeline)
+    found, original = files_of(pipeline), files_of(hub)
+    assert found == {name: sha for name, sha in original.items() if not name.endswith((".bin", ".md"))}
+
+
+@pytest.mark.parametrize("part", ["vae", "tokenizer", "text_encoder"])
+def test_a_pipeline_without_a_part_is_refused(pipeline: Path, part: str) -> None:
+    shutil.rmtree(pipeline / part)
+    with pytest.raises(InputError, match=f"'{part}' is missing") as error:
+        verify_pipeline(pipeline)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_part_is_seen_before_anything_is_copied(hub: Path, tmp_path: Path) -> None:
+    shutil.copytree(hub, tmp_path / "sd")
+    shutil.rmtree(tmp_path / "sd" / "vae")
+    for call in (
+        lambda: import_pipeline(tmp_path / "sd", tmp_path / "out"),
+        lambda: local_pipeline(str(tmp_path / "sd")),
+    ):
+        with pytest.raises(InputError, match="'vae' is missing"):
+            call()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_text_encoder_is_refused(pipeline: Path) -> None:
+    index = json.loads((pipeline / "model_index.json").read_text())
+    index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
+    (pipeline / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="has a text_encoder_2; read are pipelines with one text encoder"):
+        verify_pipeline(pipeline)
+
+
+def test_a_part_that_the_index_does_not_name_is_missing(pipeline: Path) -> None:
+    index = json.loads((pipeline / "model_index.json").read_text())
+    for nothing in ({"vae": [None, None]}, {}):
+        changed = {key: value for key, value in index.items() if key != "vae"} | nothing
+        (pipeline / "model_index.json").write_text(json.dumps(changed))
+        with pytest.raises(InputError, match="'vae' is missing"):
+            verify_pipeline(pipeline)
+
+
+def test_a_part_of_an_unknown_class_or_without_weights_is_refused(pipeline: Path) -> None:
+    text = (pipeline / "model_index.json").read_text()
+    (pipeline / "model_index.json").write_text(text.replace("AutoencoderKL", "VQModel"))
+    with pytest.raises(InputError, match="vae is a VQModel; read is AutoencoderKL"):
+        verify_pipeline(pipeline)
+    (pipeline / "model_index.json").write_text(text)
+    (pipeline / "text_encoder" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="text_encoder: holds no safetensors weights"):
+        verify_pipeline(pipeline)
+
+
+def test_the_merged_pipeline_keeps_every_other_component_byte_for_byte(hub: Path, project: Path) -> None:
+    merged, original = files_of(project / "models" / "merged"), files_of(hub)
+    own = {name for name in merged if name.startswith("unet/")} | {"README.md", "merge.json"}
+    assert merged.keys() - own == {name for name in original if not name.endswith(".bin")} - own
+    assert all(merged[name] == original[name] for name in merged.keys() - own)
+    assert {name.split("/")[0] for name in merged.keys() - own} == {*FROZEN, "model_index.json"}
+
+
+def test_stock_diffusers_loads_the_merged_pipeline_with_its_safety_checker(project: Path) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(project / "models" / "merged")
+    assert isinstance(pipeline, StableDiffusionPipeline)
+    assert pipeline.safety_checker is not None
+    theirs = pipeline.unet.state_dict()
+    ours = load_denoiser(project / "models" / "merged" / "unet").state_dict()
+    assert all(torch.equal(theirs[key], ours[key]) for key in ours)
+
+
+# Training and merging
+
+
+def test_the_merge_is_theta_and_its_vectors(project: Path) -> None:
+    models = project / "models"
+    theta, merged = (read_tensors(models / name / "unet" / WEIGHTS) for name in ("pretrained", "merged"))
+    taus = [read_tensors(models / "vectors" / f"{i}.safetensors") for i in range(1, N + 1)]
+    for key in theta:
+        assert torch.allclose(merged[key], theta[key] + sum(tau[key] for tau in taus) / N, atol=1e-6), key
+    assert all(bool(tau[key].any()) for tau in taus for key in tau if "attn2.to_k" in key or "conv" in key)
+
+
+def test_every_range_has_a_curve_and_a_loss(project: Path) -> None:
+    for i in range(1, N + 1):
+        with (project / "models" / "curves" / f"{i}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["step"] for row in rows] == ["2", "4"]
+        assert all(float(row["denoising"]) > 0 for row in rows)
+        assert float(rows[-1]["consistency"]) > 0
+    with (project / "loss_matrix.csv").open() as file:
+        matrix = list(csv.DictReader(file))
+    assert [row["model"] for row in matrix] == ["pretrained", "expert 1", "expert 2", "merged"]
+    assert all(float(value) > 0 for row in matrix for key, value in row.items() if key != "model")
+
+
+def test_the_search_finds_weights(project: Path) -> None:
+    result = json.loads((project / "search" / "result.json").read_text())
+    assert len(result["weights"]) == N
+    assert result["objective"] == "loss"
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_memory_params_change_nothing_but_memory(
+    project: Path, hub: Path, tmp_path: Path, prediction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = load_noise_schedule(hub)
+    schedule.register_to_config(prediction_type=prediction)
+    examples, weights = load_examples(project / "data" / "examples", "train"), []
+    plain = {"iterations": 2, "log_every": 1, "checkpoint_every": 2, "consistency": 0.0, "projection": "none"}
+    for name, own in (("a", {}), ("b", {"gradient_checkpointing": True, "ema_offload": True})):
+        student = load_denoiser(hub / "unet")
+        train(
+            student, schedule, examples, training_params(**plain | own), own=(0, 1000), p=0.0, seed=0, label="x",
+            state=tmp_path / name,
+        )  # fmt: skip
+        weights.append(student.state_dict())
+    first, second = weights
+    assert all(torch.allclose(first[key], second[key], atol=1e-5) for key in first)
+
+
+def test_the_projection_has_one_site_a_block_and_folds_everywhere() -> None:
+    model = UNet2DConditionModel(**UNET | {"cross_attention_dim": 8}).eval()
+    sites = insert_projections(model, "foldable")
+    blocks = len(UNET["down_block_types"]) + 1 + len(UNET["up_block_types"])
+    assert len(sites) == blocks == 9
+    assert {tuple(site.split(".")[:2]) for site in sites if not site.startswith("mid")} == {
+        (kind, str(i)) for kind in ("down_blocks", "up_blocks") for i in range(4)
+    }
+    assert not any("attentions" in site for site in sites)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([3, 700]), torch.randn(2, 5, 8)
+    with torch.inference_mode():
+        for site in sites:
+            weight = model.get_submodule(site).weight
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+        before = model(inputs[0], inputs[1], encoder_hidden_states=inputs[2]).sample
+        assert fold_projections(model) == []
+        after = model(inputs[0], inputs[1], encoder_hidden_states=inputs[2]).sample
+    assert torch.allclose(before, after, atol=1e-5)
+    assert model.state_dict().keys() == UNet2DConditionModel(**UNET).state_dict().keys()
+
+
+# Samples
+
+
+def test_samples_are_images_of_the_prompts(project: Path) -> None:
+    prompts = json.loads((project / "data" / "prompts.json").read_text())["captions"]["texts"]
+    for model in ("pretrained", "merged", "ensemble"):
+        pixels = torch.cat(list(read_images(project / "samples" / model, 6)))
+        assert (pixels.dtype, pixels.shape) == (torch.uint8, (6, 1, SIZE, SIZE))
+        protocol = read_protocol(project / "samples" / model)
+        assert protocol["sampler"]["guidance"] == 3.0
+        assert protocol["prompts"] == len(prompts) == 36
+        assert protocol["macs_per_step"] > 0
+    assert (protocol := read_protocol(project / "samples" / "two"))["images"] == 2 * 3
+    assert protocol["prompts"] == 2

@@ -15,12 +15,15 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="a pipeline, or the folder of the experts")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--prompts", type=Path, required=True, help="output of the stage prompts")
+    parser.add_argument("--set", help="a prompt set, all of it; else the images that the section sample asks for")
     parser.add_argument("--out", type=Path, required=True, help="folder of the archives")
     args = parser.parse_args()
     params = read()
     sampler, sample = section(params, "sampler", SamplerParams), section(params, "sample", SampleParams)
-    prompts = read_prompts(args.prompts, sample.prompts).texts if sample.prompts else ()
-    sample_model(args.model, args.pretrained, sampler, sample.images, args.out, prompts)
+    name = args.set or sample.prompts
+    prompts = read_prompts(args.prompts, name) if name else None
+    images = prompts.images if prompts and args.set else sample.images
+    sample_model(args.model, args.pretrained, sampler, images, args.out, prompts.texts if prompts else ())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ pretrained model:
 A finetuned rival stands in the tables as trained, and as `name+scale` with the scale of its task vector searched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from deme_core.errors import InputError
@@ -28,7 +28,7 @@ NONNEGATIVE = "merged_nonnegative"
 OWN = ("pretrained", *DEME, NONNEGATIVE)  # no rivals
 
 
-def dag(N: int, rivals: Sequence[str]) -> dict[str, Any]:
+def dag(N: int, rivals: Sequence[str], prompts: Sequence[str] = ()) -> dict[str, Any]:
     """The section `dag`.
 
     Returns:
@@ -37,6 +37,8 @@ def dag(N: int, rivals: Sequence[str]) -> dict[str, Any]:
         finetunes: every rival that is trained -> what its training waits for beside data and base.
         searches: every model that a search beside DeMe's makes -> the vectors that it combines, and its kind (a row of
             `deme_core.merging.search.KINDS`).
+        prompted: every model on every prompt set (`prompts` names them), MODEL+SET -> both, and the model's path.
+        prompt_reports: what shows them -> its folder; none without prompt sets.
 
     Raises:
         InputError: a rival is unknown or named twice.
@@ -58,18 +60,20 @@ def dag(N: int, rivals: Sequence[str]) -> dict[str, Any]:
     searches |= {f"{r}+scale": {"kind": "scale", "vectors": f"models/n{N}/rivals/{r}"} for r in finetunes}
     if SOUP_GREEDY in rivals:
         searches[SOUP_GREEDY] = {"kind": "greedy", "vectors": f"models/n{N}/vectors"}
-    models = dict.fromkeys([*own, *finetunes, *searches])
+    models = {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in [*own, *finetunes, *searches]}
     return {
         "ranges": list(range(1, N + 1)),
-        "models": {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in models},
+        "models": models,
         "finetunes": finetunes,
         "searches": searches,
+        "prompted": {f"{m}+{s}": {"model": m, "path": path, "set": s} for s in prompts for m, path in models.items()},
+        "prompt_reports": {"table2": "reports/prompts"} if prompts else {},
     }
 
 
-def check_dag(section: Any, N: int, rivals: Sequence[str]) -> None:
+def check_dag(section: Any, N: int, rivals: Sequence[str], prompts: Iterable[str] = ()) -> None:
     """Refuse a section that belongs to other params: dvc.yaml would make stages of it."""
-    if section != dag(N, rivals):
+    if section != dag(N, rivals, list(prompts)):
         raise InputError(
             f"params: dag is not that of N = {N}, rivals = {list(rivals)}; it is derived: set these with"
             " `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"

@@ -9,9 +9,10 @@ from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
 from deme_core.hub_layouts import local_pipeline, source_schedule
 from deme_core.merging.methods import MergeParams, check_blocks
-from deme_core.merging.search import KINDS, check_search
+from deme_core.merging.search import check_search
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.calibration import CalibrateParams
+from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams, check_samples
 from deme_core.metrics.features import FeatureParams
 from deme_core.params import check, read, section
@@ -27,7 +28,7 @@ SECTIONS = {
     "data": DataParams, "reference": FeatureParams, "pretrain_load": PretrainParams, "finetune_range": TrainingParams,
     "finetune_rival": RivalParams, "merge_search": SearchParams, "merge": MergeParams, "sampler": SamplerParams,
     "sample": SampleParams, "evaluate": EvaluateParams, "calibrate": CalibrateParams, "loss_matrix": LossMatrixParams,
-    "encode": EncodeParams,
+    "encode": EncodeParams, "clip_score": ClipScoreParams,
 }  # fmt: skip
 
 
@@ -40,15 +41,13 @@ def main() -> None:
     for key in params:
         check(key in known, key, "…", f"unknown key; valid keys are {', '.join(known)}")
     top = run_params(params)
-    check_dag(params.get("dag"), top.N, top.rivals)
+    check_dag(params.get("dag"), top.N, top.rivals, sets := prompt_params(params))
     parsed = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
     check((data := parsed["data"].source) in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
-    check_search(top.N, parsed["merge_search"])
-    for search in params["dag"]["searches"].values():
-        KINDS[search["kind"]](parsed["merge_search"], top.N)
+    check_search(top.N, parsed["merge_search"], [search["kind"] for search in params["dag"]["searches"].values()])
     check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)
     pipeline = local_pipeline(parsed["pretrain_load"].source)
-    check_prompts(parsed["sample"].prompts, prompt_params(params), parsed["sampler"].guidance, pipeline)
+    check_prompts(parsed["sample"].prompts, sets, parsed["sampler"].guidance, pipeline)
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks)
     if pipeline is not None:
         check_schedule(source_schedule(pipeline), top, parsed["finetune_rival"], parsed["sampler"].steps)

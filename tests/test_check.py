@@ -18,10 +18,11 @@ from deme_core.dag import dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
 from deme_core.merging.settings import SearchParams
+from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import EXTRACTORS, FeatureParams
 from deme_core.params import read
 from deme_core.prompts.settings import PromptParams
-from deme_core.report.artefacts import DATA, WEIGHTS, Artefact, artefacts, model_folder
+from deme_core.report.artefacts import DATA, WEIGHTS, Artefact, artefacts, measure_artefacts, model_folder
 from deme_core.report.check import amount, check
 from deme_core.report.costs import Counts, measure
 from deme_core.sampling.settings import SampleParams
@@ -140,6 +141,26 @@ def test_a_file_of_statistics_is_an_artefact(tmp_path: Path, extractor_dir: Path
 
 
 # Costs
+
+
+def test_prompt_sets_need_real_images_and_a_clip_model(
+    tmp_path: Path, hub: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = {
+        "coco": PromptParams(source="coco", path=str(tmp_path / "captions.json"), reference=str(tmp_path / "coco.x")),
+        "own": PromptParams(source="heldout", path="data/images", reference="data/reference/heldout.safetensors"),
+    }
+    folder = ClipScoreParams(model=str(tmp_path), pretrained=None)
+    found = measure_artefacts(sets, folder)
+    assert one(found, "reference").remedy == f"python -m deme_core.metrics … --out {tmp_path / 'coco.x'}"
+    assert one(found, "CLIP").path == tmp_path
+    repository = ClipScoreParams(model="owner/clip", pretrained=None, revision="abc")
+    assert one(measure_artefacts(sets, repository), "CLIP").remedy == "hf download owner/clip --revision abc"
+    hub["owner/clip"] = tmp_path
+    assert one(measure_artefacts(sets, repository), "CLIP").path == tmp_path
+    assert measure_artefacts({}, ClipScoreParams()) == []
+    monkeypatch.setattr("deme_core.report.artefacts.find_spec", lambda _: None)
+    assert one(measure_artefacts(sets, ClipScoreParams()), "CLIP").name == "ViT-g-14/laion2b_s12b_b42k"
 
 
 def test_the_counts_are_those_of_the_stages() -> None:

@@ -20,7 +20,20 @@ def test_without_rivals_there_are_the_ranges_and_the_models_of_deme() -> None:
         },
         "finetunes": {},
         "searches": {},
+        "prompted": {},
+        "prompt_reports": {},
     }  # fmt: skip
+
+
+def test_every_model_meets_every_prompt_set() -> None:
+    section = dag(2, ["full_range"], ["coco", "parti"])
+    assert list(section["prompted"])[:2] == ["pretrained+coco", "ensemble+coco"]
+    assert section["prompted"]["full_range+scale+parti"] == {
+        "model": "full_range+scale", "path": "n2/full_range+scale", "set": "parti",
+    }  # fmt: skip
+    assert len(section["prompted"]) == 2 * len(section["models"])
+    assert section["prompt_reports"] == {"table2": "reports/prompts"}
+    check_dag(section, 2, ["full_range"], ["coco", "parti"])
 
 
 def test_the_dag_of_three_rivals_by_hand() -> None:
@@ -93,6 +106,7 @@ def test_the_dag_of_the_params_passes() -> None:
         dag(4, ["min_snr"]),
         dag(4, ["full_range"]) | {"ranges": [1, 2, 3]},
         dag(4, ["full_range"]) | {"more": 1},
+        dag(4, ["full_range"], ["coco"]),
     ],
 )
 def test_a_dag_of_other_params_is_refused_with_the_way_to_compose_it(section: object) -> None:

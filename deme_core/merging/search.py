@@ -102,8 +102,8 @@ def search(
     }
 
 
-def check_search(N: int, params: SearchParams) -> None:
-    """Refuse what cannot be searched with these params over N weights, before time is spent."""
+def check_search(N: int, params: SearchParams, kinds: Sequence[str] = ()) -> None:
+    """Refuse what cannot be searched with these params over N weights, by these kinds too, before time is spent."""
     for key, rows in (("method", ("auto", *METHODS)), ("objective", OBJECTIVES)):
         if getattr(params, key) not in rows:
             raise InputError(f"params: merge_search.{key} = {getattr(params, key)!r}: must be one of {', '.join(rows)}")
@@ -136,6 +136,8 @@ def check_search(N: int, params: SearchParams) -> None:
             f" {surrogate_trials(free)} trials of {params.images} images; set merge_search.budget={needed} or more, or"
             " merge_search.method=coordinate"
         )
+    for kind in kinds:
+        KINDS[kind](params, N)
 
 
 def auto_method(N: int, params: SearchParams) -> str:

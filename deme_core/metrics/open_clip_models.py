@@ -71,7 +71,7 @@ def load_open_clip(source: str, pretrained: str | None = None, revision: str | N
     """
     open_clip = _package()
     if pretrained is not None:
-        source = _hub_id(source, pretrained)
+        source = hub_id(source, pretrained)
     place = {"source": source, "revision": revision}
     folder = files_of_model(place, (CONFIG, WEIGHTS))
     if _own_tokenizer(folder):
@@ -104,7 +104,8 @@ def _package() -> Any:
     return open_clip
 
 
-def _hub_id(name: str, tag: str) -> str:
+def hub_id(name: str, tag: str) -> str:
+    """The hub repository of the weights that open_clip calls `tag` for the architecture `name`."""
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
     if not (known := list_pretrained_tags_by_model(name)):

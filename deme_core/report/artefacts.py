@@ -12,7 +12,9 @@ from typing import Any
 from deme_core.data.images import DataParams
 from deme_core.errors import InputError
 from deme_core.hub_layouts import find_layout
+from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import FeatureParams, read_config
+from deme_core.metrics.open_clip_models import hub_id
 from deme_core.params import check, read
 from deme_core.prompts.settings import PromptParams
 from deme_core.training.scratch import PretrainParams
@@ -159,6 +161,29 @@ WEIGHTS: dict[str, Callable[[Path, dict[str, Any]], list[Artefact]]] = {
     "CLIP": _published(("open_clip_torch", "open_clip"), ("torchvision", "torchvision")),
     "DINOv2": _published(),
 }
+
+
+def measure_artefacts(sets: Mapping[str, PromptParams], clip: ClipScoreParams) -> list[Artefact]:
+    """What measures images of prompt sets: the features of their real images, and the CLIP model."""
+    if not sets:
+        return []
+    found = []
+    for own in sets.values():
+        if own.reference is not None and not own.reference.startswith("data/"):  # those are made by the run
+            found.append(_file("reference", own.reference, f"python -m deme_core.metrics … --out {own.reference}"))
+    packages = [_package("open_clip_torch", "open_clip"), _package("torchvision", "torchvision")]
+    if clip.pretrained is None:
+        source = clip.model
+    elif packages[0].path is None:
+        return [
+            *found,
+            *packages,
+            Artefact("CLIP", f"{clip.model}/{clip.pretrained}", None, "told with open_clip_torch"),
+        ]
+    else:
+        source = hub_id(clip.model, clip.pretrained)
+    path = Path(source) if Path(source).is_dir() else _cached(source, clip.revision)
+    return [*found, *packages, Artefact("CLIP", source, path, _download(source, clip.revision))]
 
 
 def _download(what: str, revision: str | None) -> str:

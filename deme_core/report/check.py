@@ -1,13 +1,17 @@
 """The answer of `make check`: what is missing, and what the run will cost, as text."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from deme_core.data.images import DataParams
+from deme_core.errors import InputError
 from deme_core.merging.settings import SearchParams
+from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import FeatureParams
 from deme_core.params import section
-from deme_core.prompts.table import prompt_params
-from deme_core.report.artefacts import Artefact, artefacts, model_folder
+from deme_core.prompts.settings import PromptParams
+from deme_core.prompts.table import load_prompts, prompt_params
+from deme_core.report.artefacts import Artefact, artefacts, measure_artefacts, model_folder
 from deme_core.report.costs import Counts, Measured, measure
 from deme_core.sampling.settings import SampleParams, SamplerParams
 from deme_core.stage import run_params
@@ -24,8 +28,17 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     search, sample = section(params, "merge_search", SearchParams), section(params, "sample", SampleParams)
     features, prompts = section(params, "reference", FeatureParams), prompt_params(params)
     found = artefacts(section(params, "data", DataParams), pretrain, features, prompts)
+    found += measure_artefacts(prompts, section(params, "clip_score", ClipScoreParams))
+    found = list(dict.fromkeys(found))  # packages that several parts need
     counts = Counts.of(top.N, params["dag"], training, search, sampler, sample)
-    lines = [f"{top.name}: what it needs", *map(_artefact_line, found), "", "What it will cost", *_counts(counts)]
+    lines = [
+        f"{top.name}: what it needs",
+        *map(_artefact_line, found),
+        "",
+        "What it will cost",
+        *_counts(counts),
+        *_prompts(prompts, params["dag"]),
+    ]
     if folder := model_folder(pretrain):
         measured = measure(folder, training, sampler)
         lines += _measured(measured, counts, top.N, len(params["dag"]["models"]), sample.images)
@@ -58,6 +71,17 @@ def _counts(counts: Counts) -> list[str]:
         f"  images of the searches {counts.searched:>14,}  at most, {counts.calls} network calls each",
         f"  images to evaluate     {counts.sampled:>14,}  {counts.calls} network calls each",
     ]
+
+
+def _prompts(sets: Mapping[str, PromptParams], dag: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, own in sets.items():
+        try:
+            count = f"{len(dag['models']) * load_prompts(name, own).images:>14,}"
+        except InputError:  # its file is missing, and named above; or the run has yet to make it
+            count = f"{'unknown yet':>14}"
+        lines.append(f"  images of {name:<12} {count}  of all models, beside these")
+    return lines
 
 
 def _measured(measured: Measured, counts: Counts, N: int, models: int, images: int) -> list[str]:

@@ -1,0 +1,45 @@
+"""A model's images of one prompt set: CLIP score, and where there are real images, Fréchet distance: one flat JSON."""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+from deme_core.metrics.clip_score import ClipScore, ClipScoreParams
+from deme_core.metrics.evaluation import EvaluateParams
+from deme_core.metrics.features import FeatureParams, load_extractor
+from deme_core.metrics.prompt_evaluation import evaluate_prompts
+from deme_core.params import read, section
+from deme_core.prompts.saved import read_prompts
+from deme_core.prompts.table import prompt_params
+from deme_core.sampling.archive import read_images, read_protocol
+from deme_core.stage import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--set", required=True, help="name of the prompt set")
+    parser.add_argument("--prompts", type=Path, required=True, help="output of the stage prompts")
+    parser.add_argument("--samples", type=Path, required=True, help="images of the set's prompts, in turn")
+    parser.add_argument("--out", type=Path, required=True, help="flat JSON")
+    parser.add_argument("--scores", type=Path, required=True, help="CSV of the score of each image")
+    args = parser.parse_args()
+    params, protocol = read(), read_protocol(args.samples)
+    prompts = read_prompts(args.prompts, args.set)
+    metrics, scores = evaluate_prompts(
+        partial(read_images, args.samples, protocol["images"]),
+        protocol,
+        prompts,
+        prompt_params(params)[args.set],
+        ClipScore.of(section(params, "clip_score", ClipScoreParams)),
+        load_extractor(section(params, "reference", FeatureParams).extractor),
+        section(params, "evaluate", EvaluateParams).blocks,
+    )
+    for out in (args.out, args.scores):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(metrics, indent=2) + "\n")
+    scores.to_csv(args.scores, index=False)
+
+
+if __name__ == "__main__":
+    run(main)

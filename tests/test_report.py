@@ -395,7 +395,7 @@ def test_the_picture_of_a_search_shows_every_trial_and_finalist(tmp_path, monkey
     assert [text for text in ticks[0] if "uniform" in text] == [", ".join([f"{1 / N:.3g}"] * N) + "\n(uniform)"]
 
 
-def test_the_picture_of_a_search_per_block_shows_the_chosen_weights(tmp_path, monkeypatch):
+def test_the_picture_of_a_search_per_block_shows_the_best_finalists_weights(tmp_path, monkeypatch):
     """Two blocks with two weights each; as many columns in the trials."""
     shown, ticks = [], []
     text, label = Axes.text, Axes.set_yticks
@@ -403,7 +403,7 @@ def test_the_picture_of_a_search_per_block_shows_the_chosen_weights(tmp_path, mo
     monkeypatch.setattr(Axes, "set_yticks", lambda ax, at, names: ticks.append(names) or label(ax, at, names))
     trials, result = searched(tmp_path, 4, "loss")
     weights = [0.25, -0.5, 0.75, 1.0]
-    figures.search_trials(tmp_path / "x.png", trials, result | {"weights": weights, "blocks": ["mid_block", "rest"]})
+    figures.search_trials(tmp_path / "x.png", trials, result | {"best": weights, "blocks": ["mid_block", "rest"]})
     assert shown == ["+0.25", "−0.50", "+0.75", "+1.00"]
     assert ticks[1] == ["mid_block", "rest"]
     assert set(ticks[0]) == {"0.25, 0.25", "each block its own"}  # what the search holds against w = 0

@@ -156,7 +156,7 @@ def _heat(
 def search_trials(path: Path, trials: pd.DataFrame, result: Mapping[str, Any]) -> None:
     """Every trial of the first round as a change against w = 0 on the same seeds, by each weight; and the finalists.
 
-    Where every block has weights of its own, the chosen ones stand in the trials' place.
+    Where every block has weights of its own, those of the best finalist stand in the trials' place.
     """
     N, winner = task_vectors(result), result["weights"]
     names = weight_names(len(winner))
@@ -169,9 +169,9 @@ def search_trials(path: Path, trials: pd.DataFrame, result: Mapping[str, Any]) -
         left.suptitle(title, x=0.01, ha="left", size=10)
         _finalists(right.subplots(), first_changes(trials, "confirm"), names, winner, N)
         if blocks := result["blocks"]:
-            chosen = np.array(winner).reshape(len(blocks), N)
-            columns, limit = [f"$w_{{{i}}}$" for i in range(1, N + 1)], float(np.abs(chosen).max()) or 1.0
-            _heat(left, chosen, blocks, columns, limit, "+.2f", "chosen weight")
+            best = np.array(result["best"]).reshape(len(blocks), N)
+            columns, limit = [f"$w_{{{i}}}$" for i in range(1, N + 1)], float(np.abs(best).max()) or 1.0
+            _heat(left, best, blocks, columns, limit, "+z.2f", "weight of the best finalist")
             return
         axes = left.subplots(rows, min(N, 2), sharey=True, squeeze=False)
         change = 100 * first["change"] / first["zero"].abs()

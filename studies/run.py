@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from conf.compose import compose_params
 from deme_core.errors import InputError
-from deme_core.report.studies import write_report
+from deme_core.report.studies import curve_of, write_report
 from deme_core.stage import run
 from deme_core.tensors import atomic_file
 
@@ -117,12 +117,13 @@ def collect(name: str, overrides: list[str], models: list[str] | None) -> pd.Dat
 
 
 def draw(name: str, points: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """Write the report over those training seeds whose points are all measured; an interval needs two of them."""
-    measured = points["experiment"].isin(rows["experiment"])
-    seeds = [seed for seed, own in measured.groupby(points["seed"]) if own.all()]
-    whole = points[points["seed"].isin(seeds)]
-    if len(seeds) > 1:
-        write_report(name, whole, rows[rows["experiment"].isin(whole["experiment"])], REPORTS, points["seed"].nunique())
+    """Write the report: each curve, or all, over the seeds whose points are all measured; an interval needs two."""
+    measured, curve = points["experiment"].isin(rows["experiment"]), curve_of(points)
+    whole = points[measured.groupby([curve, points["seed"]]).transform("all")]
+    whole = whole[whole["seed"].groupby(curve).transform("nunique") > 1]
+    planned = points.groupby(curve)["seed"].nunique()
+    if len(whole):
+        write_report(name, whole, rows[rows["experiment"].isin(whole["experiment"])], REPORTS, planned)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from conftest import REPOSITORY
 from deme_core.dag import RIVALS, dag
 from deme_core.metrics.intervals import crossed_interval
 from deme_core.params import section
-from deme_core.report.studies import REPORTS, block_differences, difference, write_report
+from deme_core.report.studies import REPORTS, block_differences, curve_of, difference, write_report
 from deme_core.stage import run_params
 from deme_core.training.settings import TrainingParams
 
@@ -47,6 +47,10 @@ def rows_of(study: str, effect: dict[str, float]) -> tuple[pd.DataFrame, pd.Data
                 row |= {f"frechet_{part}_block{k}": 0.5 + change + 0.01 * k + 0.0005 * (k % 2) for k in range(6)}
             rows.append(row)
     return points, pd.DataFrame(rows)
+
+
+def planned(points: pd.DataFrame) -> pd.Series:
+    return points.groupby(curve_of(points))["seed"].nunique()
 
 
 def test_the_interval_over_trainings_and_noise_by_hand() -> None:
@@ -192,7 +196,7 @@ def test_table_1_says_whom_deme_beats(tmp_path: Path) -> None:
     wild = rows["model"] == "soup_full_range"  # from seed to seed on both sides of DeMe
     for column in [column for column in rows if column.startswith("frechet_") and "_block" in column]:
         rows.loc[wild, column] += rows.loc[wild, "seed"].astype(int).map({0: -0.1, 1: 0.0, 2: 0.01})
-    write_report("table1", points, rows, tmp_path, points["seed"].nunique())
+    write_report("table1", points, rows, tmp_path, planned(points))
     text = (tmp_path / "table1.md").read_text(encoding="utf-8")
     lines = {line[2:].split(":")[0]: line for line in text.splitlines() if line.startswith("- ")}
     assert "full-range finetune" in lines["better than"] and "SNR+1" in lines["better than"]
@@ -205,7 +209,8 @@ def test_table_1_says_whom_deme_beats(tmp_path: Path) -> None:
 
 
 def test_the_ablation_names_what_each_row_has(tmp_path: Path) -> None:
-    write_report("ablation", *rows_of("ablation", {"ensemble": -0.04}), tmp_path, 3)
+    points, rows = rows_of("ablation", {"ensemble": -0.04})
+    write_report("ablation", points, rows, tmp_path, planned(points))
     text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
     table = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
     assert [row[:4] for row in table] == [
@@ -221,7 +226,7 @@ def test_a_report_has_the_same_bytes_each_time(study: str, tmp_path: Path) -> No
     points, rows = rows_of(study, {})
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        write_report(study, points, rows, tmp_path / name, points["seed"].nunique())
+        write_report(study, points, rows, tmp_path / name, planned(points))
     files = sorted(file.name for file in (tmp_path / "a").iterdir())
     assert files == sorted({"ablation": ["ablation.md"]}.get(study, [f"{study}.md", f"{study}.png"]))
     for file in files:
@@ -243,6 +248,24 @@ def test_a_report_is_drawn_over_whole_seeds_as_soon_as_there_are_two(
     runner.draw("ablation", points, rows)
     text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
     assert "over 3 training seeds" in text and "Not finished" not in text
+
+
+def test_a_curve_is_drawn_over_the_seeds_that_it_has_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of seed 2 the points of p are there, of seeds 1 and 2 one point of N is not, nor of its equal total any."""
+    points, rows = rows_of("sensitivity", {"ensemble": -0.04})
+    monkeypatch.setattr(runner, "REPORTS", tmp_path)
+    late = points[(points["curve"] == "N") & (points["x"] == 8) & (points["seed"] > 0)]
+    never = points[(points["curve"] == "N at equal total") & (points["x"] == 8)]
+    gone = [*late["experiment"], *never["experiment"]]
+    runner.draw("sensitivity", points, rows[~rows["experiment"].isin(gone)])
+    text = (tmp_path / "sensitivity.md").read_text(encoding="utf-8")
+    assert "**Not finished: N 0 of 3, N at equal total 0 of 3 training seeds so far.**" in text  # one alone is none
+    assert sum(line.startswith("| p |") for line in text.splitlines()) == 11
+    assert "| N |" not in text
+    runner.draw("sensitivity", points, rows[~rows["experiment"].isin(late["experiment"].iloc[1:])])
+    text = (tmp_path / "sensitivity.md").read_text(encoding="utf-8")
+    assert "**Not finished: N 2 of 3 training seeds so far.**" in text
+    assert sum(line.startswith("| N |") for line in text.splitlines()) == 4
 
 
 def test_what_was_measured_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

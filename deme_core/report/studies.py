@@ -25,19 +25,27 @@ INTERVALS = (
 )
 
 
-def write_report(study: str, points: pd.DataFrame, rows: pd.DataFrame, directory: Path, planned: int) -> None:
+def write_report(study: str, points: pd.DataFrame, rows: pd.DataFrame, directory: Path, planned: pd.Series) -> None:
     """Write directory/STUDY.md, and its picture.
 
     Args:
         points: a row a point and seed: what places it in the report, and the `experiment` that measured it.
         rows: a row an experiment and model: its metrics, its scores on each seed block.
-        planned: training seeds that the study has when it is finished.
+        planned: curve -> training seeds that it has when the study is finished.
     """
     table = points.drop(columns="overrides").merge(rows.drop(columns="seed"), on="experiment")
     text = REPORTS[study](table, directory)
-    if (seeds := table["seed"].nunique()) < planned:
-        text += f"\n\n**Not finished: {seeds} of {planned} training seeds so far.** `make {study}` goes on."
+    seeds = table.groupby(curve_of(table))["seed"].nunique()
+    found = [(curve, seeds.get(curve, 0), whole) for curve, whole in planned.items()]
+    missing = [f"{curve} {n} of {whole}".strip() for curve, n, whole in found if n < whole]
+    if missing:
+        text += f"\n\n**Not finished: {', '.join(missing)} training seeds so far.** `make {study}` goes on."
     (directory / f"{study}.md").write_text(f"{text}\n\n{_protocol(table, study)}\n", encoding="utf-8")
+
+
+def curve_of(points: pd.DataFrame) -> pd.Series:
+    """The curve of each point; "" where the study has none."""
+    return points["curve"] if "curve" in points else pd.Series("", index=points.index)
 
 
 def block_differences(table: pd.DataFrame, model: str, other: str, key: str) -> np.ndarray:

@@ -24,6 +24,7 @@ from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
 from deme_core.data.examples import load_examples
+from deme_core.device import best_device
 from deme_core.errors import InputError
 from deme_core.merging.first_round import FirstRound
 from deme_core.merging.loss import DenoisingLoss
@@ -38,7 +39,7 @@ from deme_core.metrics.features import FeatureParams, load_extractor
 from deme_core.metrics.intervals import paired_interval
 from deme_core.params import read, section
 from deme_core.report.tables import markdown, number
-from deme_core.sampling.generate import Sampler, best_device
+from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
 from deme_core.stage import run, run_params
@@ -67,14 +68,12 @@ class Bench:
         )
         self.losses = MergedLoss(MergedModel(pretrained, vectors, per_block=per_block), denoising)
         self.objective = make_objective("frechet", self.losses, self.sampler, extractor, features)
-        identity = {
+        identity = self.sampler.identity | {
             "hashes": [weights_hash(file) for file in (*vectors, Path("data/reference/train.safetensors"))],
-            "extractor": extractor.sha256, "sampler": params["sampler"],
-            "noise_schedule": dict(self.sampler.noise_schedule.config),
-        }  # fmt: skip
+            "extractor": extractor.sha256,
+        }
         self.work = work_dir("benchmark-search", identity)
-        self.groups = max(1, len(self.losses.model.blocks))
-        self.log = TrialLog(self.work / f"trials{'-per-block' * per_block}.csv", self.N * self.groups)
+        self.log = TrialLog(self.work / f"trials{'-per-block' * per_block}.csv", self.losses.model.weights)
 
     def score(self, w: Weights, first: int, images: int) -> float:
         """The Fréchet distance of these images."""
@@ -107,7 +106,7 @@ class Bench:
             score=lambda w, k: self.score(w, first + k * n, n),
             loss=lambda w, k: self.loss(w, first + k * n, n),
             gradient=lambda w, k: self.losses.gradient(w, SeedBlock.SEARCH, first + k * n, n),
-            steps=self.sampler.params.calls, groups=self.groups,
+            steps=self.sampler.params.calls, groups=self.losses.model.groups,
         )  # fmt: skip
         return nominate(round)[0].weights, round.spent
 
@@ -135,8 +134,8 @@ def measure(bench: Bench, best: Weights, budgets: list[int], seeds: int) -> pd.D
     methods["gradient, per block"] = own, {"method": "gradient"}
     runs = [
         (name, budget, seed)
-        for seed, budget, (name, row) in itertools.product(range(seeds), budgets, methods.items())
-        if bench.fits(row[1] | {"budget": budget})
+        for seed, budget, (name, (its, changes)) in itertools.product(range(seeds), budgets, methods.items())
+        if its.fits(changes | {"budget": budget})
     ]
     for name, budget, seed in tqdm(runs, desc="methods", unit="search"):
         its, changes = methods[name]
@@ -144,9 +143,9 @@ def measure(bench: Bench, best: Weights, budgets: list[int], seeds: int) -> pd.D
         scores = its.blocks(w, DECIDE)
         change, regret = (paired_interval(scores, other) for other in (base, top))
         row: dict[str, Any] = {"method": name, "budget": budget, "seed": seed, "images": spent, "w": w}
-        for name, interval in (("change", change), ("regret", regret)):
+        for key, interval in (("change", change), ("regret", regret)):
             for end in ("value", "low", "high"):
-                row[f"{name}_{end}"] = 100 * getattr(interval, end) / base.mean()
+                row[f"{key}_{end}"] = 100 * getattr(interval, end) / base.mean()
         rows.append(row)
     return pd.DataFrame(rows)
 

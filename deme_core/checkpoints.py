@@ -79,6 +79,14 @@ def class_to_load(directory: Path) -> str:
     return _read_json(directory / "config.json").get("_class_name", "UNet2DModel")
 
 
+def denoiser_shape(pipeline: Path) -> tuple[int, int, int]:
+    """(C, H, W) of the x_0 that a pipeline's denoiser works on."""
+    config = _read_json(denoiser_dir(pipeline) / "config.json")
+    size = config["sample_size"]
+    height, width = size if isinstance(size, list) else (size, size)
+    return config["in_channels"], height, width
+
+
 def verify_pipeline(pipeline: Path) -> None:
     """Refuse a pipeline directory that is incomplete, holds a pickle, odd keys, NaN or a scheduler we do not know."""
     refuse_pickles(pipeline)

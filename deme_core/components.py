@@ -56,7 +56,7 @@ class Autoencoder:
         self.vae: Any = AutoencoderKL.from_pretrained(pipeline / "vae", torch_dtype=torch.float32, **LOCAL)
         self.vae = self.vae.to(device).eval().requires_grad_(False)
         self.device, self.config = device, self.vae.config
-        self.factor = 2 ** (len(self.config.block_out_channels) - 1)  # pixels a latent, along a side
+        self.factor = _factor(self.config.block_out_channels)
 
     @torch.inference_mode()
     def moments(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,8 +133,13 @@ def pixel_shape(pipeline: Path, shape: tuple[int, int, int]) -> tuple[int, int, 
     if not is_text_to_image(pipeline):
         return shape
     config = json.loads((pipeline / "vae" / "config.json").read_text())
-    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    factor = _factor(config["block_out_channels"])
     return config["out_channels"], shape[1] * factor, shape[2] * factor
+
+
+def _factor(block_out_channels: Sequence[int]) -> int:
+    """Pixels a latent, along a side."""
+    return 2 ** (len(block_out_channels) - 1)
 
 
 def blank_condition(pipeline: Path, n: int, device: torch.device) -> Condition:

@@ -7,8 +7,9 @@ import pandas as pd
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedule
 from deme_core.data.examples import load_examples
+from deme_core.device import best_device
 from deme_core.params import read, section
-from deme_core.sampling.generate import best_device, single
+from deme_core.sampling.generate import single
 from deme_core.sampling.loss_matrix import range_losses
 from deme_core.sampling.sample import denoisers
 from deme_core.sampling.settings import LossMatrixParams

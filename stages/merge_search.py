@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deme_core.data.examples import load_examples
 from deme_core.data.images import load_part
+from deme_core.device import best_device
 from deme_core.merging.loss import DenoisingLoss
 from deme_core.merging.objective import MergedLoss, MergedModel, make_objective
 from deme_core.merging.search import KINDS, check_search, search
@@ -15,7 +16,7 @@ from deme_core.merging.trials import TrialLog
 from deme_core.metrics.feature_files import read_features
 from deme_core.metrics.features import FeatureParams, load_extractor
 from deme_core.params import read, section
-from deme_core.sampling.generate import Sampler, best_device
+from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.stage import run, run_params
 from deme_core.tensors import weights_hash
@@ -43,13 +44,12 @@ def main() -> None:
     loss = MergedLoss(MergedModel(args.pretrained, vectors, per_block=search_params.per_block), denoising)
     features = read_features(args.reference / "train.safetensors", extractor.sha256)
     objective = make_objective(search_params.objective, loss, sampler, extractor, features)
-    identity = sampler.identity | {
+    work = work_dir("merge_search", sampler.identity | {
         "hashes": [weights_hash(file) for file in (*vectors, args.reference / "train.safetensors")],
         "objective": [search_params.objective, loss.model.blocks], "extractor": extractor.sha256,
-    }  # fmt: skip
-    work = work_dir("merge_search", identity)
+    })  # fmt: skip
     with only_one(work):
-        log = TrialLog(work / "trials.csv", len(vectors) * max(1, len(loss.model.blocks)))
+        log = TrialLog(work / "trials.csv", loss.model.weights)
         result = search(objective, loss, len(vectors), search_params, log, sampler.params.calls, loss.model.blocks)
     log.export(args.out / "trials.csv")
     (args.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -6,26 +6,26 @@ last third of the training, over seed blocks, with the paired change from the fi
 convergence.png.
 """
 
-import argparse
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from recipe import read_recipe
 from tqdm import tqdm
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedule
 from deme_core.data.examples import Pixels
 from deme_core.data.images import DataParams
 from deme_core.data.sources import read_parts
+from deme_core.device import best_device
 from deme_core.metrics.features import load_extractor
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.intervals import Interval, paired_interval, t_interval
 from deme_core.metrics.moments import Moments
-from deme_core.params import read, section
-from deme_core.sampling.generate import Sampler, best_device, single
+from deme_core.params import section
+from deme_core.sampling.generate import Sampler, single
 from deme_core.sampling.loss_matrix import range_losses
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
@@ -35,10 +35,7 @@ from deme_core.work import ROOT
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder that holds recipe.yaml and the trained pipeline")
-    folder = parser.parse_args().folder
-    recipe = read(folder / "recipe.yaml")
+    folder, recipe = read_recipe(__doc__)
     check = recipe["convergence"]
     data = section(recipe, "data", DataParams)
     parts = read_parts(data)

@@ -4,7 +4,6 @@ Writes a folder that open_clip loads by itself (config, weights in half precisio
 its image tower a feature extractor, the curve of the training loss, and quality.json.
 """
 
-import argparse
 import json
 import random
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import open_clip
 import pandas as pd
 import torch
+from recipe import read_recipe
 from torch.nn.functional import cross_entropy, normalize
 
 from deme_core.data.digit_captions import PLAIN, WORDS
@@ -20,7 +20,7 @@ from deme_core.data.images import DataParams, Images
 from deme_core.data.sources import read_parts
 from deme_core.metrics.extractor import rgb
 from deme_core.metrics.open_clip_models import CONFIG, WEIGHTS, load_open_clip
-from deme_core.params import read, section
+from deme_core.params import section
 from deme_core.prompts.lines import read_lines
 from deme_core.tensors import write_tensors
 
@@ -32,10 +32,7 @@ LOG_EVERY = 50
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder that holds recipe.yaml")
-    folder = parser.parse_args().folder
-    recipe = read(folder / "recipe.yaml")
+    folder, recipe = read_recipe(__doc__)
     parts = read_parts(section(recipe, "data", DataParams))
     vocabulary = sorted({word for of_one in parts["train"].captions for text in of_one for word in text.split()})
     config = recipe["model"]

@@ -4,25 +4,20 @@ Writes a complete diffusers pipeline and the curve of the training loss into the
 Every `snapshot_every` steps the EMA weights go to .checkpoints/zoo/, where `zoo/convergence.py` reads them.
 """
 
-import argparse
-from pathlib import Path
-
 import pandas as pd
+from recipe import read_recipe
 
 from deme_core.data.examples import Pixels
 from deme_core.data.images import DataParams
 from deme_core.data.sources import read_parts
-from deme_core.params import read, section
+from deme_core.params import section
 from deme_core.tensors import write_tensors
 from deme_core.training.scratch import ScratchParams, train_from_scratch
 from deme_core.work import ROOT
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder that holds recipe.yaml")
-    folder = parser.parse_args().folder
-    recipe = read(folder / "recipe.yaml")
+    folder, recipe = read_recipe(__doc__)
     data = section(recipe, "data", DataParams)
     snapshots = ROOT / "zoo" / folder.name
     curve = train_from_scratch(

@@ -3,24 +3,20 @@
 Writes config.json, model.safetensors and quality.json (accuracy on both parts) into the folder of the recipe.
 """
 
-import argparse
 import json
-from pathlib import Path
 
 import torch
+from recipe import read_recipe
 
 from deme_core.data.images import DataParams, Images, to_model
 from deme_core.data.sources import read_parts
 from deme_core.metrics.features import SmallClassifier
-from deme_core.params import read, section
+from deme_core.params import section
 from deme_core.tensors import write_tensors
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder that holds recipe.yaml")
-    folder = parser.parse_args().folder
-    recipe = read(folder / "recipe.yaml")
+    folder, recipe = read_recipe(__doc__)
     data = section(recipe, "data", DataParams)
     parts = read_parts(data)
     config = recipe["classifier"]

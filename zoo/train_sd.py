@@ -5,7 +5,6 @@ Writes a complete StableDiffusionPipeline, the curves of the training losses, an
 reads the digit that was asked for. Every `snapshot_every` steps the denoiser's EMA weights go to .checkpoints/zoo/.
 """
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +18,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.training_utils import EMAModel
+from recipe import read_recipe
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -29,9 +29,10 @@ from deme_core.data.encode import EncodeParams, encode_parts
 from deme_core.data.examples import load_examples
 from deme_core.data.images import DataParams, Images, save_part, to_model
 from deme_core.data.sources import read_parts
+from deme_core.device import best_device
 from deme_core.metrics.features import SmallClassifier
-from deme_core.params import read, section
-from deme_core.sampling.generate import Sampler, best_device, single
+from deme_core.params import section
+from deme_core.sampling.generate import Sampler, single
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock, step_seed
 from deme_core.tensors import read_tensors, write_tensors
@@ -52,10 +53,7 @@ Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder that holds recipe.yaml")
-    folder = parser.parse_args().folder
-    recipe = read(folder / "recipe.yaml")
+    folder, recipe = read_recipe(__doc__)
     parts = read_parts(section(recipe, "data", DataParams))
     captions = sorted({caption for own in parts["train"].captions or () for caption in own})
     words = write_tokenizer(folder / "tokenizer", captions, recipe["tokenizer"]["tokens"])

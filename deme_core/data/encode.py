@@ -4,7 +4,6 @@ A pipeline without these parts is trained on the pixels themselves. Latents and 
 their error, 2⁻¹¹ of a value, is far below that of the VAE.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +13,10 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from deme_core.checkpoints import denoiser_dir
+from deme_core.checkpoints import denoiser_shape
 from deme_core.components import Autoencoder, TextEncoder, frozen_hashes, is_text_to_image
 from deme_core.data.images import PARTS, Images, load_part, pixels_hash, to_model
+from deme_core.device import best_device
 from deme_core.errors import InputError
 from deme_core.tensor_files import Tensors
 from deme_core.tensors import nbytes, stream_pieces, write_tensors
@@ -47,13 +47,13 @@ def encode_parts(pipeline: Path, data: Path, params: EncodeParams, out: Path, ch
         for part in PARTS:
             link_or_copy(data / f"{part}.safetensors", out / f"{part}.safetensors")
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     vae, text = Autoencoder(pipeline, device), TextEncoder(pipeline, device)
     frozen = frozen_hashes(pipeline)
-    config = json.loads((denoiser_dir(pipeline) / "config.json").read_text())
+    _, height, width = denoiser_shape(pipeline)
     parts = {part: load_part(data, part) for part in PARTS}
     for images in parts.values():
-        _check(images, vae, config["sample_size"], pipeline)
+        _check(images, vae, (height, width), pipeline)
     megabytes = _size(parts, vae, text, params) / 1e6
     print(f"encoding {sum(map(len, parts.values())):,} images; this will take {megabytes:,.1f} MB on disk")
     for part, images in parts.items():
@@ -74,8 +74,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _encode(images: Images, vae: Autoencoder, text: TextEncoder, params: EncodeParams, work: Path, out: Path) -> None:
-    captions = [caption for own in images.captions or () for caption in own]
-    distinct = ["", *sorted(set(captions) - {""})]
+    captions, distinct = _captions(images)
     text.say_too_long(distinct)
 
     def latents(part: slice) -> dict[str, torch.Tensor]:
@@ -101,6 +100,12 @@ def _encode(images: Images, vae: Autoencoder, text: TextEncoder, params: EncodeP
         work / "captions.safetensors",
     ]
     _join(files, out)
+
+
+def _captions(images: Images) -> tuple[list[str], list[str]]:
+    """All captions, image by image; and the distinct ones, of which the first is the empty one."""
+    captions = [caption for own in images.captions or () for caption in own]
+    return captions, ["", *sorted(set(captions) - {""})]
 
 
 def _chunks(work: Path, name: str, count: int, encode: Callable[[slice], dict[str, torch.Tensor]]) -> list[Path]:
@@ -131,21 +136,22 @@ def _join(files: Sequence[Path], out: Path) -> None:
         tensors.close()
 
 
-def _check(images: Images, vae: Autoencoder, sample_size: int, pipeline: Path) -> None:
+def _check(images: Images, vae: Autoencoder, latent: tuple[int, int], pipeline: Path) -> None:
     if images.captions is None:
         raise InputError(
             f"images without captions: {pipeline} is a text-to-image pipeline; name their column with data.captions"
             " (of metadata.jsonl or metadata.csv beside the images: text)"
         )
-    channels, size, expected = *images.pixels.shape[1:3], sample_size * vae.factor
+    channels, *size = images.pixels.shape[1:]
+    expected = [side * vae.factor for side in latent]
     if channels != vae.config.in_channels:
         raise InputError(
             f"images of {channels} channel(s): the VAE of {pipeline} takes {vae.config.in_channels}; set data.grey"
         )
     if size != expected:
         raise InputError(
-            f"params: data.size = {size}: the denoiser of {pipeline} works on {sample_size}×{sample_size} latents of"
-            f" {expected}×{expected} pixels; set data.size={expected}"
+            f"params: data.size = {size[0]}: the denoiser of {pipeline} works on {latent[0]}×{latent[1]} latents of"
+            f" {expected[0]}×{expected[1]} pixels; set data.size={expected[0]}"
         )
 
 
@@ -155,7 +161,7 @@ def _size(parts: dict[str, Images], vae: Autoencoder, text: TextEncoder, params:
     for images in parts.values():
         size = images.pixels.shape[-1] // vae.factor
         latents = (len(images), vae.config.latent_channels, size, size)
-        distinct = {caption for own in images.captions or () for caption in own}
-        embeddings = (len(distinct) + 1, text.tokens, text.model.config.hidden_size)
+        _, distinct = _captions(images)
+        embeddings = (len(distinct), text.tokens, text.model.config.hidden_size)
         total += nbytes(KEPT, latents) * (4 if params.flips else 2) + nbytes(KEPT, embeddings)
     return total

@@ -17,7 +17,7 @@ def read_folder(params: DataParams) -> Images:
     root = Path(params.path or "")
     if params.path is None or not root.is_dir():
         raise InputError(f"params: data.path = {params.path!r}: source 'folder' needs an existing folder of images")
-    files = _images([str(file) for file in root.rglob("*") if file.is_file()], root)
+    files = image_names([str(file) for file in root.rglob("*") if file.is_file()], root)
     captions = None
     if params.captions is not None:
         tables = sorted(str(file) for name in METADATA for file in root.rglob(name))
@@ -32,7 +32,7 @@ def read_zip(params: DataParams) -> Images:
         raise InputError(f"params: data.path = {params.path!r}: source 'zip' needs an existing archive of images")
     try:
         with zipfile.ZipFile(path) as archive:
-            files = _images(archive.namelist(), path)
+            files = image_names(archive.namelist(), path)
             captions = None
             if params.captions is not None:
                 tables = sorted(name for name in archive.namelist() if PurePosixPath(name).name in METADATA)
@@ -50,7 +50,8 @@ def _read(archive: zipfile.ZipFile, file: str) -> bytes:
         raise ValueError(str(error)) from None
 
 
-def _images(names: list[str], where: Path) -> list[str]:
+def image_names(names: list[str], where: Path) -> list[str]:
+    """The names of image files among `names`, sorted; refuses `where` they lie if there is none."""
     # Beside a picture, macOS puts a file of the same ending that holds no image, but its attributes.
     found = [name for name in names if not Path(name).name.startswith("._")]
     found = sorted(name for name in found if Path(name).suffix.lower() in IMAGE_SUFFIXES)

@@ -40,6 +40,9 @@ class MergedModel:
         start = {block: b * len(vectors) for b, block in enumerate(self.blocks)}
         self.own = {key: slice(at := start.get(found[key], 0), at + len(vectors)) for key in self.theta}
         """Key -> which of the weights are its own."""
+        self.groups = max(1, len(self.blocks))
+        self.weights = self.groups * len(vectors)
+        """How many weights there are in all."""
         self.model = load_denoiser(source)
         self.released = len(self.theta) != len(self.model.state_dict())
         if self.released:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from deme_core.data.decode import UNREADABLE, to_square
-from deme_core.data.files import IMAGE_SUFFIXES
+from deme_core.data.files import image_names
 from deme_core.data.images import DataParams
 from deme_core.errors import InputError
 from deme_core.metrics.feature_files import write_features
@@ -36,10 +36,7 @@ def squares(folder: Path, params: DataParams) -> Iterator[torch.Tensor]:
     Raises:
         InputError: there is none, or one is unreadable.
     """
-    files = sorted(str(file) for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise InputError(f"{folder}: no image found; give the folder of the real images")
-    for k, file in enumerate(files):
+    for k, file in enumerate(image_names([str(file) for file in folder.rglob("*") if file.is_file()], folder)):
         try:
             yield torch.from_numpy(to_square(Path(file).read_bytes(), params, k).copy())[None]
         except UNREADABLE as error:

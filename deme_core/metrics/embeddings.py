@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from deme_core.device import best_device
 from deme_core.errors import InputError
-from deme_core.metrics.extractor import Extractor, device, files_of_model, rgb
+from deme_core.metrics.extractor import Extractor, files_of_model, rgb
 from deme_core.metrics.open_clip_models import load_open_clip
 from deme_core.tensors import weights_hash
 
@@ -39,12 +40,12 @@ def load_dinov2(directory: Path, config: dict[str, Any]) -> Extractor:
     processor = json.loads((folder / "preprocessor_config.json").read_text())
     size = (processor["crop_size"]["height"], processor["crop_size"]["width"])
     mean, std = (torch.tensor(processor[key]).view(3, 1, 1) for key in ("image_mean", "image_std"))
-    model = Dinov2Model.from_pretrained(folder).eval().to(device())
+    model = Dinov2Model.from_pretrained(folder).eval().to(best_device())
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         x = torch.nn.functional.interpolate(
             rgb(pixels).float() / 255, size, mode="bicubic", antialias=True, align_corners=False
         ).clamp(0, 1)
-        return model(pixel_values=((x - mean) / std).to(device())).last_hidden_state[:, 0]
+        return model(pixel_values=((x - mean) / std).to(best_device())).last_hidden_state[:, 0]
 
     return Extractor(directory.name, weights_hash(folder / "model.safetensors"), forward, BLOCK)

@@ -52,11 +52,6 @@ def rgb(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.expand(-1, 3, -1, -1)
 
 
-def device() -> torch.device:
-    """Where a large network runs."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def files_of_model(config: dict[str, Any], files: tuple[str, ...]) -> Path:
     """The folder of a published model's `files`: the directory `source` of its config, or a snapshot of that hub id.
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from deme_core.device import best_device
 from deme_core.errors import InputError
-from deme_core.metrics.extractor import Extractor, device, rgb
+from deme_core.metrics.extractor import Extractor, rgb
 from deme_core.tensors import atomic_file
 
 RESIZING = ("clean", "legacy_pytorch", "legacy_tensorflow")
@@ -45,13 +46,13 @@ def load_inception(directory: Path, config: dict[str, Any]) -> Extractor:
         network = InceptionV3W(str(file.parent), download=False, resize_inside=resize == "legacy_tensorflow")
     except (RuntimeError, AttributeError) as error:
         raise InputError(f"{file}: no TorchScript Inception ({_first_line(error)}); fetch it again") from None
-    network = network.eval().to(device())
+    network = network.eval().to(best_device())
     resizer = build_resizer(resize)
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         images = rgb(pixels).permute(0, 2, 3, 1).numpy()
         resized = np.stack([np.asarray(resizer(image), np.float32) for image in images])
-        return network(torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(device()))
+        return network(torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(best_device()))
 
     digest = hashlib.sha256(file.read_bytes() + resize.encode())
     return Extractor(directory.name, digest.hexdigest(), forward, BLOCK)

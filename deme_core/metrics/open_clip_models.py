@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from deme_core.device import best_device
 from deme_core.errors import InputError
-from deme_core.metrics.extractor import Extractor, device, files_of_model, rgb
+from deme_core.metrics.extractor import Extractor, files_of_model, rgb
 from deme_core.tensors import shapes, weights_hash
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -38,7 +39,7 @@ class OpenClip:
 
         def forward(pixels: torch.Tensor) -> torch.Tensor:
             images = [Image.fromarray(image.numpy()) for image in rgb(pixels).permute(0, 2, 3, 1).contiguous()]
-            return self.model.encode_image(torch.stack([self.preprocess(image) for image in images]).to(device()))
+            return self.model.encode_image(torch.stack([self.preprocess(image) for image in images]).to(best_device()))
 
         return Extractor(name, weights_hash(self.folder / WEIGHTS), forward, BLOCK)
 
@@ -52,7 +53,7 @@ class OpenClip:
         length = tokens.shape[1]
         if cut := int((whole[1:, length:] != whole[0, -1]).any(1).sum()):
             print(f"{self.folder}: {cut} of {len(texts)} texts are longer than its {length} tokens, and are cut there")
-        parts = [self.model.encode_text(part.to(device())).float().cpu() for part in tokens.split(BLOCK)]
+        parts = [self.model.encode_text(part.to(best_device())).float().cpu() for part in tokens.split(BLOCK)]
         return torch.cat(parts)
 
 
@@ -90,7 +91,7 @@ def load_open_clip(source: str, pretrained: str | None = None, revision: str | N
                 f"{folder / WEIGHTS} does not fit {folder / CONFIG} ('{key}' has shape {list(shape)}, the config wants"
                 f" {list(own[key])}); take both from one model"
             )
-    return OpenClip(folder, model.eval().to(device()), preprocess)
+    return OpenClip(folder, model.eval().to(best_device()), preprocess)
 
 
 def _package() -> Any:

@@ -14,10 +14,10 @@ from torch import nn
 from deme_core.checkpoints import denoiser_dir, load_denoiser
 from deme_core.components import Condition, blank_condition, pixel_shape
 from deme_core.data.encode import KEPT
+from deme_core.device import best_device
 from deme_core.hub_layouts import import_pipeline
 from deme_core.merging.search import KINDS
 from deme_core.merging.settings import SearchParams
-from deme_core.sampling.generate import best_device
 from deme_core.sampling.sample import cost
 from deme_core.sampling.settings import SampleParams, SamplerParams
 from deme_core.training.settings import TrainingParams

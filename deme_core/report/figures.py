@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from deme_core.metrics.intervals import Interval, t_interval
-from deme_core.report.tables import first_changes, task_vectors, weight_names
+from deme_core.report.tables import first_changes, task_vectors, weight_names, weights_text
 
 DPI = 150
 PAIR_SIDE = 128  # pixels of an image in the gallery
@@ -202,7 +202,7 @@ def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[flo
         ax.plot([change.low, change.high], [y, y], color=colour, linewidth=1.4)
         ax.plot(change.value, y, "*" if won else "o", color=colour, markersize=9 if won else 5)
         shared = (w.reshape(-1, N) == w[:N]).all()
-        text = ", ".join(f"{v:.3g}" for v in w[:N]) if shared else "each block its own"
+        text = weights_text(w[:N].tolist(), ()) if shared else "each block its own"
         labels.append(text + "\n(uniform)" * uniform)
     ax.axvline(0, color=PLAIN, linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(labels)), labels)

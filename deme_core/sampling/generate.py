@@ -1,6 +1,5 @@
 """Images from a denoiser: image k depends on its seed alone, not on the batch it is sampled in."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deme_core.checkpoints import denoiser_dir, load_noise_schedule
+from deme_core.checkpoints import denoiser_shape, load_noise_schedule
 from deme_core.components import Autoencoder, frozen_hashes, is_text_to_image
 from deme_core.data.images import to_pixels
 from deme_core.sampling.conditions import UNCONDITIONAL, Conditions, Denoise, guided, refuse_text
@@ -40,11 +39,7 @@ class Sampler:
         Raises:
             InputError: a text-to-image pipeline without prompts, or prompts or guidance for another one.
         """
-        config = json.loads((denoiser_dir(pipeline) / "config.json").read_text())
-        size = config["sample_size"]
-        height, width = size if isinstance(size, list) else (size, size)
-        shape = (config["in_channels"], height, width)
-        schedule = load_noise_schedule(pipeline)
+        shape, schedule = denoiser_shape(pipeline), load_noise_schedule(pipeline)
         if not is_text_to_image(pipeline):
             refuse_text(pipeline, prompts, params.guidance)
             return cls(schedule, params, shape, device)
@@ -94,11 +89,6 @@ class Sampler:
                 prediction = denoise(x, t).float()
                 x = scheduler.step(prediction, t, x, **drawn).prev_sample
         return to_pixels(self.decode(x)).cpu()
-
-
-def best_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def single(model: nn.Module, device: torch.device) -> Denoise:

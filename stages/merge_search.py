@@ -8,13 +8,13 @@ from deme_core.data.examples import load_examples
 from deme_core.data.images import load_part
 from deme_core.device import best_device
 from deme_core.merging.loss import DenoisingLoss
-from deme_core.merging.objective import MergedLoss, MergedModel, make_objective
+from deme_core.merging.objective import MergedLoss, MergedModel, Scorer, make_objective
 from deme_core.merging.search import KINDS, check_search, search
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.task_vectors import vector_files
 from deme_core.merging.trials import TrialLog
-from deme_core.metrics.feature_files import read_features
-from deme_core.metrics.features import FeatureParams, load_extractor
+from deme_core.metrics.clip_score import ClipScoreParams
+from deme_core.metrics.features import FeatureParams
 from deme_core.params import read, section
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
@@ -35,18 +35,18 @@ def main() -> None:
     args = parser.parse_args()
     params = read()
     search_params = section(params, "merge_search", SearchParams)
-    check_search(run_params(params).N, search_params)
+    prompts = load_part(args.data, "train").prompts
+    check_search(run_params(params).N, search_params, texts=bool(prompts))
     search_params = KINDS[args.kind](search_params, len(vectors := vector_files(args.vectors)))
-    extractor = load_extractor(section(params, "reference", FeatureParams).extractor)
-    prompts, examples = load_part(args.data, "train").prompts, load_examples(args.examples, "train")
+    extractor, reference = section(params, "reference", FeatureParams).extractor, args.reference / "train.safetensors"
+    scorer = Scorer.of(search_params.objective, extractor, reference, section(params, "clip_score", ClipScoreParams))
     sampler = Sampler.of(args.pretrained, section(params, "sampler", SamplerParams), best_device(), prompts)
-    denoising = DenoisingLoss(sampler.noise_schedule, examples, sampler.device)
+    denoising = DenoisingLoss(sampler.noise_schedule, load_examples(args.examples, "train"), sampler.device)
     loss = MergedLoss(MergedModel(args.pretrained, vectors, per_block=search_params.per_block), denoising)
-    features = read_features(args.reference / "train.safetensors", extractor.sha256)
-    objective = make_objective(search_params.objective, loss, sampler, extractor, features)
+    objective = make_objective(search_params.objective, loss, sampler, scorer)
     work = work_dir("merge_search", sampler.identity | {
-        "hashes": [weights_hash(file) for file in (*vectors, args.reference / "train.safetensors")],
-        "objective": [search_params.objective, loss.model.blocks], "extractor": extractor.sha256,
+        "hashes": [weights_hash(file) for file in (*vectors, reference)],
+        "objective": [search_params.objective, loss.model.blocks], "scorer": scorer.identity,
     })  # fmt: skip
     with only_one(work):
         log = TrialLog(work / "trials.csv", loss.model.weights)

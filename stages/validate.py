@@ -44,7 +44,8 @@ def main() -> None:
     check_dag(params.get("dag"), top.N, top.rivals, sets := prompt_params(params))
     parsed = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
     check((data := parsed["data"].source) in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
-    check_search(top.N, parsed["merge_search"], [search["kind"] for search in params["dag"]["searches"].values()])
+    kinds, texts = [s["kind"] for s in params["dag"]["searches"].values()], parsed["sample"].prompts is not None
+    check_search(top.N, parsed["merge_search"], kinds, texts=texts)
     check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)
     pipeline = local_pipeline(parsed["pretrain_load"].source)
     check_prompts(parsed["sample"].prompts, sets, parsed["sampler"].guidance, pipeline)

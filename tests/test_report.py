@@ -163,7 +163,7 @@ def test_page_by_hand(tmp_path):
         "score, fresh",
     ]) + " |")  # fmt: skip
     assert lines[start + 2 : start + 5] == [f"| {' | '.join(row)} |" for row in search_scores(trials, result)]
-    assert "objective `frechet`, to the training part" in text
+    assert "objective `frechet`, distances to the training part" in text
     assert f"Images sampled in all: {50 * result['trials'] + 400 * 4:,}." in text  # w = 0, w = 1/N and two more
     assert "kept w = 0" in page("toy", table_of(), trials, result | {"weights": [0.0, 0.0]}, {})
 

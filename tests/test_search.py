@@ -1,9 +1,10 @@
 """The search for w: two rounds, a log of trials, what is refused, and whose search it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,25 +16,21 @@ from deme_core.data.examples import Pixels
 from deme_core.errors import InputError
 from deme_core.merging.loss import DenoisingLoss
 from deme_core.merging.merge import write_merged
-from deme_core.merging.objective import (
-    OBJECTIVES,
-    MergedLoss,
-    MergedModel,
-    frechet,
-    image_objective,
-    make_objective,
-)
+from deme_core.merging.objective import MergedLoss, MergedModel, Scorer, frechet, make_objective, score_weights
 from deme_core.merging.search import KINDS, check_search, search
 from deme_core.merging.search_methods import METHODS, RIVAL_METHODS, scale_points
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Trial, TrialLog, Weights
+from deme_core.metrics.clip_score import ClipScore, ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams, evaluate
+from deme_core.metrics.feature_files import write_features
 from deme_core.metrics.features import load_extractor
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.kernel import kernel_distance
 from deme_core.metrics.moments import Moments
 from deme_core.params import read, section
 from deme_core.sampling.archive import read_images
+from deme_core.sampling.conditions import Conditions
 from deme_core.sampling.generate import Sampler, single
 from deme_core.sampling.sample import sample_model
 from deme_core.seeds import SeedBlock
@@ -42,6 +39,7 @@ CPU = torch.device("cpu")
 OPTIMUM = (0.0, 0.5, 0.25)
 ALL = [*METHODS, *RIVAL_METHODS]
 ON_LOSS = ["loss", "gradient"]
+OBJECTIVES = ["frechet", "kid", "loss"]  # those that need no prompts
 STEPS = 20  # of sampling: the price of an image in forward images
 
 
@@ -409,7 +407,10 @@ def test_a_rivals_trials_share_its_images(tmp_path: Path, kind: str, n: int) -> 
     [
         ({"method": "none"}, "method = 'none': must be one of auto, grid, coordinate, random, halving, surrogate, "),
         ({"method": "scale"}, "method = 'scale': must be one of auto, grid, "),  # a rival's
-        ({"objective": "fid"}, "objective = 'fid': must be one of frechet, kid, loss"),
+        (
+            {"objective": "fid"},
+            "objective = 'fid': must be one of frechet, kid, clip_score, a sum of them with",
+        ),
         ({"fixed": (None, 0.0)}, "fixed = [None, 0.0]: needs N = 3 entries, at least one of them null (a weight to"),
         ({"fixed": (0.5, 0.0, 1.0)}, "fixed = [0.5, 0.0, 1.0]: needs N = 3 entries, at least one of them null"),
         (
@@ -463,7 +464,8 @@ def scores(
     params, extractor = sampler_params(block=50, steps=5), load_extractor(str(extractor_dir))
     reference = extractor([digits])
     sampler = Sampler.of(pipeline, params, CPU)
-    objective = image_objective(MergedModel(pipeline, vectors), sampler, extractor, frechet(reference))
+    loss = MergedLoss(MergedModel(pipeline, vectors), DenoisingLoss(sampler.noise_schedule, Pixels(digits), CPU))
+    objective = make_objective("frechet", loss, sampler, scorer := Scorer(extractor, reference))
     objective((0.5, 0.5), SeedBlock.SEARCH, 0, 50)  # the model is kept from trial to trial
     trial = objective(weights, SeedBlock.EVALUATION, 0, images)
 
@@ -473,8 +475,8 @@ def scores(
     metrics, _ = evaluate(features, features, {"train": reference}, EvaluateParams(blocks=2))
 
     denoise = single(load_denoiser(Path("merged/unet")), CPU)
-    by_hand = extractor([sampler.images(denoise, SeedBlock.EVALUATION, 0, images)])
-    assert metrics["frechet_train"] == frechet(reference)(by_hand)
+    by_hand = sampler.images(denoise, SeedBlock.EVALUATION, 0, images)
+    assert metrics["frechet_train"] == frechet(scorer)([by_hand], [])
     return trial, metrics["frechet_train"]
 
 
@@ -502,7 +504,7 @@ def test_scores_depend_on_weights_and_seed_block(
     extractor = load_extractor(str(extractor_dir))
     sampler = Sampler.of(pipeline, sampler_params(block=16), CPU)
     loss = MergedLoss(MergedModel(pipeline, vectors), DenoisingLoss(sampler.noise_schedule, Pixels(digits), CPU))
-    objective = make_objective(name, loss, sampler, extractor, extractor([digits]))
+    objective = make_objective(name, loss, sampler, Scorer(extractor, extractor([digits])))
     found = [objective(w, block, 0, 16) for w in ((0.0,) * N, (0.5,) * N, (1.0, 0.0)) for block in SeedBlock]
     assert len(set(found)) == len(found)
     assert objective((0.0,) * N, SeedBlock.SEARCH, 0, 16) == found[0]
@@ -524,4 +526,75 @@ def test_an_objective_is_the_row_of_its_name(
         "kid": kernel_distance(features, reference),
         "loss": loss.value(*asked),
     }
-    assert {name: make_objective(name, loss, sampler, extractor, reference)(*asked) for name in OBJECTIVES} == expected
+    scorer = Scorer(extractor, reference)
+    assert {name: make_objective(name, loss, sampler, scorer)(*asked) for name in OBJECTIVES} == expected
+    both = make_objective("frechet + 0.5*kid", loss, sampler, scorer)(*asked)
+    assert both == pytest.approx(expected["frechet"] + 0.5 * expected["kid"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("objective", "weights"),
+    [
+        ("kid", {"kid": 1.0}), ("loss", {}), ("frechet+0.1*clip_score", {"frechet": 1.0, "clip_score": 0.1}),
+        (" 2 * kid + frechet ", {"kid": 2.0, "frechet": 1.0}),
+    ],
+)  # fmt: skip
+def test_an_objective_is_a_weighted_sum(objective: str, weights: dict[str, float]) -> None:
+    assert score_weights(objective) == weights
+
+
+@pytest.mark.parametrize(
+    "objective",
+    ["fid", "", "frechet+", "frechet+frechet", "0*kid", "-1*kid", "x*kid", "*kid", "inf*kid", "frechet-kid", "loss+kid",
+     " loss", "1*loss"],
+)  # fmt: skip
+def test_another_objective_is_refused(objective: str) -> None:
+    with pytest.raises(InputError, match="a sum of them with positive weights, as frechet"):
+        score_weights(objective)
+
+
+class Unread(Conditions):
+    """Prompts that the denoiser does not see."""
+
+    def of(self, indices: Iterable[int]) -> dict[str, torch.Tensor]:
+        return {}
+
+
+def brightness(images: torch.Tensor) -> np.ndarray:
+    return images.float().mean(dim=(1, 2, 3)).numpy() / 255
+
+
+def test_the_clip_score_is_that_of_each_image_and_its_own_prompt(
+    pipeline: Path, vectors: list[Path], extractor_dir: Path, digits: torch.Tensor
+) -> None:
+    extractor, asked = load_extractor(str(extractor_dir)), ((0.5, 0.0), SeedBlock.SEARCH, 6, 16)
+    plain = Sampler.of(pipeline, sampler_params(block=16), CPU)
+    sampler = replace(plain, conditions=Unread(["one", "two", "three"], plain.conditions.encode))
+    loss = MergedLoss(MergedModel(pipeline, vectors), DenoisingLoss(sampler.noise_schedule, Pixels(digits), CPU))
+
+    def clip(images: Iterable[torch.Tensor], texts: Sequence[str]) -> np.ndarray:
+        """A score that depends on both."""
+        return brightness(torch.cat(list(images))) * [len(text) for text in texts]
+
+    scorer = Scorer(extractor, extractor([digits]), cast(ClipScore, clip))
+    images = plain.images(single(loss.model.at((0.5, 0.0)), CPU), SeedBlock.SEARCH, 6, 16)
+    expected = 100 - float((brightness(images) * [(3, 3, 5)[k % 3] for k in range(6, 22)]).mean())
+    assert make_objective("clip_score", loss, sampler, scorer)(*asked) == pytest.approx(expected, rel=1e-12)
+    both = frechet(scorer)([images], []) + 2 * expected
+    assert make_objective("frechet + 2*clip_score", loss, sampler, scorer)(*asked) == pytest.approx(both, rel=1e-12)
+
+
+def test_clip_is_loaded_only_where_it_is_asked_for(
+    extractor_dir: Path, digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = load_extractor(str(extractor_dir))
+    write_features(tmp_path / "train.safetensors", extractor([digits]), extractor)
+    monkeypatch.setattr(ClipScore, "of", lambda params: SimpleNamespace(name=f"{params.model} loaded"))
+    given = str(extractor_dir), tmp_path / "train.safetensors", ClipScoreParams(model="own")
+    assert Scorer.of("frechet+kid", *given).identity == [extractor.sha256, None]
+    assert Scorer.of("kid+clip_score", *given).identity == [extractor.sha256, "own loaded"]
+
+
+def test_the_clip_score_is_refused_where_images_have_no_prompts() -> None:
+    with pytest.raises(InputError, match="the CLIP score is one of images with prompts; take frechet or kid"):
+        check_search(3, search_params(objective="frechet+clip_score"), texts=False)

@@ -1,7 +1,9 @@
-"""What a search makes small: a distance of the merged model's images to the training part, or its denoising loss."""
+"""What a search makes small: scores of the merged model's images, or its denoising loss."""
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,14 @@ import torch
 from torch import nn
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser
+from deme_core.errors import InputError
 from deme_core.merging.loss import DenoisingLoss
 from deme_core.merging.methods import block_of, merge_tensor
 from deme_core.merging.task_vectors import TaskVectors
-from deme_core.metrics.features import Extractor
+from deme_core.metrics.clip_score import ClipScore, ClipScoreParams
+from deme_core.metrics.extractor import Extractor
+from deme_core.metrics.feature_files import read_features
+from deme_core.metrics.features import load_extractor
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.kernel import KernelReference
 from deme_core.metrics.moments import Moments
@@ -21,7 +27,8 @@ from deme_core.sampling.generate import Sampler, single
 from deme_core.seeds import SeedBlock
 
 Objective = Callable[[Sequence[float], SeedBlock, int, int], float]
-Distance = Callable[[np.ndarray], float]
+ImageScore = Callable[[Iterable[torch.Tensor], Sequence[str]], float]
+"""(images as uint8 [n, C, H, W], their texts, none of an unconditional model) -> what is made small."""
 
 
 class MergedModel:
@@ -60,42 +67,94 @@ class MergedModel:
         return merged
 
 
-def frechet(reference: np.ndarray) -> Distance:
-    """Fréchet distance of features [n, D] to the reference's [m, D]."""
-    target = FrechetReference(Moments.of(reference))
-    return lambda features: target.distance(Moments.of(features))
+@dataclass(frozen=True)
+class Scorer:
+    """What images are scored with."""
+
+    extractor: Extractor
+    reference: np.ndarray
+    """Features [m, D] of the training part."""
+    clip: ClipScore | None = None
+    """Of `clip_score` alone."""
+
+    @classmethod
+    def of(cls, objective: str, extractor: str, reference: Path, clip: ClipScoreParams) -> "Scorer":
+        """The extractor in the folder of this name, the features in a file, and CLIP if the objective asks for it."""
+        loaded = load_extractor(extractor)
+        features = read_features(reference, loaded.sha256)
+        return cls(loaded, features, ClipScore.of(clip) if "clip_score" in score_weights(objective) else None)
+
+    @property
+    def identity(self) -> list[str | None]:
+        """What scores depend on beside images and reference."""
+        return [self.extractor.sha256, None if self.clip is None else self.clip.name]
 
 
-def kid(reference: np.ndarray) -> Distance:
-    """Kernel distance of features [n, D] to the reference's [m, D]."""
-    return KernelReference(reference).distance
+def frechet(scorer: Scorer) -> ImageScore:
+    """Fréchet distance to the training part."""
+    target = FrechetReference(Moments.of(scorer.reference))
+    return lambda images, texts: target.distance(Moments.of(scorer.extractor(images)))
 
 
-DISTANCES: dict[str, Callable[[np.ndarray], Distance]] = {"frechet": frechet, "kid": kid}
-OBJECTIVES = (*DISTANCES, "loss")
+def kid(scorer: Scorer) -> ImageScore:
+    """Kernel distance to the training part."""
+    distance = KernelReference(scorer.reference).distance
+    return lambda images, texts: distance(scorer.extractor(images))
 
 
-def image_objective(model: MergedModel, sampler: Sampler, extractor: Extractor, distance: Distance) -> Objective:
+def clip_score(scorer: Scorer) -> ImageScore:
+    """100 minus the mean CLIP score, so that smaller is better and no value is negative."""
+    if (clip := scorer.clip) is None:
+        raise ValueError("clip_score needs a CLIP model")
+    return lambda images, texts: 100 - float(clip(images, texts).mean())
+
+
+SCORES: dict[str, Callable[[Scorer], ImageScore]] = {"frechet": frechet, "kid": kid, "clip_score": clip_score}
+LOSS = "loss"
+
+
+def score_weights(objective: str) -> dict[str, float]:
+    """Score -> its weight: `frechet + 0.1*clip_score` -> {frechet: 1, clip_score: 0.1}; none for `loss`.
+
+    Raises:
+        InputError: an unknown score, one named twice, a weight that is no positive number, or the loss in a sum.
+    """
+    found: dict[str, float] = {}
+    for term in [] if objective == LOSS else objective.split("+"):
+        weight, times, name = term.rpartition("*")
+        try:
+            value = float(weight) if times else 1.0
+        except ValueError:
+            value = math.nan
+        if (name := name.strip()) not in SCORES or name in found or not 0 < value < math.inf:
+            raise InputError(
+                f"params: merge_search.objective = {objective!r}: must be one of {', '.join(SCORES)}, a sum of them"
+                f" with positive weights, as frechet+0.1*clip_score, or {LOSS}"
+            )
+        found[name] = value
+    return found
+
+
+def make_objective(name: str, loss: "MergedLoss", sampler: Sampler, scorer: Scorer) -> Objective:
     """f(w, seed block, first image, number of images), the same noise for every w.
 
-    The images are those that the stages merge and sample give for the same weights and seeds, rounded to uint8; the
-    Fréchet distance is that of evaluate for them, its KID is a mean over blocks.
+    The name is one that `score_weights` reads. The images are those that the stages merge and sample give for the same
+    weights and seeds, rounded to uint8; the Fréchet distance is that of evaluate for them, its KID is a mean over
+    blocks. Each is scored against its own prompt.
     """
+    if name == LOSS:
+        return loss.value
+    scores = [(weight, SCORES[key](scorer)) for key, weight in score_weights(name).items()]
 
-    def objective(weights: Sequence[float], block: SeedBlock, first: int, images: int) -> float:
-        denoise = single(model.at(weights), sampler.device)
-        return distance(extractor(sampler.generate(denoise, block, first, images)))
+    def objective(w: Sequence[float], block: SeedBlock, first: int, images: int) -> float:
+        denoise = single(loss.model.at(w), sampler.device)
+        generated: Iterable[torch.Tensor] = sampler.generate(denoise, block, first, images)
+        if len(scores) > 1:
+            generated = list(generated)
+        texts = sampler.conditions.texts(range(first, first + images))
+        return sum(weight * score(generated, texts) for weight, score in scores)
 
     return objective
-
-
-def make_objective(
-    name: str, loss: "MergedLoss", sampler: Sampler, extractor: Extractor, reference: np.ndarray
-) -> Objective:
-    """A row of OBJECTIVES; `reference` holds the features [m, D] of the training part."""
-    if name == "loss":
-        return loss.value
-    return image_objective(loss.model, sampler, extractor, DISTANCES[name](reference))
 
 
 class MergedLoss:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from deme_core.errors import InputError
 from deme_core.merging.first_round import FirstRound, anchors
-from deme_core.merging.objective import OBJECTIVES, MergedLoss, Objective
+from deme_core.merging.objective import MergedLoss, Objective, score_weights
 from deme_core.merging.search_methods import METHODS, grid_points, nominate, scale_points, surrogate_trials
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Trial, TrialLog, Weights
@@ -102,11 +102,19 @@ def search(
     }
 
 
-def check_search(N: int, params: SearchParams, kinds: Sequence[str] = ()) -> None:
-    """Refuse what cannot be searched with these params over N weights, by these kinds too, before time is spent."""
-    for key, rows in (("method", ("auto", *METHODS)), ("objective", OBJECTIVES)):
-        if getattr(params, key) not in rows:
-            raise InputError(f"params: merge_search.{key} = {getattr(params, key)!r}: must be one of {', '.join(rows)}")
+def check_search(N: int, params: SearchParams, kinds: Sequence[str] = (), *, texts: bool = False) -> None:
+    """Refuse what cannot be searched with these params over N weights, by these kinds too, before time is spent.
+
+    Args:
+        texts: whether images have prompts.
+    """
+    if params.method not in (known := ("auto", *METHODS)):
+        raise InputError(f"params: merge_search.method = {params.method!r}: must be one of {', '.join(known)}")
+    if "clip_score" in score_weights(params.objective) and not texts:
+        raise InputError(
+            f"params: merge_search.objective = {params.objective!r}: the CLIP score is one of images with prompts; take"
+            " frechet or kid for a model that is no text-to-image pipeline"
+        )
     if params.fixed is not None and (len(params.fixed) != N or None not in params.fixed):
         raise InputError(
             f"params: merge_search.fixed = {list(params.fixed)}: needs N = {N} entries, at least one of them null (a"

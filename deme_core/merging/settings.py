@@ -13,7 +13,7 @@ class SearchParams:
     method: str
     """A row of `deme_core.merging.search_methods.METHODS`, or `auto`."""
     objective: str
-    """What is made small, a row of `deme_core.merging.objective.OBJECTIVES`."""
+    """What is made small: a row of `deme_core.merging.objective.SCORES`, a weighted sum of them, or `loss`."""
     budget: int
     """Sampled images of the first round. Forward images of a loss count 1 / (sampling steps) each."""
     images: int

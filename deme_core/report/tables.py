@@ -213,9 +213,10 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
             ],
             search_scores(trials, result),
         ),
-        f"Scores are of the objective `{result['objective']}`, to the training part. A change is against w = 0 on the"
-        " same seeds, in the first round as the method has it (the `surrogate`'s is fitted). A gap above 0 is what the"
-        f" first round took for quality and was luck. Images sampled in all: {result['images_sampled']:,.0f}.",
+        f"Scores are of the objective `{result['objective']}`, distances to the training part. A change is against w ="
+        " 0 on the same seeds, in the first round as the method has it (the `surrogate`'s is fitted). A gap above 0 is"
+        " what the first round took for quality and was luck. Images sampled in all:"
+        f" {result['images_sampled']:,.0f}.",
         f"The best finalist, w = ({weights_text(result['best'], result['blocks'])}), changes the score of w = 0 by"
         f" {_interval(pd.Series(result), 'best_change', '', 4, '+')}, paired over the confirming blocks; it is taken"
         f" where this 95 % interval lies below 0, else w = 0.{kept}",

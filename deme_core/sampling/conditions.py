@@ -37,9 +37,13 @@ class Conditions:
         """Of the prompts in their order; None without any."""
         return hashlib.sha256(json.dumps(self.prompts).encode()).hexdigest() if self.prompts else None
 
+    def texts(self, indices: Iterable[int]) -> list[str]:
+        """The prompts of these images; none where there are no prompts."""
+        return [self.prompts[k % len(self.prompts)] for k in indices] if self.prompts else []
+
     def of(self, indices: Iterable[int]) -> Condition:
         """The condition of these images."""
-        return self._encoded([self.prompts[k % len(self.prompts)] for k in indices] if self.prompts else [])
+        return self._encoded(self.texts(indices))
 
     def blank(self, n: int) -> Condition:
         """The condition of n images with the empty prompt."""

@@ -24,7 +24,8 @@ PIECE = 1 << 20  # elements; a few MB stay in the processor's cache, and their m
 class Tensors:
     """The tensors of a safetensors file, or of the shards that an index names; each file is opened once.
 
-    Read with plain reads, whole or in pieces: a memory map's pages would count as memory of the process.
+    Read with plain reads, whole or in pieces: a memory map's pages would count as memory of the process. For data sets,
+    of which batches are drawn, there is `deme_core.tensors.map_tensors`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,6 +63,11 @@ class Tensors:
             return json.loads(self.metadata["recipe"])
         except (KeyError, ValueError):
             return {}
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Name -> where the tensor's bytes begin in its file."""
+        return {key: place for key, (_, place) in self._place.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape."""
@@ -125,7 +131,7 @@ def _open(path: Path) -> tuple[IO[bytes], dict[str, Any], int]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        with safe_open(path, framework="pt"):
+        with safe_open(path, framework="np"):  # torch's map would be a writable one, which a large file cannot have
             pass
     except SafetensorError as error:
         raise InputError(f"{path} is no whole safetensors file ({error}); write or fetch it again") from None

@@ -8,11 +8,13 @@ import hashlib
 import json
 import os
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 
 from deme_core.errors import InputError
@@ -23,6 +25,23 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a file or of an index's shards, by name."""
     with Tensors(path) as tensors:
         return {key: tensors.get_tensor(key) for key in tensors.layout}
+
+
+def map_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file, by name, as a memory map: what is used is read then, and given back when memory is short.
+
+    They cannot be written to. The map is read-only, since the kernel refuses a writable one, as safetensors makes, of a
+    file that is larger than memory.
+    """
+    with Tensors(path) as tensors, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        data = np.memmap(path, np.uint8, "r")
+        return {
+            key: torch.from_numpy(data[place : place + nbytes(*tensors.layout[key])])
+            .view(tensors.layout[key][0])
+            .reshape(tensors.layout[key][1])
+            for key, place in tensors.places.items()
+        }
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

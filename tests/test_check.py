@@ -89,6 +89,8 @@ def test_a_hub_data_set_is_there_when_it_is_in_the_cache(tmp_path: Path, hub: di
     assert (missing.path, missing.remedy) == (None, "hf download --repo-type dataset owner/images --revision abc")
     hub["owner/images"] = tmp_path
     assert one(DATA["hub"](params), "data").path == tmp_path
+    streamed = one(DATA["hub"](replace(params, path="owner/others", stream=5)), "data")
+    assert streamed.path is not None and "first 5 images, which the stage data downloads" in streamed.name
 
 
 def test_a_model_may_be_a_folder_or_in_the_cache(tmp_path: Path, pipeline: Path, hub: dict[str, Path]) -> None:
@@ -121,6 +123,8 @@ def test_a_model_of_the_zoo_that_is_not_trained_names_its_training(tmp_path: Pat
     found = artefacts(data("digits"), pretrain(tmp_path), FeatureParams(extractor=str(extractor_dir)))
     assert one(found, "model").path is None
     assert one(found, "model").remedy == f"python zoo/train_ddpm.py {tmp_path}"
+    found = artefacts(data("digits"), pretrain(tmp_path), FeatureParams(extractor=str(tmp_path)))
+    assert one(found, "extractor").remedy == f"python zoo/train_features.py {tmp_path}"
 
 
 def test_extractors_name_their_weights_and_packages(monkeypatch: pytest.MonkeyPatch, hub: dict[str, Path]) -> None:

@@ -4,6 +4,7 @@ import io
 import re
 import sys
 import zipfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from deme_core.data.decode import to_square
 from deme_core.data.images import DataParams, Images, to_model
 from deme_core.data.sources import read_parts
 from deme_core.errors import InputError
@@ -254,6 +256,64 @@ def test_a_hub_data_set_has_its_splits_column_and_revision(tmp_path: Path, monke
         read_parts(DataParams(**hub | {"path": "no/where"}, held_out=None))
     with pytest.raises(InputError, match=r"data\.path = None: source 'hub' needs the id"):
         read_parts(DataParams(**hub | {"path": None}, held_out=None))
+
+
+def test_a_stream_gives_the_first_images_of_a_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets", reason="hub data sets are read by the optional package datasets")
+    files = [encoded(noise(12, 8, seed=k)) for k in range(6)]
+    path, local, asked = write_parquet(tmp_path / "x.parquet", files, column="img"), datasets.load_dataset, []
+
+    def load_dataset(name: str, **options: Any) -> Any:
+        asked.append(options.pop("revision"))
+        return local("parquet", data_files=[str(path)], **options | {"split": "train"})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    hub = {"source": "hub", "path": "owner/name", "size": 8, "column": "img", "held_out": 0.0}
+    whole, first = (read_parts(DataParams(**hub, stream=stream))["train"] for stream in (None, 4))
+    assert (len(whole), len(first)) == (6, 4) and torch.equal(first.pixels, whole.pixels[:4])
+    parts = read_parts(DataParams(**hub | {"held_out": None}, stream=2))
+    assert {part: len(images) for part, images in parts.items()} == {"train": 2, "heldout": 2}
+    with pytest.raises(InputError, match=r"data\.column = 'image': owner/name has no such column; it has img, other"):
+        read_parts(DataParams(**hub | {"column": "image"}, stream=2))
+    assert set(asked) == {None}
+
+
+def test_a_stream_that_breaks_off_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets", reason="hub data sets are read by the optional package datasets")
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield {"image": {"bytes": encoded(noise(8, 8)), "path": None}}
+        raise ConnectionError("reset by peer")
+
+    def load_dataset(name: str, **options: Any) -> Any:
+        return datasets.IterableDataset.from_generator(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(InputError, match=r"data\.path = 'owner/name': cannot be loaded \(reset by peer\)"):
+        read("hub", "owner/name", stream=3)
+
+
+def test_many_images_keep_their_order_and_their_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"{k}.png": encoded(noise(24, 8, seed=k)) for k in range(8)} | {"5.png": b"none"}
+    folder = write_folder(tmp_path / "images", files)
+    whole = read("folder", folder, crop="random", unreadable="skip")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("deme_core.data.decode.AHEAD", 3)
+    monkeypatch.setattr("deme_core.data.images.IN_MEMORY", 10)
+    again = read("folder", folder, crop="random", unreadable="skip")
+    assert len(again) == 7 and torch.equal(again.pixels, whole.pixels)
+    params = DataParams(source="folder", path=str(folder), size=8, held_out=0.0, crop="random")
+    for row, k in enumerate((0, 1, 2, 3, 4, 6, 7)):
+        assert np.array_equal(again.pixels[row], to_square(files[f"{k}.png"], params, k))
+
+
+def test_only_the_hub_is_streamed() -> None:
+    with pytest.raises(InputError, match=r"data\.stream = 3: only images of the hub are streamed"):
+        DataParams(source="folder", path=".", size=8, held_out=0.0, stream=3)
+    with pytest.raises(InputError, match=r"data\.stream = 0: must be null or at least 1"):
+        DataParams(source="hub", path="x/y", size=8, held_out=0.0, stream=0)
+    with pytest.raises(InputError, match=r"data\.split = 'train\[:9\]': a stream takes no slices"):
+        DataParams(source="hub", path="x/y", size=8, held_out=0.0, stream=5, split="train[:9]")
 
 
 @pytest.mark.parametrize("source", ["hub", "parquet"])

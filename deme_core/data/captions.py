@@ -40,7 +40,8 @@ def file_captions(
                     raise InputError(f"{table}: a row has no '{column}', only {', '.join(map(str, row))}; write it")
             name = str(PurePosixPath(table).parent / str(row["file_name"]))
             found[name] = found.get(name, ()) + as_captions(row[params.captions])
-    if strangers := [name for name in found if name not in set(images)]:
+    known = set(images)
+    if strangers := [name for name in found if name not in known]:
         raise InputError(
             f"captions without images: {named(strangers)} in the metadata of {params.path} are no image files there;"
             " add the images, or remove these rows"

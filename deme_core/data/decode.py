@@ -2,16 +2,20 @@
 
 import io
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from tqdm.auto import tqdm
 
-from deme_core.data.images import DataParams, Images
+from deme_core.data.images import DataParams, Images, new_pixels
 from deme_core.errors import InputError
 from deme_core.seeds import step_seed
 
+AHEAD = 256  # images that are in memory at once, encoded and as squares
 NAMED = 10  # unreadable images that a message names; it counts the rest
 # What Pillow raises at damaged files of its many formats.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
@@ -33,15 +37,16 @@ def decode_all(
     Raises:
         InputError: images are unreadable and `data.unreadable` is `stop`, or none is readable.
     """
-    pixels = np.empty((count, 1 if params.grey else 3, params.size, params.size), np.uint8)
+    pixels = new_pixels((count, 1 if params.grey else 3, params.size, params.size))
     broken: list[str] = []
     kept: list[int] = []
-    for k, (name, read) in enumerate(encoded):
-        try:
-            pixels[len(kept)] = to_square(read(), params, k)
+    rows = pixels.numpy()  # the same memory
+    for k, (name, square) in enumerate(tqdm(_squares(encoded, params), desc="images", total=count, unit="image")):
+        if isinstance(square, Exception):
+            broken.append(f"{name} ({square})")
+        else:
+            rows[len(kept)] = square
             kept.append(k)
-        except UNREADABLE as error:
-            broken.append(f"{name} ({error})")
     if broken:
         names = "; ".join(broken[:NAMED]) + (f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else "")
         if params.unreadable == "stop" or not kept:
@@ -52,7 +57,36 @@ def decode_all(
         print(f"left out {len(broken)} of {count} images, which are unreadable: {names}")
     labels = torch.full((len(kept),), -1, dtype=torch.int64)
     own = None if captions is None else tuple(captions[k] for k in kept)
-    return Images(torch.from_numpy(pixels[: len(kept)]), labels, own)
+    return Images(pixels[: len(kept)], labels, own)
+
+
+def _squares(
+    encoded: Iterable[tuple[str, Callable[[], bytes]]], params: DataParams
+) -> Iterator[tuple[str, np.ndarray | Exception]]:
+    """Names and squares in order, or what made an image unreadable.
+
+    Images are decoded in threads, but read in this one: an open ZIP archive promises nothing to several.
+    """
+
+    def decode(k: int, data: bytes | Exception) -> np.ndarray | Exception:
+        try:
+            return data if isinstance(data, Exception) else to_square(data, params, k)
+        except UNREADABLE as error:
+            return error
+
+    Image.init()  # Pillow loads its formats when first asked, which two threads must not do at once
+    numbered = enumerate(encoded)
+    with ThreadPoolExecutor() as pool:
+        while some := list(islice(numbered, AHEAD)):
+            squares = pool.map(decode, [k for k, _ in some], (_read(read) for _, (_, read) in some))
+            yield from zip((name for _, (name, _) in some), squares, strict=True)
+
+
+def _read(read: Callable[[], bytes]) -> bytes | Exception:
+    try:
+        return read()
+    except UNREADABLE as error:
+        return error
 
 
 def to_square(data: bytes, params: DataParams, index: int) -> np.ndarray:

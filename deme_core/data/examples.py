@@ -17,7 +17,7 @@ from deme_core.components import Condition
 from deme_core.data.images import pixels_hash, to_model
 from deme_core.errors import InputError
 from deme_core.tensor_files import as_bytes
-from deme_core.tensors import hash_line, read_tensors
+from deme_core.tensors import hash_line, map_tensors
 
 LARGEST, ELEMENTS = 500, 2**20  # of a batch: examples, and elements of x_0
 
@@ -72,14 +72,16 @@ class Pixels:
         return pixels_hash(self.pixels.cpu())
 
     def to(self, device: torch.device) -> "Pixels":
-        """The images in the device's memory: uint8, they are small."""
+        """The images in the device's memory where they take at most a quarter of what is free; else as they are."""
+        if device.type == "cuda" and self.pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
+            return self
         return Pixels(self.pixels.to(device))
 
     def draw(
         self, index: torch.Tensor, generator: torch.Generator, *, flip: bool = False, caption_dropout: float = 0.0
     ) -> tuple[torch.Tensor, Condition]:
         """As `Examples.draw`; there is no caption to drop."""
-        x0 = to_model(self.pixels[index.to(self.pixels.device)]).to(generator.device)
+        x0 = to_model(to_device(self.pixels[index.to(self.pixels.device)], generator.device))
         if flip:
             mirrored = torch.rand(len(index), generator=generator, device=generator.device) < 0.5
             x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
@@ -89,7 +91,7 @@ class Pixels:
 class Latents:
     """Latents of images, drawn from N(mean, std²), with the embeddings of their captions.
 
-    The tensors, whose floats may be of half precision, stay in the memory of the CPU: mean, std [n, c, h, w]; where
+    The tensors, whose floats may be of half precision, stay on the side of the CPU: mean, std [n, c, h, w]; where
     flips were encoded mean_flipped, std_flipped; embeddings [m, L, D], the first of which is the empty caption's;
     captions, int64 [·], the rows of `embeddings` image by image; first, int64 [n + 1], where each image's begin.
     """
@@ -149,7 +151,14 @@ class Latents:
         return x0, {"encoder_hidden_states": self._at("embeddings", row, device)}
 
     def _at(self, key: str, index: torch.Tensor, device: torch.device) -> torch.Tensor:
-        return self.tensors[key][index].to(device, torch.float32)
+        return to_device(self.tensors[key][index], device).float()
+
+
+def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A batch on the device; from pinned memory, so that the CPU does not wait for its copy."""
+    if device.type == "cuda" and batch.device.type == "cpu":
+        return batch.pin_memory().to(device, non_blocking=True)
+    return batch.to(device)
 
 
 def batches(count: int, shape: tuple[int, ...]) -> Iterator[slice]:
@@ -159,6 +168,6 @@ def batches(count: int, shape: tuple[int, ...]) -> Iterator[slice]:
 
 
 def load_examples(directory: Path, part: str) -> Examples:
-    """A part that the stage `encode` wrote."""
-    tensors = read_tensors(directory / f"{part}.safetensors")
+    """A part that the stage `encode` wrote, as a map of its file: a large set is read batch by batch."""
+    tensors = map_tensors(directory / f"{part}.safetensors")
     return Pixels(tensors["pixels"]) if "pixels" in tensors else Latents(tensors)

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import math
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,9 +13,13 @@ import torch
 
 from deme_core.errors import InputError
 from deme_core.params import check
-from deme_core.tensors import read_tensors, write_tensors
+from deme_core.tensor_files import as_bytes
+from deme_core.tensors import map_tensors, write_tensors
+from deme_core.work import ROOT
 
 PARTS = ("train", "heldout")
+IN_MEMORY = 2**30  # bytes of pixels; more of them lie in a file until they are saved
+HASHED = 1000  # images that are hashed at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +47,12 @@ class DataParams:
     column: str = "image"
     """Of the images in a parquet file or hub data set."""
     split: str = "train"
-    """Of a hub data set; slices as `train[:1000]` are understood."""
+    """Of a hub data set; slices as `train[:1000]` are understood, but by `stream`."""
     revision: str | None = None
     """Of a hub data set: branch, tag or commit."""
+    stream: int | None = None
+    """Of a hub data set: so many images from the beginning of each split, whose rest is not downloaded; null takes it
+    all."""
     captions: str | None = None
     """Column of the captions, of a parquet file or hub data set, or of the metadata.jsonl or metadata.csv beside image
     files (there usually `text`); null reads none. A text-to-image model needs them."""
@@ -50,6 +60,15 @@ class DataParams:
     def __post_init__(self) -> None:
         share = self.held_out
         check(share is None or 0 <= share < 1, "data.held_out", share, "must be null or lie in [0, 1)")
+        check(self.stream is None or self.stream >= 1, "data.stream", self.stream, "must be null or at least 1")
+        check(
+            self.stream is None or self.source == "hub", "data.stream", self.stream,
+            f"only images of the hub are streamed; take null for the source '{self.source}'",
+        )  # fmt: skip
+        check(
+            self.stream is None or "[" not in self.split, "data.split", self.split,
+            "a stream takes no slices; name the whole split, from whose beginning it takes data.stream images",
+        )  # fmt: skip
         check(self.size >= 1, "data.size", self.size, "must be at least 1 pixel")
 
 
@@ -67,12 +86,33 @@ class Images:
     def subset(self, indices: torch.Tensor) -> "Images":
         """The images at `indices`, int64 [k]."""
         captions = None if self.captions is None else tuple(self.captions[k] for k in indices.tolist())
-        return Images(self.pixels[indices], self.labels[indices], captions)
+        pixels = new_pixels((len(indices), *self.pixels.shape[1:]))
+        return Images(torch.index_select(self.pixels, 0, indices, out=pixels), self.labels[indices], captions)
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """One caption of each image, in turn the first, the second, …; none where the source has no captions."""
         return tuple(own[k % len(own)] for k, own in enumerate(self.captions or ()))
+
+
+def new_pixels(shape: tuple[int, ...]) -> torch.Tensor:
+    """uint8 of this shape, to be filled; a large one is a map of a nameless file in `.checkpoints`, which goes with it.
+
+    Raises:
+        InputError: the disk is too small for it.
+    """
+    size = math.prod(shape)
+    if size <= IN_MEMORY:
+        return torch.empty(shape, dtype=torch.uint8)
+    ROOT.mkdir(exist_ok=True)
+    if (free := shutil.disk_usage(ROOT).free) < size:
+        raise InputError(
+            f"{size / 1e9:,.1f} GB of pixels do not fit on the disk of {ROOT}/, where {free / 1e9:,.1f} GB are free;"
+            " free more, or take a smaller data.size or fewer images"
+        )
+    with tempfile.NamedTemporaryFile(dir=ROOT, prefix="pixels-") as file:
+        file.truncate(size)
+        return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8).reshape(shape)
 
 
 def to_model(pixels: torch.Tensor) -> torch.Tensor:
@@ -87,7 +127,10 @@ def to_pixels(x: torch.Tensor) -> torch.Tensor:
 
 def pixels_hash(pixels: torch.Tensor) -> str:
     """SHA-256 of the values and the shape."""
-    return hashlib.sha256(repr(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(repr(tuple(pixels.shape)).encode())
+    for part in pixels.split(HASHED):
+        digest.update(as_bytes(part))
+    return digest.hexdigest()
 
 
 def split(images: Images, held_out: float) -> dict[str, Images]:
@@ -118,10 +161,10 @@ def save_part(directory: Path, part: str, images: Images) -> None:
 
 
 def load_part(directory: Path, part: str) -> Images:
-    """Read a part that the stage `data` wrote."""
+    """A part that the stage `data` wrote; its pixels are a map of the file, not to be written to."""
     if part not in PARTS:
         raise InputError(f"part '{part}' of a data set is unknown; parts are {', '.join(PARTS)}")
-    tensors = read_tensors(directory / f"{part}.safetensors")
+    tensors = map_tensors(directory / f"{part}.safetensors")
     captions = None
     if (file := directory / f"{part}.captions.json").is_file():
         captions = tuple(map(tuple, json.loads(file.read_text(encoding="utf-8"))))

@@ -1,7 +1,9 @@
 """Images in a column of a table: parquet files, and data sets of the Hugging Face hub, through `datasets`."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from deme_core.data.captions import as_captions, captions_in_order
@@ -22,7 +24,7 @@ def read_parquet(params: DataParams) -> Images:
 def read_hub(params: DataParams) -> Images | dict[str, Images]:
     """The split `data.split` of the hub data set `data.path`; with `data.held_out` null its split `test` is held out.
 
-    What is not in the cache of `datasets` is downloaded.
+    What is not in the cache of `datasets` is downloaded; with `data.stream` only that many images are, every time.
     """
     if params.path is None:
         raise InputError("params: data.path = None: source 'hub' needs the id of a data set, as uoft-cs/cifar10")
@@ -31,10 +33,27 @@ def read_hub(params: DataParams) -> Images | dict[str, Images]:
             f"params: data.split = {params.split!r}: with data.held_out null the split 'test' is held out, and nothing"
             " may be trained on it; give data.held_out a share, or another split"
         )
-    print(f"data set {params.path} (revision {params.revision or 'main'}): downloading what is not in the cache")
-    load = partial(_load, params.path, params, revision=params.revision)
-    train = _column(load(split=params.split), params)
-    return train if params.held_out is not None else {"train": train, "heldout": _column(load(split="test"), params)}
+    what = "what is not in the cache" if params.stream is None else f"its first {params.stream:,} images"
+    print(f"data set {params.path} (revision {params.revision or 'main'}): downloading {what}")
+    train = _hub_split(params.path, params.split, params)
+    return (
+        train if params.held_out is not None else {"train": train, "heldout": _hub_split(params.path, "test", params)}
+    )
+
+
+def _hub_split(path: str, split: str, params: DataParams) -> Images:
+    if params.stream is None:
+        return _column(_load(path, params, revision=params.revision, split=split), params)
+    head = _load(path, params, revision=params.revision, split=split, streaming=True).take(params.stream)
+    from datasets import Dataset, Image
+
+    if params.column in (head.column_names or ()):
+        head = head.cast_column(params.column, Image(decode=False))  # as it lies there, not decoded and encoded again
+    with TemporaryDirectory(prefix="deme-stream-") as folder:  # a table on disk, whose columns are read one by one
+        table = _loaded(
+            params, lambda: Dataset.from_generator(lambda: iter(head), features=head.features, cache_dir=folder)
+        )
+        return _column(table, params)
 
 
 def _load(name: str, params: DataParams, **options: Any) -> Any:
@@ -44,9 +63,16 @@ def _load(name: str, params: DataParams, **options: Any) -> Any:
         raise InputError(
             f"params: data.source = {params.source!r} needs the package `datasets`: pip install 'deme[real-images]'"
         ) from None
+    return _loaded(params, lambda: load_dataset(name, **options))
+
+
+def _loaded(params: DataParams, load: Callable[[], Any]) -> Any:
+    """What `load` returns, or in one line why it cannot."""
     try:
-        return load_dataset(name, **options)
+        return load()
     except Exception as error:  # `datasets` raises classes of its own, of fsspec, of the hub and of pyarrow
+        while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+            error = error.__cause__  # what `datasets` wraps says that something failed, not what
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"params: data.path = {params.path!r}: cannot be loaded ({reason}); offline, fetch it elsewhere and read it"

@@ -112,6 +112,9 @@ def _parquet(params: DataParams) -> list[Artefact]:
 
 
 def _hub(params: DataParams) -> list[Artefact]:
+    if params.stream is not None:
+        name = f"{params.path}, the first {params.stream:,} images, which the stage data downloads"
+        return [Artefact("data", name, Path(), "streamed"), _package("datasets", "datasets")]
     remedy = _download(f"--repo-type dataset {params.path}", params.revision)
     cached = _cached(params.path or "", params.revision, repo_type="dataset")
     return [Artefact("data", str(params.path), cached, remedy), _package("datasets", "datasets")]
@@ -129,6 +132,8 @@ DATA: dict[str, Callable[[DataParams], list[Artefact]]] = {
 
 
 def _extractor(source: str) -> list[Artefact]:
+    if (Path(source) / "recipe.yaml").is_file() and not (Path(source) / "config.json").is_file():
+        return [Artefact("extractor", source, None, f"python zoo/train_features.py {source}")]
     try:
         config = read_config(Path(source))
     except InputError as error:

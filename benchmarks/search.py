@@ -28,14 +28,14 @@ from deme_core.device import best_device
 from deme_core.errors import InputError
 from deme_core.merging.first_round import FirstRound
 from deme_core.merging.loss import DenoisingLoss
-from deme_core.merging.objective import MergedLoss, MergedModel, make_objective
+from deme_core.merging.objective import MergedLoss, MergedModel, Scorer, make_objective
 from deme_core.merging.search import check_search
 from deme_core.merging.search_methods import METHODS, nominate
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.task_vectors import vector_files
 from deme_core.merging.trials import Trial, TrialLog, Weights
-from deme_core.metrics.feature_files import read_features
-from deme_core.metrics.features import FeatureParams, load_extractor
+from deme_core.metrics.clip_score import ClipScoreParams
+from deme_core.metrics.features import FeatureParams
 from deme_core.metrics.intervals import paired_interval
 from deme_core.params import read, section
 from deme_core.report.tables import markdown, number
@@ -47,6 +47,7 @@ from deme_core.tensors import weights_hash
 from deme_core.work import only_one, work_dir
 
 OUT = Path("benchmarks")
+IMAGES = 1000  # a trial
 BLOCKS, BLOCK = 10, 2000  # images that decide: 20,000
 APART = 1_000_000  # images between those of two searches
 CHOOSE, DECIDE = 100 * APART, 101 * APART  # where those begin that choose the best of the grid, and those that decide
@@ -58,19 +59,21 @@ class Bench:
     def __init__(self, *, per_block: bool = False) -> None:
         params = read()
         self.N = run_params(params).N
-        self.params = replace(section(params, "merge_search", SearchParams), per_block=per_block)
+        self.params = replace(section(params, "merge_search", SearchParams), images=IMAGES, per_block=per_block)
         pretrained, vectors = Path("models/pretrained"), vector_files(Path(f"models/n{self.N}/vectors"))
-        extractor = load_extractor(section(params, "reference", FeatureParams).extractor)
-        features = read_features(Path("data/reference/train.safetensors"), extractor.sha256)
+        reference = Path("data/reference/train.safetensors")
+        scorer = Scorer.of(
+            "frechet", section(params, "reference", FeatureParams).extractor, reference, ClipScoreParams()
+        )
         self.sampler = Sampler.of(pretrained, section(params, "sampler", SamplerParams), best_device())
         denoising = DenoisingLoss(
             self.sampler.noise_schedule, load_examples(Path("data/examples"), "train"), self.sampler.device
         )
         self.losses = MergedLoss(MergedModel(pretrained, vectors, per_block=per_block), denoising)
-        self.objective = make_objective("frechet", self.losses, self.sampler, extractor, features)
+        self.objective = make_objective("frechet", self.losses, self.sampler, scorer)
         identity = self.sampler.identity | {
-            "hashes": [weights_hash(file) for file in (*vectors, Path("data/reference/train.safetensors"))],
-            "extractor": extractor.sha256,
+            "hashes": [weights_hash(file) for file in (*vectors, reference)],
+            "extractor": scorer.extractor.sha256,
         }
         self.work = work_dir("benchmark-search", identity)
         self.log = TrialLog(self.work / f"trials{'-per-block' * per_block}.csv", self.losses.model.weights)
@@ -130,7 +133,8 @@ def measure(bench: Bench, best: Weights, budgets: list[int], seeds: int) -> pd.D
     zero, rows, own = (0.0,) * bench.N, [], Bench(per_block=True)
     base, top = bench.blocks(zero, DECIDE), bench.blocks(best, DECIDE)
     methods: dict[str, tuple[Bench, dict[str, Any]]] = {method: (bench, {"method": method}) for method in METHODS}
-    methods["surrogate, 1,500 images a trial"] = bench, {"method": "surrogate", "images": 1500}
+    for method in ("surrogate", "gp"):
+        methods[f"{method}, 1,500 images a trial"] = bench, {"method": method, "images": 1500}
     methods["gradient, per block"] = own, {"method": "gradient"}
     runs = [
         (name, budget, seed)
@@ -172,7 +176,7 @@ def summary(table: pd.DataFrame, grid_images: int) -> str:
 def draw(table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
     """Left: what each search gained on fresh images. Right: the grid's best points, as it saw them and as they are."""
     fig = Figure((10, 4.6), dpi=150, layout="constrained")
-    left, right = fig.subplots(1, 2, width_ratios=[3, 2])
+    left, right = fig.subplots(1, 2, width_ratios=[3, 2.2])
     names = list(dict.fromkeys(table["method"]))[::-1]
     budgets = sorted(table["budget"].unique())
     for k, budget in enumerate(budgets):
@@ -189,7 +193,7 @@ def draw(table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
     for key, label, style in (("first", "as the grid saw it", "o"), ("fresh", "on 20,000 fresh images", "s")):
         right.plot(range(1, len(seen[key]) + 1), seen[key], style, markersize=4, label=label)
     right.set(xlabel="rank among the grid's points", ylabel="change against w = 0, %")
-    right.set_title("The best of a grid are best partly by luck", loc="left", fontsize=10)
+    right.set_title("A grid's best are so partly by luck", loc="left", fontsize=10)
     right.legend(frameon=False, fontsize=8)
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)

@@ -21,6 +21,7 @@ from deme_core.merging import __main__ as cli
 from deme_core.merging import hashing, merge
 from deme_core.merging.hashing import AHEAD, HashedTensors
 from deme_core.merging.methods import METHODS, MergeParams
+from deme_core.merging.output import atomic_folder
 from deme_core.tensors import read_recipe, read_tensors, shapes, weights_hash, write_tensors
 
 Merge = Callable[..., None]
@@ -240,6 +241,15 @@ def test_a_killed_merge_leaves_no_output_and_the_next_one_is_whole(run: Merge, g
     run(*given, "--out", tmp_path / "undisturbed")
     assert files_of(out) == files_of(tmp_path / "undisturbed")
     assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_what_a_kill_between_the_renames_put_aside_comes_back(tmp_path: Path) -> None:
+    (tmp_path / ".out.old").mkdir()
+    (tmp_path / ".out.old" / "kept").touch()
+    (tmp_path / ".out.partial").mkdir()
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out"):
+        raise ZeroDivisionError
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["out", "out/kept"]
 
 
 def test_an_error_half_way_keeps_what_was_there(

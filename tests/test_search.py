@@ -1,5 +1,7 @@
 """The search for w: two rounds, a log of trials, what is refused, and whose search it is."""
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, N, sampler_params, write_experts, write_vectors
+from conftest import REPOSITORY, N, python, sampler_params, write_experts, write_vectors
 
 from deme_core.checkpoints import load_denoiser
 from deme_core.data.examples import Pixels
@@ -294,6 +296,29 @@ def test_a_killed_search_goes_on_to_the_same_result_and_the_same_bytes(tmp_path:
     assert (tmp_path / "trials.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import test_search as t
+score, calls = t.quadratic(t.OPTIMUM), []
+def killed(*asked):
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    calls.append(asked)
+    return score(*asked)
+t.searched(Path(sys.argv[1]), killed, 3)
+"""
+
+
+def test_a_search_loses_no_trial_to_sigkill(tmp_path: Path) -> None:
+    expected, whole, _ = searched(tmp_path / "whole", quadratic(OPTIMUM), 3)
+    killed = python(KILLED, tmp_path / "killed", PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    assert killed.returncode == -9, killed.stderr
+    result, rest, _ = searched(tmp_path / "killed", quadratic(OPTIMUM), 3)
+    assert result == expected
+    assert rest.calls == whole.calls[4:]
+
+
 @pytest.mark.parametrize("cut", [1, 2, 9])
 def test_a_cut_last_line_is_run_again_and_no_other(tmp_path: Path, cut: int) -> None:
     _, whole, _ = searched(tmp_path, quadratic(OPTIMUM), 3)
@@ -378,7 +403,7 @@ def test_the_nonnegative_search_tries_no_negative_weight(tmp_path: Path, method:
 )
 def test_a_rivals_search_has_at_least_the_images_of_deme(kind: str, n: int, images: int, budget: int) -> None:
     params = section(read(REPOSITORY / "params.yaml"), "merge_search", SearchParams)
-    params = replace(params, fixed=(None, *(0.0,) * 3))
+    params = replace(params, images=1000, fixed=(None, *(0.0,) * 3))
     rival = KINDS[kind](params, n)
     assert rival == replace(params, method=kind, images=images, budget=budget, fixed=None)
     assert rival.budget >= params.budget

@@ -166,7 +166,7 @@ class Method:
 METHODS = {
     "task_arithmetic": Method(task_arithmetic, "task arithmetic (Ilharco et al. 2023; DeMe, Eq. 8)"),
     "uniform_soup": Method(task_arithmetic, "uniform soup (Wortsman et al. 2022)", weighted=False),
-    "ties": Method(ties, "TIES (Yadav et al. 2023, arXiv 2306.01708)", ("density",), copies=8),
+    "ties": Method(ties, "TIES (Yadav et al. 2023, arXiv 2306.01708)", ("density",), copies=9),
     "dare": Method(dare, "DARE (Yu et al. 2024, arXiv 2311.03099)", ("density", "seed"), copies=5),
     "per_block": Method(per_block, "task arithmetic (DeMe, Eq. 8) with weights of single blocks", ("blocks",)),
 }

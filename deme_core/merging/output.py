@@ -23,6 +23,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     What a killed process left of it is cleared by the next one.
     """
     partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():  # killed between the two renames below
+        old.replace(path)
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -108,11 +108,11 @@ def test_prompts_are_chosen_by_position_and_by_the_greatest_changes() -> None:
     before, after = scores(), scores()
     after.loc[7, "clip_score"] += 5
     after.loc[3, "clip_score"] -= 5
-    after.loc[40, "clip_score"] += 50  # the second image of prompt 10 takes no part
+    after.loc[40, "clip_score"] += 50  # the second image of prompt 10
+    after.loc[10, "clip_score"] += 1  # and its first
     chosen = list(choose(before, after, 5).values())
-    assert chosen[0] == [0, 6, 12, 18, 24]
-    assert chosen[1][0] == 7
-    assert chosen[2][0] == 3
+    assert chosen == [[0, 6, 12, 18, 24], [40, 7], [3]]  # no change is no gain, and a prompt is shown once
+    assert list(choose(before, after, 31).values())[1] == [40, 7, 10]
     with pytest.raises(InputError, match="images of different prompts"):
         choose(before, after.assign(text="other"))
 

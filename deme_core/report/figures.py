@@ -82,7 +82,7 @@ def pair_sheet(path: Path, pairs: Sequence[Pair], title: str, models: tuple[str,
             fig.text(left / width, (top - text + 3) / height, words, size=6.5, va="bottom", linespacing=1.1)
             scores = (pair.before_score, pair.after_score)
             for column, (image, score) in enumerate(zip((pair.before, pair.after), scores, strict=True)):
-                x, bold = left + column * (side + gap // 2), score > min(scores)
+                x, bold = left + column * (side + gap // 2), round(score, 1) > round(min(scores), 1)
                 fig.figimage(_square(image, side), x, top - text - side)  # sets pixels without resampling
                 fig.text(
                     (x + side / 2) / width, (top - text - side - 4) / height, f"{score:.1f}", size=7, ha="center",

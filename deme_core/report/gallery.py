@@ -15,9 +15,11 @@ COUNT = 12  # prompts a sheet
 
 
 def choose(before: pd.DataFrame, after: pd.DataFrame, count: int = COUNT) -> dict[str, list[int]]:
-    """Heading -> the images of a sheet, one a prompt: chosen by position, and by the greatest changes of either sign.
+    """Heading -> the images of a sheet: chosen by position, and by the greatest changes of either sign.
 
-    before, after: rows of `clip_scores` of the same images; of each prompt its first image takes part.
+    A sheet shows as many prompts as it can before it shows one again; by position it shows each prompt's first image.
+
+    before, after: rows of `clip_scores` of the same images.
 
     Raises:
         InputError: the two are of different images or texts.
@@ -25,13 +27,19 @@ def choose(before: pd.DataFrame, after: pd.DataFrame, count: int = COUNT) -> dic
     if list(before["image"]) != list(after["image"]) or list(before["text"]) != list(after["text"]):
         raise InputError("gallery: the two models have images of different prompts; `dvc repro` samples both alike")
     first = np.sort(np.unique(before["prompt"], return_index=True)[1])
-    count = min(count, len(first))
-    change = (after["clip_score"] - before["clip_score"]).to_numpy()[first]
-    order = first[np.argsort(change, kind="stable")]
+    shown = min(count, len(first))
+    change = after["clip_score"] - before["clip_score"]
+    most = -(-count // len(first))  # images a prompt
+
+    def greatest(changes: pd.Series) -> list[int]:
+        order = changes[changes > 0].sort_values(ascending=False, kind="stable").index
+        kept = before.loc[order].groupby("prompt", sort=False).head(most)
+        return [int(k) for k in kept.index[:count]]
+
     return {
-        "Evenly spread over the prompts": [int(first[k * len(first) // count]) for k in range(count)],
-        "The greatest gains": [int(k) for k in order[::-1][:count]],
-        "The greatest losses": [int(k) for k in order[:count]],
+        "Evenly spread over the prompts": [int(first[k * len(first) // shown]) for k in range(shown)],
+        "The greatest gains": greatest(change),
+        "The greatest losses": greatest(-change),
     }
 
 
@@ -66,6 +74,9 @@ def write_gallery(
     score = [dict(zip(table["image"], table["clip_score"], strict=True)) for table in scores]
     parts = [f"## {name}"]
     for number_of, (heading, numbers) in enumerate(sheets.items(), 1):
+        if not numbers:
+            parts += [f"### {heading}", "None."]
+            continue
         pairs = [Pair(texts[k], left[k], right[k], score[0][k], score[1][k]) for k in numbers]
         file = f"{name}-{number_of}.png"
         pair_sheet(folder / file, pairs, f"{name}: {heading.lower()}", models)

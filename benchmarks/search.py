@@ -1,6 +1,6 @@
-"""How many images each search method needs to find good merge weights, on a finished run.
+"""How good the merge weights are that each search method finds with a number of images, on a finished run.
 
-    python benchmarks/search.py            # hours on one core; goes on where it stopped
+    python benchmarks/search.py            # more than an hour on one core; goes on where it stopped
 
 The truth: a grid of 5 values a weight with 1,000 images a point, of whose best 20 the best is chosen with 20,000
 others. A method then searches with several seeds, each on images of its own, and what it nominates first is scored on
@@ -154,6 +154,13 @@ def measure(bench: Bench, best: Weights, budgets: list[int], seeds: int) -> pd.D
     return pd.DataFrame(rows)
 
 
+def rank_interval(pairs: np.ndarray, draws: int = 2000) -> list[float]:
+    """95 % interval of a rank correlation, by the bootstrap over the rows of [n, 2]."""
+    random = np.random.default_rng(0)
+    again = [spearmanr(*pairs[random.integers(len(pairs), size=len(pairs))].T).statistic for _ in range(draws)]
+    return [float(end) for end in np.quantile(again, [0.025, 0.975])]
+
+
 def summary(table: pd.DataFrame, grid_images: int) -> str:
     """A row a method and budget: mean over its seeds."""
     cells = []
@@ -220,7 +227,8 @@ def measure_all(bench: Bench, args: argparse.Namespace) -> None:
     base, top = bench.blocks((0.0,) * bench.N, DECIDE), bench.blocks(best, DECIDE)
     found = paired_interval(top, base)
     rank = spearmanr(grid["score"], grid["loss"]).statistic
-    zero = grid.loc[grid["w"] == (0.0,) * bench.N, "score"].iloc[0]
+    at_zero = grid.loc[grid["w"] == (0.0,) * bench.N].iloc[0]
+    zero = at_zero["score"]
     better, head = grid[grid["score"] < zero], grid.head(args.finalists)
     first = bench.blocks((0.0,) * bench.N, CHOOSE).mean()
     fresh = [100 * (bench.blocks(w, CHOOSE).mean() / first - 1) for w in head["w"]]
@@ -230,8 +238,14 @@ def measure_all(bench: Bench, args: argparse.Namespace) -> None:
         "best_change_percent": [100 * x / base.mean() for x in (found.value, found.low, found.high)],
         "grid_best_change_percent": {"first": list(100 * (head["score"] / zero - 1)), "fresh": fresh},
         "rank_correlation_loss_frechet": float(rank),
+        "points_better_than_pretrained": len(better),
         "rank_correlation_where_better_than_pretrained": float(spearmanr(better["score"], better["loss"]).statistic),
+        "its_interval": rank_interval(better[["score", "loss"]].to_numpy()),
+        "points_of_lower_loss_than_pretrained": int((grid["loss"] < at_zero["loss"]).sum()),
     }  # fmt: skip
+    rows = [[*w, score, loss] for w, score, loss in grid[["w", "score", "loss"]].itertuples(index=False)]
+    columns = [*(f"w{i + 1}" for i in range(bench.N)), "score", "loss"]
+    pd.DataFrame(rows, columns=columns).to_csv(OUT / "search_grid.csv", index=False, float_format="%.6g")
     (OUT / "search.json").write_text(json.dumps(facts, indent=2) + "\n")
     (OUT / "search.md").write_text(summary(table, images) + "\n", encoding="utf-8")
     draw(table, facts)

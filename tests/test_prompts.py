@@ -137,6 +137,10 @@ def test_what_params_cannot_mean_is_refused(tmp_path: Path) -> None:
         texts("cocoa", path)
     with pytest.raises(InputError, match=r"prompts\.mine\.count = 3: .*mine\.txt holds 2 prompts; lower it"):
         texts("file", path, count=3)
+    for other in ('{"annotations": []}', "[1, 2]", "Prompt\tCategory\na cat\tAnimals"):
+        Path(path).write_text(other)
+        with pytest.raises(InputError, match="JSON or a table, where prompts are expected one a line; take the source"):
+            texts("file", path)
     for key, value in (("count", 0), ("each", 0), ("template", "a photo"), ("template", "{} {}"), ("template", "{0}")):
         with pytest.raises(InputError, match=rf"prompts\.{key} = "):
             texts("file", path, **{key: value})

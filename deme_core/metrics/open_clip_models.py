@@ -107,6 +107,7 @@ def _package() -> Any:
 
 def hub_id(name: str, tag: str) -> str:
     """The hub repository of the weights that open_clip calls `tag` for the architecture `name`."""
+    _package()
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
     if not (known := list_pretrained_tags_by_model(name)):

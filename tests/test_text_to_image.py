@@ -3,21 +3,28 @@
 import csv
 import json
 import runpy
+import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import networkx
+import pandas as pd
 import pytest
 import torch
 import yaml
 from conftest import REPOSITORY as ROOT
 from conftest import N, files_of, never, training_params
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from dvc.repo import Repo
+from test_clip_score import Compass, direction
 from text_to_image import SIZE, UNET, write_stable_diffusion
 
 from deme_core import components
 from deme_core.checkpoints import WEIGHTS, load_denoiser, load_noise_schedule, verify_pipeline
+from deme_core.dag import dag
 from deme_core.data.examples import load_examples
 from deme_core.errors import InputError
 from deme_core.hub_layouts import import_pipeline, local_pipeline
@@ -43,6 +50,11 @@ CHANGES: dict[str, dict[str, Any]] = {
         "two": {"source": "heldout", "path": "data/images", "count": 2, "each": 3, "template": "{} again"},
     },
 }  # fmt: skip
+
+SETS: dict[str, dict[str, Any]] = {
+    "captions": {"source": "heldout", "path": "data/images", "reference": "data/reference/heldout.safetensors"},
+    "few": {"source": "heldout", "path": "data/images", "count": 2, "each": 3},
+}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +116,45 @@ def project(hub: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFac
         given = ["--model", "models/merged", *base, "--prompts", "data/prompts.json"]
         run("sample", *given, "--set", "two", "--out", "samples/two")
     return folder
+
+
+class Lengths(Compass):
+    """A stand-in for a CLIP model: a text's direction is its length."""
+
+    def text_features(self, texts: Sequence[str]) -> torch.Tensor:
+        return direction(torch.tensor([len(text) for text in texts]))
+
+
+def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
+    hub: Path, extractor_dir: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands that DVC makes of dvc.yaml, in the order of its graph; a stand-in takes the place of open_clip."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"N": N, "dag": dag(N, [], list(SETS))}
+    params["pretrain_load"]["source"], params["reference"]["extractor"] = str(hub), str(extractor_dir)
+    for name, own in (CHANGES | {"prompts": SETS}).items():
+        params[name] |= own
+    params["merge_search"]["objective"], params["sample"]["images"] = "frechet+clip_score", 40
+    params["clip_score"] = {"model": "compass", "pretrained": None, "revision": None}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    shutil.copy(ROOT / "dvc.yaml", ".")
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
+    monkeypatch.setattr("deme_core.metrics.clip_score.load_open_clip", lambda *_: Lengths([]))
+    graph = Repo(".").index.graph  # from a stage to what it depends on
+    ran = []
+    for one in reversed(list(networkx.topological_sort(graph))):
+        python, module, name, *arguments = shlex.split(one.cmd)
+        assert (python, module) == ("python", "-m")
+        stage(name.removeprefix("stages."), *arguments, monkeypatch=monkeypatch)
+        ran.append(name.removeprefix("stages."))
+    assert {*ran} == {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", "finetune_rival"}
+    assert {"safety_checker", "feature_extractor"} <= {path.name for path in Path(f"models/n{N}/merged").iterdir()}
+    assert json.loads(Path(f"search/n{N}/merged/result.json").read_text())["objective"] == "frechet+clip_score"
+    table = pd.read_csv("reports/prompts/table2.csv")
+    assert {*table["set"]} == {*SETS}
+    assert {*table["model"]} == {"pretrained", "ensemble", "merged_uniform", "merged"}
+    assert table["clip_score"].between(0, 100).all()
+    assert table["frechet"].notna().tolist() == (table["set"] == "captions").tolist()
 
 
 # The pipeline on disk

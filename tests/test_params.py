@@ -370,9 +370,9 @@ def test_validate_refuses_a_dag_of_other_params_in_one_line(
     ("change", "message"),
     [
         ({"method": "none"}, "merge_search.method = 'none': must be one of auto, grid, coordinate, "),
-        ({"method": "grid"}, "merge_search.budget = 30000: the grid over 4 weights has 257 points of 1000 images each"),
+        ({"method": "grid"}, "merge_search.budget = 30000: the grid over 4 weights has 257 points of 1500 images each"),
         ({"fixed": [None, 0.0]}, "merge_search.fixed = [None, 0.0]: needs N = 4 entries"),
-        ({"budget": 1}, "merge_search.budget = 1: must be at least 2 × images = 2000"),
+        ({"budget": 1}, "merge_search.budget = 1: must be at least 2 × images = 3000"),
         ({"per_block": True}, "merge_search.method = 'auto': too many points for the weights of every block"),
         ({"towards_shared": -1.0}, "merge_search.towards_shared = -1.0: must be a finite number, not negative"),
     ],

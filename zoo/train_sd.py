@@ -164,7 +164,7 @@ def fit(model: Any, loss: Loss, n: int, training: dict[str, Any], recipe: dict[s
     ema = EMAModel(model.parameters(), decay=0.999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     with only_one(state):
         if progress := load_state(state, model, ema, optimizer):
-            first, curve = progress["step"], progress["curve"]
+            first, curve = progress["step"], [{key: row[key] for key in ("step", "loss")} for row in progress["curve"]]
         for step in tqdm(range(first + 1, steps + 1), desc=label, initial=first, total=steps, unit="step"):
             generator = torch.Generator().manual_seed(step_seed(seed, label, step))
             for group in optimizer.param_groups:

@@ -22,6 +22,7 @@ from deme_core.training.settings import TrainingParams
 from deme_core.work import only_one
 
 Curve = list[dict[str, float]]
+ROW = ("step", "loss", "denoising", "consistency", "lr")  # of a curve
 
 
 def train(
@@ -123,7 +124,8 @@ class _Training:
         self.curve: Curve = []
         self.first = 0
         if progress := load_state(state, self.raw, self.ema, self.optimizer):
-            self.first, self.curve = progress["step"], progress["curve"]
+            self.first = progress["step"]
+            self.curve = [{key: row[key] for key in ROW} for row in progress["curve"]]  # JSON sorted its keys
             if accelerator.scaler:
                 accelerator.scaler.load_state_dict(progress["scaler"])
         self.net, self.optimizer = accelerator.prepare(self.raw, self.optimizer)
@@ -245,7 +247,7 @@ class _Training:
         micro_steps = self.params.log_every * self.params.gradient_accumulation
         loss, denoising, consistency = (self.sums / micro_steps).tolist()
         lr = self.optimizer.param_groups[0]["lr"]
-        self.curve.append({"step": step, "loss": loss, "denoising": denoising, "consistency": consistency, "lr": lr})
+        self.curve.append(dict(zip(ROW, (step, loss, denoising, consistency, lr), strict=True)))
         bar.set_postfix(loss=f"{loss:.4f}")
         if self.params.report_to:
             self.accelerator.log({k: v for k, v in self.curve[-1].items() if k != "step"}, step=step)

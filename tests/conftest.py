@@ -5,6 +5,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch, and for the processes that tests start
 
 import hashlib
+import runpy
 import shutil
 import subprocess
 import sys
@@ -153,6 +154,12 @@ def python(code: str, *args: object, **environment: str) -> subprocess.Completed
         [sys.executable, "-c", code, *map(str, args)],
         capture_output=True, text=True, env=os.environ | environment, timeout=300,
     )  # fmt: skip
+
+
+def stage(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a stage's script in this process and this folder."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    runpy.run_path(str(REPOSITORY / "stages" / f"{name}.py"), run_name="__main__")
 
 
 def never(*_: object, **__: object) -> Any:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, stage
 from PIL import Image
 from test_clip_score import Compass, images
 from text_to_image import write_stable_diffusion
@@ -48,11 +48,6 @@ def folder(empty_folder: Path, extractor_dir: Path, digits: torch.Tensor, monkey
         (samples / PROTOCOL).write_text(json.dumps(protocol))
     monkeypatch.setattr("deme_core.metrics.clip_score.load_open_clip", lambda *_: Compass([]))
     return empty_folder
-
-
-def stage(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-    runpy.run_path(str(REPOSITORY / "stages" / f"{name}.py"), run_name="__main__")
 
 
 def evaluate(model: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

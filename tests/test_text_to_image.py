@@ -2,10 +2,8 @@
 
 import csv
 import json
-import runpy
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY as ROOT
-from conftest import N, files_of, never, training_params
+from conftest import N, files_of, never, stage, training_params
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from dvc.repo import Repo
 from test_clip_score import Compass, direction
@@ -68,12 +66,6 @@ def pipeline(hub: Path, tmp_path: Path) -> Path:
     """As the stage pretrain_load leaves it; may be written to."""
     import_pipeline(hub, tmp_path / "pipeline")
     return tmp_path / "pipeline"
-
-
-def stage(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a stage's script here."""
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-    runpy.run_path(str(ROOT / "stages" / f"{name}.py"), run_name="__main__")
 
 
 @pytest.fixture(scope="module")

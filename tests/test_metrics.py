@@ -200,7 +200,7 @@ def naive_kernel_distance(x: Array, y: Array) -> float:
     return mean_kernel(x, x, True) + mean_kernel(y, y, True) - 2 * mean_kernel(x, y, False)
 
 
-@pytest.mark.parametrize(("n", "m"), [(2, 2), (7, 12)])
+@pytest.mark.parametrize(("n", "m"), [(2, 2), (7, 12), (7, 30)])  # 30 > 5²: by sums of powers
 def test_kernel_distance_equals_the_double_loop(rng, n, m):
     x, y = rng.normal(size=(n, 5)), rng.normal(0.5, 1.0, size=(m, 5))
     assert kernel_distance(x, y) == pytest.approx(naive_kernel_distance(x, y), rel=1e-10)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import N, files_of, training_params, write_pipeline
-from diffusers import DDPMScheduler, UNet2DModel
+from conftest import ARCHITECTURE, N, files_of, training_params, write_pipeline
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from deme_core.checkpoints import WEIGHTS, load_denoiser, load_noise_schedule
 from deme_core.data.examples import Pixels
@@ -46,6 +47,13 @@ def run(
         snapshot=snapshot, snapshot_every=1,
     )  # fmt: skip
     return curve, student.state_dict()
+
+
+def write_wide(directory: Path, dropout: float = 0.0) -> Path:
+    """A pipeline whose convolutions have more than 4,096 elements: the moments of smaller tensors keep 32 bits."""
+    model = UNet2DModel(**ARCHITECTURE | {"block_out_channels": (32, 32), "dropout": dropout})
+    DDPMPipeline(model, DDPMScheduler()).save_pretrained(directory)
+    return directory
 
 
 class Interrupted(Exception):
@@ -129,12 +137,17 @@ def test_the_learning_rate_is_a_function_of_the_step(
         {},
         {"gradient_accumulation": 2, "lr_schedule": "cosine"},
         {"timestep_draw": "per_batch", "horizontal_flip": True},
+        {"optimizer": "adamw_8bit"},
     ],
 )
 def test_a_training_interrupted_anywhere_resumes_exactly(
     digits: torch.Tensor, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    pipeline = write_pipeline(tmp_path / "pipeline", dropout=0.2)
+    write = write_pipeline
+    if changes.get("optimizer") == "adamw_8bit":
+        pytest.importorskip("bitsandbytes")
+        write = write_wide
+    pipeline = write(tmp_path / "pipeline", dropout=0.2)
     straight = run(pipeline, digits, tmp_path / "straight", **changes)
     at = {2, 4, 7, 8, 11}  # before, on and after a checkpoint
     snapshot = interrupt_at(at)
@@ -147,6 +160,29 @@ def test_a_training_interrupted_anywhere_resumes_exactly(
     assert weights_hash(tmp_path / "cut" / "state.safetensors") == weights_hash(
         tmp_path / "straight" / "state.safetensors"
     )
+
+
+def test_moments_in_8_bits_train_as_those_in_32_do(digits: torch.Tensor, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    pipeline = write_wide(tmp_path / "pipeline")
+    curves, states = {}, {}
+    for name in ("adamw", "adamw_8bit"):
+        curves[name], _ = run(pipeline, digits, tmp_path / name, iterations=40, log_every=20, checkpoint_every=20, optimizer=name)
+        states[name] = state_tensors(tmp_path / name, "optimizer")
+    for full, small in zip(curves["adamw"], curves["adamw_8bit"], strict=True):
+        assert small["loss"] == pytest.approx(full["loss"], rel=0.05)
+    assert {value.dtype for key, value in states["adamw"].items() if key.endswith("exp_avg")} == {torch.float32}
+    moments = [value for key, value in states["adamw_8bit"].items() if key.endswith(("state1", "state2"))]
+    assert {value.dtype for value in moments if value.numel() > 4096} == {torch.uint8}
+
+
+def test_8_bits_without_bitsandbytes_are_refused_before_a_step(
+    pipeline: Path, digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(InputError, match=r"needs the package bitsandbytes .*pip install 'deme\[gpu\]'"):
+        run(pipeline, digits, tmp_path / "state", optimizer="adamw_8bit")
+    assert not (tmp_path / "state" / "state.safetensors").exists()
 
 
 @pytest.mark.parametrize("projection", ["foldable", "released", "none"])

@@ -17,6 +17,7 @@ from deme_core.errors import InputError
 from deme_core.seeds import step_seed
 from deme_core.timesteps import draw_timesteps
 from deme_core.training.losses import consistency_loss, denoising_loss, regression_target
+from deme_core.training.optimizer import make_optimizer
 from deme_core.training.resume import load_state, save_state
 from deme_core.training.settings import TrainingParams
 from deme_core.work import only_one
@@ -100,14 +101,7 @@ class _Training:
         self.T = noise_schedule.config.num_train_timesteps
         self.examples = examples.to(self.device)
         self.loss_weights = None if loss_weights is None else loss_weights.float().to(self.device)
-        self.optimizer: Any = torch.optim.AdamW(
-            self.raw.parameters(),
-            lr=params.learning_rate,
-            betas=(params.adam_beta1, params.adam_beta2),
-            eps=params.adam_epsilon,
-            weight_decay=params.weight_decay,
-            foreach=True,
-        )
+        self.optimizer: Any = make_optimizer(self.raw.parameters(), params)
         self.ema = EMAModel(
             self.raw.parameters(),
             decay=params.ema_decay,

@@ -28,7 +28,8 @@ def save_state(
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in zip(names, ema.shadow_params, strict=True)}
     for name, parameter in model.named_parameters():
-        tensors |= {f"optimizer.{name}.{key}": value for key, value in optimizer.state[parameter].items()}
+        state = optimizer.state[parameter]
+        tensors |= {f"optimizer.{name}.{key}": torch.as_tensor(value) for key, value in state.items()}
     write_tensors(directory / STATE, tensors, progress)
 
 
@@ -48,6 +49,10 @@ def load_state(
     for name, parameter in model.named_parameters():
         prefix = f"optimizer.{name}."
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        # AdamW keeps its step counter on the CPU, its moments beside the parameter.
-        optimizer.state[parameter] = {k: v if k == "step" else v.to(device) for k, v in state.items()}
+        optimizer.state[parameter] = {k: _step(v) if k == "step" else v.to(device) for k, v in state.items()}
     return progress
+
+
+def _step(saved: torch.Tensor) -> torch.Tensor | int:
+    """The step counter as its optimizer keeps it: AdamW a float on the CPU, the one of 8 bits an int."""
+    return saved if saved.is_floating_point() else int(saved)

@@ -56,6 +56,8 @@ class TrainingParams:
     """Optimizer steps a row of the curve."""
     checkpoint_every: int
     """Optimizer steps between two resume states."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """A row of `deme_core.training.optimizer.OPTIMIZERS`."""
     caption_dropout: float = 0.0
     """Probability of the empty caption in training, for classifier-free guidance; of no effect without captions."""
     gradient_checkpointing: bool = False

@@ -58,10 +58,13 @@ zoo-text: $(BIN)/.installed
 	OMP_NUM_THREADS=1 python zoo/train_clip.py zoo/digits-clip
 	OMP_NUM_THREADS=1 python zoo/train_sd.py zoo/digits-sd
 
-# clean-fid without its dependencies: the parity test needs one function of it, and the torchvision that it would
-# bring must match torch's build (see pyproject.toml).
+# PyPI's torchvision is built for CUDA. Beside a CPU build of torch its compiled operators, which nothing here calls, do
+# not load, and the module that describes them stops every import of it: an empty one takes that module's place then.
+NO_OPERATORS := import sys, types; sys.modules["torchvision._meta_registrations"] = types.ModuleType("no_operators")
+SITE = $(shell $(BIN)/python -c "import site; print(site.getsitepackages()[0])")
+
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install -q -c constraints.txt --no-deps clean-fid
+	@$(BIN)/python -c "import torchvision" 2>/dev/null || echo '$(NO_OPERATORS)' > $(SITE)/torchvision_no_operators.pth
 	@touch $@

@@ -61,10 +61,11 @@ zoo-text: $(BIN)/.installed
 # PyPI's torchvision is built for CUDA. Beside a CPU build of torch its compiled operators, which nothing here calls, do
 # not load, and the module that describes them stops every import of it: an empty one takes that module's place then.
 NO_OPERATORS := import sys, types; sys.modules["torchvision._meta_registrations"] = types.ModuleType("no_operators")
-SITE = $(shell $(BIN)/python -c "import site; print(site.getsitepackages()[0])")
+SITE := import site; print(site.getsitepackages()[0])
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -c "import torchvision" 2>/dev/null || echo '$(NO_OPERATORS)' > $(SITE)/torchvision_no_operators.pth
+	@$(BIN)/python -c "import torchvision" 2>/dev/null || \
+	  echo '$(NO_OPERATORS)' > "$$($(BIN)/python -c '$(SITE)')/torchvision_no_operators.pth"
 	@touch $@

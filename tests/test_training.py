@@ -167,7 +167,9 @@ def test_moments_in_8_bits_train_as_those_in_32_do(digits: torch.Tensor, tmp_pat
     pipeline = write_wide(tmp_path / "pipeline")
     curves, states = {}, {}
     for name in ("adamw", "adamw_8bit"):
-        curves[name], _ = run(pipeline, digits, tmp_path / name, iterations=40, log_every=20, checkpoint_every=20, optimizer=name)
+        curves[name], _ = run(
+            pipeline, digits, tmp_path / name, iterations=40, log_every=20, checkpoint_every=20, optimizer=name
+        )
         states[name] = state_tensors(tmp_path / name, "optimizer")
     for full, small in zip(curves["adamw"], curves["adamw_8bit"], strict=True):
         assert small["loss"] == pytest.approx(full["loss"], rel=0.05)

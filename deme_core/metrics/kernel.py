@@ -27,8 +27,8 @@ class KernelReference:
 
         Binkowski et al. 2018, "Demystifying MMD GANs", arXiv 1801.01401. The expectation is exact at any n and m,
         so between two samples of one distribution it is often negative; it is never clipped. Memory: a few float64
-        matrices of CHUNK_ROWS * max(n, m), or of CHUNK_ROWS * D^2 where m > D^2. A large set is given in blocks of some thousand rows: the mean over
-        blocks is unbiased too, and their spread gives the interval.
+        matrices of CHUNK_ROWS * max(n, m), or of CHUNK_ROWS * D^2 where m > D^2. A large set is given in blocks of
+        some thousand rows: the mean over blocks is unbiased too, and their spread gives the interval.
         ValueError for fewer than two rows, differing D, or values that are not finite.
         """
         a, b = _at_least_two_rows(x, "x"), self._rows

@@ -1,6 +1,7 @@
 """Encoded images of any kind and size -> squares of one size; what cannot be read is named."""
 
 import io
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from deme_core.seeds import step_seed
 
 AHEAD = 256  # images that are in memory at once, encoded and as squares
 NAMED = 10  # unreadable images that a message names; it counts the rest
+IN_MEMORY = r" <_io\.BytesIO[^>]*>"  # how Pillow names what it read
 # What Pillow raises at damaged files of its many formats.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -43,7 +45,7 @@ def decode_all(
     rows = pixels.numpy()  # the same memory
     for k, (name, square) in enumerate(tqdm(_squares(encoded, params), desc="images", total=count, unit="image")):
         if isinstance(square, Exception):
-            broken.append(f"{name} ({square})")
+            broken.append(f"{name} ({re.sub(IN_MEMORY, '', str(square))})")
         else:
             rows[len(kept)] = square
             kept.append(k)

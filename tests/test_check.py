@@ -23,7 +23,7 @@ from deme_core.metrics.features import EXTRACTORS, FeatureParams
 from deme_core.params import read
 from deme_core.prompts.settings import PromptParams
 from deme_core.report.artefacts import DATA, WEIGHTS, Artefact, artefacts, measure_artefacts, model_folder
-from deme_core.report.check import amount, check
+from deme_core.report.check import amount, check, fits
 from deme_core.report.costs import Counts, measure
 from deme_core.sampling.settings import SampleParams
 from deme_core.training.scratch import PretrainParams
@@ -176,6 +176,8 @@ def test_the_counts_are_those_of_the_stages() -> None:
     assert own.calls == 3
     rivals = dag(2, ["full_range", "soup_greedy"])
     more = Counts.of(2, rivals, training, SEARCH, sampler_params(steps=3), SampleParams(images=100))
+    prompted = Counts.of(2, dag(2, []), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), 50)
+    assert prompted.sampled == 4 * 150
     assert more.trained == 2 * own.trained
     assert more.sampled == 7 * 100
     assert more.searched > 2 * own.searched
@@ -183,7 +185,8 @@ def test_the_counts_are_those_of_the_stages() -> None:
 
 def test_a_measured_step_gives_time_flops_and_disk(pipeline: Path) -> None:
     measured = measure(pipeline, training_params(batch_size=4), sampler_params(block=4))
-    assert (measured.pixels, measured.encoded, measured.copies) == (64, 0, 6)
+    assert (measured.pixels, measured.encoded, measured.encoding, measured.decoding) == (64, 0, 0, 0)
+    assert measured.state == 4 * measured.parameters * 6
     assert measured.macs > 0
     assert 0 < measured.sampling < measured.training < 1
     counts = Counts(trained=1000, searched=500, sampled=100, calls=10)
@@ -244,8 +247,26 @@ def test_a_text_to_image_model_is_measured_with_its_captions(tmp_path: Path) -> 
     measured = measure(tmp_path / "sd", params, sampler_params(block=2, kind="pndm", guidance=7.5))
     assert measured.pixels == 16 * 16
     assert measured.encoded == 2 * (2 * 4 * 8 * 8 + 12 * 8)
-    assert measured.copies == 5
-    assert measured.macs > 0
+    assert measured.state == 4 * measured.parameters * 5
+    assert min(measured.macs, measured.encoding, measured.decoding) > 0
+    eight = measure(tmp_path / "sd", replace(params, optimizer="adamw_8bit"), sampler_params(block=2))
+    assert eight.state == measured.parameters * (4 * 3 + 2)
+
+
+def test_the_memory_of_a_training_grows_with_its_batch_and_says_what_it_fits(tmp_path: Path) -> None:
+    write_stable_diffusion(tmp_path / "sd")
+    kept = {
+        (batch, saving): measure(
+            tmp_path / "sd", training_params(batch_size=batch, gradient_checkpointing=saving), sampler_params(block=1)
+        ).activations
+        for batch in (1, 4)
+        for saving in (False, True)
+    }
+    assert kept[4, False] == pytest.approx(4 * kept[1, False], rel=0.1)
+    assert kept[4, True] < kept[4, False] / 2
+    assert fits(int(20e9)) == "fits a GPU of 24 or 80 GB"
+    assert fits(int(23e9)) == "fits a GPU of 80 GB"
+    assert "set gradient_checkpointing" in fits(int(79e9))
 
 
 def test_files_of_prompts_are_artefacts(tmp_path: Path, extractor_dir: Path) -> None:

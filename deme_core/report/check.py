@@ -1,6 +1,5 @@
 """The answer of `make check`: what is missing, and what the run will cost, as text."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from deme_core.data.images import DataParams
@@ -18,6 +17,8 @@ from deme_core.stage import run_params
 from deme_core.training.scratch import PretrainParams
 from deme_core.training.settings import TrainingParams
 
+GPUS = (24, 80)  # GB
+ROOM = 1.1  # for the GPU's own context, and what lies between tensors
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -30,18 +31,22 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     found = artefacts(section(params, "data", DataParams), pretrain, features, prompts)
     found += measure_artefacts(prompts, section(params, "clip_score", ClipScoreParams))
     found = list(dict.fromkeys(found))  # packages that several parts need
-    counts = Counts.of(top.N, params["dag"], training, search, sampler, sample)
+    prompted = {name: _prompted(name, own) for name, own in prompts.items()}
+    counts = Counts.of(top.N, params["dag"], training, search, sampler, sample, sum(n or 0 for n in prompted.values()))
     lines = [
         f"{top.name}: what it needs",
         *map(_artefact_line, found),
         "",
         "What it will cost",
         *_counts(counts),
-        *_prompts(prompts, params["dag"]),
+        *(
+            f"  images of {name:<12} {'unknown yet' if n is None else f'{n:,}':>14}  a model, of those to evaluate"
+            for name, n in prompted.items()
+        ),
     ]
     if folder := model_folder(pretrain):
         measured = measure(folder, training, sampler)
-        lines += _measured(measured, counts, top.N, len(params["dag"]["models"]), sample.images)
+        lines += _measured(measured, counts, top.N, len(params["dag"]["models"]), training.batch_size)
     else:
         lines.append("  time, FLOPs, memory, disk: told once the model is there")
     missing = sum(artefact.path is None for artefact in found)
@@ -73,30 +78,39 @@ def _counts(counts: Counts) -> list[str]:
     ]
 
 
-def _prompts(sets: Mapping[str, PromptParams], dag: dict[str, Any]) -> list[str]:
-    lines = []
-    for name, own in sets.items():
-        try:
-            count = f"{len(dag['models']) * load_prompts(name, own).images:>14,}"
-        except InputError:  # its file is missing, and named above; or the run has yet to make it
-            count = f"{'unknown yet':>14}"
-        lines.append(f"  images of {name:<12} {count}  of all models, beside these")
-    return lines
+def _prompted(name: str, own: PromptParams) -> int | None:
+    """Images of a prompt set, of one model."""
+    try:
+        return load_prompts(name, own).images
+    except InputError:  # its file is missing, and named above; or the run has yet to make it
+        return None
 
 
-def _measured(measured: Measured, counts: Counts, N: int, models: int, images: int) -> list[str]:
+def _measured(measured: Measured, counts: Counts, N: int, models: int, batch: int) -> list[str]:
     calls = counts.calls * (counts.searched + counts.sampled)
     times = [f"  {name:<22} {hours:>14.2f}  h" for name, hours in measured.hours(counts).items()]
-    memory = f"  memory of a training   {amount(measured.state, 'B'):>14}  and the activations"
-    if measured.peak is not None:
-        memory = f"  GPU memory             {amount(measured.peak + measured.state, 'B'):>14}  in a training step"
-    encoded = [f"  latents and embeddings {amount(measured.encoded, 'B'):>14}  on disk, an image and its caption"]
+    memory = measured.state + measured.activations
+    encoded = [
+        f"  latents and embeddings {amount(measured.encoded, 'B'):>14}  on disk, an image and its caption",
+        f"  encoding               {amount(1 / max(measured.encoding, 1e-9), ''):>14}  images a second",
+    ]
     return [
         f"  parameters             {measured.parameters:>14,}",
         f"  FLOPs of sampling      {amount(2 * measured.macs * calls, 'FLOP'):>14}",
-        f"  disk, at most          {amount(measured.disk(N, models, images), 'B'):>14}",
-        *(encoded if measured.encoded else []),
-        memory,
+        f"  disk, at most          {amount(measured.disk(N, models, counts.sampled // models), 'B'):>14}",
+        f"  memory of a training   {amount(memory, 'B'):>14}  about, in batches of {batch}: {fits(memory)}",
         f"from a measured step on one {measured.device}:",
+        *(encoded if measured.encoded else []),
         *times,
     ]
+
+
+def fits(memory: int) -> str:
+    """On which GPUs a training of so many bytes runs."""
+    enough = [str(size) for size in GPUS if memory * ROOM < size * 1e9]
+    if enough:
+        return f"fits a GPU of {' or '.join(enough)} GB"
+    return (
+        f"too much for a GPU of {GPUS[-1]} GB; lower finetune_range.batch_size (gradient_accumulation makes up for it),"
+        " or set gradient_checkpointing, ema_offload, mixed_precision or optimizer=adamw_8bit"
+    )

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser
-from deme_core.components import Condition, blank_condition, pixel_shape
+from deme_core.components import Autoencoder, Condition, blank_condition, is_text_to_image, pixel_shape
 from deme_core.data.encode import KEPT
 from deme_core.device import best_device
 from deme_core.hub_layouts import import_pipeline
@@ -24,6 +24,7 @@ from deme_core.training.settings import TrainingParams
 
 LONG_ENOUGH = 1.0  # seconds of a measurement
 FLOAT = 4  # bytes
+MOMENTS = {"adamw": 2 * FLOAT, "adamw_8bit": 2}  # bytes a weight
 Inputs = tuple[torch.Tensor, torch.Tensor, Condition]  # of a denoiser: x_t, t, condition
 
 
@@ -36,16 +37,16 @@ class Counts:
     searched: int
     """Images that the searches sample, at most."""
     sampled: int
-    """Images that are sampled for the evaluation."""
+    """Images that are sampled for the evaluation, those of prompt sets included as far as their number is known."""
     calls: int
     """Network calls an image."""
 
     @classmethod
     def of(
         cls, N: int, dag: dict[str, Any], training: TrainingParams, search: SearchParams, sampler: SamplerParams,
-        sample: SampleParams,
+        sample: SampleParams, prompted: int = 0,
     ) -> "Counts":  # fmt: skip
-        """The counts of a run of N ranges whose stages the section `dag` names."""
+        """Of a run of N ranges whose stages the section `dag` names; `prompted` images of prompt sets a model."""
         steps = (1 + len(dag["finetunes"])) * N * training.iterations
         kinds = ["deme", *(row["kind"] for row in dag["searches"].values())]
         searches = [KINDS[kind](search, 1 if kind == "scale" else N) for kind in kinds]
@@ -53,7 +54,7 @@ class Counts:
         return cls(
             trained=steps * training.batch_size * training.gradient_accumulation,
             searched=searched,
-            sampled=len(dag["models"]) * sample.images,
+            sampled=len(dag["models"]) * (sample.images + prompted),
             calls=sampler.calls,
         )
 
@@ -70,18 +71,22 @@ class Measured:
     """Bytes of an image, a byte a value."""
     encoded: int
     """Bytes on disk of an image's latents and of one caption's embedding; 0 where pixels are trained on."""
-    copies: int
-    """Of the weights in the device's memory during a training: weights, gradients, two moments, EMA, teacher."""
+    state: int
+    """Bytes of a training in the device's memory but for activations: weights, gradients, moments, EMA, teacher."""
+    activations: int
+    """Bytes that a whole batch keeps for its backward pass: as measured on a GPU, counted on a CPU."""
     training: float
     """Seconds an image of a training step, the teacher's pass included."""
     sampling: float
     """Seconds an image of one network call."""
-    peak: int | None
-    """Bytes that a training step of a whole batch takes on the GPU; None on a CPU."""
+    encoding: float
+    """Seconds an image through the encoder of the VAE; 0 without one."""
+    decoding: float
+    """Seconds an image through its decoder; 0 without one."""
 
     def hours(self, counts: Counts) -> dict[str, float]:
         """Stage -> hours on one device like this one."""
-        image = self.sampling * counts.calls / 3600
+        image = (self.sampling * counts.calls + self.decoding) / 3600
         return {
             "training": self.training * counts.trained / 3600,
             "search, at most": image * counts.searched,
@@ -92,11 +97,6 @@ class Measured:
         """Bytes of a run, at most: N experts with vectors and resume states, the models, their samples."""
         weights = self.parameters * FLOAT
         return weights * (N * (1 + 1 + 4) + models) + models * images * self.pixels
-
-    @property
-    def state(self) -> int:
-        """Bytes of a training apart from activations."""
-        return self.copies * self.parameters * FLOAT
 
 
 def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> Measured:
@@ -115,6 +115,7 @@ def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> M
         height, width = size if isinstance(size, list | tuple) else (size, size)
         shape = (config.in_channels, height, width)
         condition, pixels = blank_condition(pipeline, 1, torch.device("cpu")), pixel_shape(pipeline, shape)
+        vae = Autoencoder(pipeline, device) if is_text_to_image(pipeline) else None
     figures = cost([model], shape, condition)
     model = model.to(device)
     if training.gradient_checkpointing:
@@ -125,8 +126,19 @@ def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> M
         return torch.randn(n, *shape, device=device), torch.zeros(n, dtype=torch.long, device=device), own
 
     mixed = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[training.mixed_precision]
-    seconds, peak = _seconds(lambda n: _train(model, inputs(n), mixed, training.consistency > 0), training.batch_size)
-    calls, _ = _seconds(lambda n: _call(model, inputs(n), getattr(torch, sampler.dtype)), sampler.block)
+    teacher, weights = training.consistency > 0, FLOAT * figures["parameters"]
+    seconds = _seconds(lambda n: _train(model, inputs(n), mixed, teacher), training.batch_size)
+    if device.type == "cuda":
+        activations = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated() - weights  # gradients
+    else:
+        one, two = (_kept(model, inputs(n), mixed) for n in (1, 2))
+        activations = one + (two - one) * (training.batch_size - 1)
+    calls = _seconds(lambda n: _call(model, inputs(n), getattr(torch, sampler.dtype)), sampler.block)
+    encoding = decoding = 0.0
+    if vae is not None:
+        images, latents = torch.zeros(sampler.block, *pixels), torch.zeros(sampler.block, *shape)
+        encoding = _seconds(lambda n: vae.moments(images[:n]), sampler.block)
+        decoding = _seconds(lambda n: vae.decode(latents[:n]), sampler.block)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     return Measured(
         device=name,
@@ -134,15 +146,18 @@ def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> M
         macs=figures["macs_per_step"],
         pixels=prod(pixels),
         encoded=sum(KEPT.itemsize * (value.numel() + 2 * prod(shape)) for value in condition.values()),
-        copies=4 + (not training.ema_offload) + (training.consistency > 0),
+        state=weights * (2 + (not training.ema_offload) + teacher)
+        + MOMENTS[training.optimizer] * figures["parameters"],
+        activations=max(0, activations),
         training=seconds,
         sampling=calls,
-        peak=peak,
+        encoding=encoding,
+        decoding=decoding,
     )
 
 
-def _seconds(step: Callable[[int], None], most: int) -> tuple[float, int | None]:
-    """Seconds an image of `step(n)` for the largest n <= most that is needed for a measurement, and its peak memory."""
+def _seconds(step: Callable[[int], object], most: int) -> float:
+    """Seconds an image of `step(n)` for the largest n <= most that is needed for a measurement."""
     step(1)  # the first pass is slow: allocations, kernels
     n = 1
     while True:
@@ -154,7 +169,7 @@ def _seconds(step: Callable[[int], None], most: int) -> tuple[float, int | None]
             torch.cuda.synchronize()
         passed = time.perf_counter() - start
         if n == most or (passed > LONG_ENOUGH and not torch.cuda.is_available()):
-            return passed / n, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+            return passed / n
         n = min(2 * n, most)
 
 
@@ -167,6 +182,27 @@ def _train(model: nn.Module, inputs: Inputs, dtype: torch.dtype, teacher: bool) 
         loss = model(x, t, **condition).sample.float().square().mean()
     loss.backward()
     model.zero_grad()
+
+
+def _kept(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> int:
+    """Bytes that a forward pass keeps for its backward pass, the weights themselves left out."""
+    x, t, condition = inputs
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32),
+    ):
+        loss = model(x, t, **condition).sample.float().square().mean()
+    total = sum(size for pointer, size in kept.items() if pointer not in own)
+    del loss  # until here it kept all of them, so that no two had one address
+    return total
 
 
 @torch.inference_mode()

@@ -66,6 +66,8 @@ SITE := import site; print(site.getsitepackages()[0])
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -c "import torchvision" 2>/dev/null || \
-	  echo '$(NO_OPERATORS)' > "$$($(BIN)/python -c '$(SITE)')/torchvision_no_operators.pth"
+	@file="$$($(BIN)/python -c '$(SITE)')/torchvision_no_operators.pth"; rm -f "$$file"; \
+	  if $(BIN)/python -c "import torchvision" 2>&1 | grep -q "operator torchvision::"; then \
+	    echo '$(NO_OPERATORS)' > "$$file"; $(BIN)/python -c "import torchvision"; \
+	  fi
 	@touch $@

@@ -200,6 +200,14 @@ def noise_schedule(config: Mapping[str, Any]) -> Any:
     return DDPMScheduler.from_config(dict(config))
 
 
+def schedule_identity(schedule: Any) -> dict[str, Any]:
+    """The config of a noise schedule, for the hash of unfinished work.
+
+    Left out is what diffusers notes for itself: the names of defaults, as a list whose order changes between processes.
+    """
+    return {key: value for key, value in schedule.config.items() if not key.startswith("_")}
+
+
 def train_timesteps(pipeline: Path) -> int:
     """T, the number of training timesteps."""
     return int(_read_json(pipeline / "scheduler" / "scheduler_config.json").get("num_train_timesteps", 1000))

@@ -2,7 +2,9 @@
 
 import torch
 
+from deme_core.processes import state
+
 
 def best_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """CUDA where there is one, under `accelerate launch` the GPU of this process; else the CPU."""
+    return state().device

@@ -1,5 +1,6 @@
 """What every stage script shares: a mistake in the input ends in one line and exit status 1, not in a traceback."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,12 +8,16 @@ from typing import Any
 
 from deme_core.errors import InputError
 from deme_core.params import check, section
+from deme_core.processes import state, wait
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a stage's `main`."""
     try:
         main()
+        if "LOCAL_RANK" in os.environ:  # of a launch
+            wait()
+            state().destroy_process_group()
     except InputError as error:
         sys.exit(f"error: {error}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deme_core.errors import InputError
+from deme_core.processes import state, wait
 
 ROOT = Path(".checkpoints")
 
@@ -35,11 +36,14 @@ def work_dir(label: str, identity: dict[str, Any], root: Path = ROOT) -> Path:
 def only_one(directory: Path) -> Iterator[None]:
     """Hold the folder's lock: a killed `dvc repro` leaves its stage running, and the next one must not join it.
 
+    Each process of a launch holds one of its own, and none goes on before all have theirs.
+
     Raises:
         InputError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("a+") as file:
+    own = state().process_index
+    with (directory / (f"lock-{own}" if own else "lock")).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -51,4 +55,5 @@ def only_one(directory: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        wait()
         yield

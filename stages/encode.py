@@ -1,4 +1,7 @@
-"""What the denoiser is trained on: latents and caption embeddings, computed once; or the pixels themselves."""
+"""What the denoiser is trained on: latents and caption embeddings, computed once; or the pixels themselves.
+
+`accelerate launch` shares out the work.
+"""
 
 import argparse
 from pathlib import Path

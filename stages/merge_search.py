@@ -1,7 +1,6 @@
-"""Search the merge weights w (Sec. 3.3), or a rival's, with as many images; every trial is kept as it ends."""
+"""Search the merge weights w (Sec. 3.3), or a rival's; each trial is kept. `accelerate launch` shares its images."""
 
 import argparse
-import json
 from pathlib import Path
 
 from deme_core.data.examples import load_examples
@@ -16,6 +15,7 @@ from deme_core.merging.trials import TrialLog
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import FeatureParams
 from deme_core.params import read, section
+from deme_core.prompts.saved import search_prompts
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.stage import run, run_params
@@ -29,13 +29,14 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, required=True, help="folder of the task vectors")
     parser.add_argument("--reference", type=Path, required=True, help="output of the stage reference")
     parser.add_argument("--data", type=Path, required=True, help="output of the stage data, for its captions")
+    parser.add_argument("--prompts", type=Path, required=True, help="output of the stage prompts")
     parser.add_argument("--examples", type=Path, required=True, help="output of the stage encode, for the loss")
     parser.add_argument("--kind", choices=KINDS, default="deme", help="whose search: DeMe's, with w >= 0, a rival's")
     parser.add_argument("--out", type=Path, required=True, help="folder of trials.csv and result.json")
     args = parser.parse_args()
     params = read()
     search_params = section(params, "merge_search", SearchParams)
-    prompts = load_part(args.data, "train").prompts
+    prompts = search_prompts(load_part(args.data, "train").prompts, args.prompts, search_params.prompts)
     check_search(run_params(params).N, search_params, texts=bool(prompts))
     search_params = KINDS[args.kind](search_params, len(vectors := vector_files(args.vectors)))
     extractor, reference = section(params, "reference", FeatureParams).extractor, args.reference / "train.safetensors"
@@ -51,9 +52,7 @@ def main() -> None:
     with only_one(work):
         log = TrialLog(work / "trials.csv", loss.model.weights)
         result = search(objective, loss, len(vectors), search_params, log, sampler.params.calls, loss.model.blocks)
-    log.export(args.out / "trials.csv")
-    (args.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    log.export(args.out, result)
 
 
 if __name__ == "__main__":

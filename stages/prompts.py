@@ -1,11 +1,17 @@
-"""The texts of the prompt sets that text-to-image models are sampled with, as one JSON; none for other models."""
+"""The texts of the prompt sets that text-to-image models are sampled with, as one JSON; none for other models.
+
+What will measure the images is opened here, too: a CLIP model that is missing ends a run before anything is trained.
+"""
 
 import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
 
-from deme_core.params import read
+from deme_core.metrics.clip_score import ClipScoreParams
+from deme_core.metrics.features import FeatureParams
+from deme_core.metrics.prompt_check import check_measures
+from deme_core.params import read, section
 from deme_core.prompts.table import load_prompts, prompt_params
 from deme_core.stage import run
 
@@ -14,7 +20,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="JSON: the name of a set -> its texts, and images each")
     args = parser.parse_args()
-    sets = {name: asdict(load_prompts(name, params)) for name, params in prompt_params(read()).items()}
+    params = read()
+    wanted = prompt_params(params)
+    sets = {name: asdict(load_prompts(name, own)) for name, own in wanted.items()}
+    if wanted:
+        extractor = section(params, "reference", FeatureParams).extractor
+        check_measures(wanted.values(), section(params, "clip_score", ClipScoreParams), extractor)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(sets, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 

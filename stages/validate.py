@@ -45,7 +45,7 @@ def main() -> None:
     parsed = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
     check((data := parsed["data"].source) in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
     kinds, texts = [s["kind"] for s in params["dag"]["searches"].values()], parsed["sample"].prompts is not None
-    check_search(top.N, parsed["merge_search"], kinds, texts=texts)
+    check_search(top.N, parsed["merge_search"], kinds, texts=texts, sets=sets)
     check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)
     pipeline = local_pipeline(parsed["pretrain_load"].source)
     check_prompts(parsed["sample"].prompts, sets, parsed["sampler"].guidance, pipeline)

@@ -5,7 +5,9 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch, and for the processes that tests start
 
 import hashlib
+import json
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from hypothesis import settings
 
@@ -122,6 +125,17 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def rgb_extractor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An extractor of pictures in colour, of random weights."""
+    folder = tmp_path_factory.mktemp("rgb")
+    torch.manual_seed(0)
+    architecture = {"channels": 3, "width": 8, "classes": 10}
+    write_tensors(folder / "model.safetensors", SmallClassifier(**architecture).state_dict())
+    (folder / "config.json").write_text(json.dumps({"_class_name": "SmallClassifier"} | architecture))
+    return folder
+
+
 def training_params(**changes: Any) -> TrainingParams:
     """A training of seconds; every key can be changed."""
     params = {
@@ -160,6 +174,25 @@ def stage(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> Non
     """Run a stage's script in this process and this folder."""
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
     runpy.run_path(str(REPOSITORY / "stages" / f"{name}.py"), run_name="__main__")
+
+
+def run_dag(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Run the commands that DVC makes of dvc.yaml and these params, in the order of its graph; the scripts that ran."""
+    import networkx
+    from dvc.repo import Repo
+
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    shutil.copy(REPOSITORY / "dvc.yaml", ".")
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
+    graph = Repo(".").index.graph  # from a stage to what it depends on
+    ran = set()
+    for one in reversed(list(networkx.topological_sort(graph))):
+        python, module, name, *arguments = shlex.split(one.cmd)
+        assert (python, module) == ("python", "-m")
+        stage(name.removeprefix("stages."), *arguments, monkeypatch=monkeypatch)
+        ran.add(name.removeprefix("stages."))
+    return ran
 
 
 def never(*_: object, **__: object) -> Any:

@@ -187,6 +187,7 @@ def test_a_measured_step_gives_time_flops_and_disk(pipeline: Path) -> None:
     measured = measure(pipeline, training_params(batch_size=4), sampler_params(block=4))
     assert (measured.pixels, measured.encoded, measured.encoding, measured.decoding) == (64, 0, 0, 0)
     assert measured.state == 4 * measured.parameters * 6
+    assert measured.memory == measured.state + max(measured.activations, 4 * measured.parameters)
     assert measured.macs > 0
     assert 0 < measured.sampling < measured.training < 1
     counts = Counts(trained=1000, searched=500, sampled=100, calls=10)
@@ -263,10 +264,10 @@ def test_the_memory_of_a_training_grows_with_its_batch_and_says_what_it_fits(tmp
         for saving in (False, True)
     }
     assert kept[4, False] == pytest.approx(4 * kept[1, False], rel=0.1)
-    assert kept[4, True] < kept[4, False] / 2
+    assert kept[4, False] / 8 < kept[4, True] < kept[4, False]  # one block of seven is kept whole
     assert fits(int(20e9)) == "fits a GPU of 24 or 80 GB"
     assert fits(int(23e9)) == "fits a GPU of 80 GB"
-    assert "set gradient_checkpointing" in fits(int(79e9))
+    assert "gradient_checkpointing, ema_offload" in fits(int(79e9))
 
 
 def test_files_of_prompts_are_artefacts(tmp_path: Path, extractor_dir: Path) -> None:

@@ -120,7 +120,8 @@ def test_the_disk_cost_is_said_beforehand(
     sd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = captioned(2000)
-    monkeypatch.setattr(encode, "_encode", lambda *_: None)
+    monkeypatch.setattr(encode, "_encode", lambda *_: [])
+    monkeypatch.setattr(encode, "_join", lambda *_: None)
     encode_parts(sd, write_data(tmp_path / "images", images), EncodeParams(flips=True), tmp_path, tmp_path / "work")
     megabytes = (2000 * 4 * 4 * 8 * 8 * 2 + 2 * 6 * 12 * 8 * 2) / 1e6
     assert f"encoding 2,000 images; this will take {megabytes:,.1f} MB on disk" in capsys.readouterr().out

@@ -194,7 +194,8 @@ def test_an_unknown_learning_rate_schedule_is_refused_with_the_params(change: di
 
 
 SEARCH: dict[str, Any] = {
-    "method": "grid", "objective": "frechet", "budget": 90, "images": 10, "bounds": [-0.5, 1.5], "fixed": None,
+    "method": "grid", "objective": "frechet", "budget": 90, "images": 10, "prompts": [],
+    "bounds": [-0.5, 1.5], "fixed": None,
     "values": [0.0, 1.0], "scales": [1.0, -0.5], "per_block": False, "towards_shared": 0.001,
     "seed": 0, "finalists": 1, "final_images": 40, "final_blocks": 2,
 }  # fmt: skip
@@ -375,6 +376,7 @@ def test_validate_refuses_a_dag_of_other_params_in_one_line(
         ({"budget": 1}, "merge_search.budget = 1: must be at least 2 × images = 3000"),
         ({"per_block": True}, "merge_search.method = 'auto': too many points for the weights of every block"),
         ({"towards_shared": -1.0}, "merge_search.towards_shared = -1.0: must be a finite number, not negative"),
+        ({"prompts": ["classes"]}, "merge_search.prompts = ['classes']: only images of a text-to-image pipeline"),
     ],
 )
 def test_validate_refuses_a_search_that_cannot_be_made(

@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,38 @@ def test_a_set_or_a_prompts_file_that_is_not_there_is_named(folder: Path, monkey
     evaluate("merged", monkeypatch)
     with pytest.raises(InputError, match="no prompt set 'coco'; it holds directions; see params: prompts"):
         read_prompts(Path("data/prompts.json"), "coco")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reference": "nothing.safetensors"}, r"nothing\.safetensors"),
+        ({"reference": "other.safetensors"}, r"other\.safetensors.*extractor"),
+    ],
+)
+def test_what_cannot_measure_is_named_before_anything_is_trained(
+    folder: Path, change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = load_extractor(yaml.safe_load(Path("params.yaml").read_text())["reference"]["extractor"])
+    write_features(Path("other.safetensors"), read_features(Path("real.safetensors"), extractor.sha256),
+                   replace(extractor, sha256="0" * 64))  # fmt: skip
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["prompts"]["directions"] |= change
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises((InputError, SystemExit), match=message):
+        stage("prompts", "--out", "data/prompts.json", monkeypatch=monkeypatch)
+    assert not Path("data/prompts.json").exists()
+
+
+def test_a_clip_model_that_is_missing_is_named_before_anything_is_trained(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise InputError("no such CLIP model")
+
+    monkeypatch.setattr("deme_core.metrics.clip_score.load_open_clip", missing)
+    with pytest.raises((InputError, SystemExit), match="no such CLIP model"):
+        stage("prompts", "--out", "data/prompts.json", monkeypatch=monkeypatch)
 
 
 def test_a_set_is_sampled_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,7 @@ def test_changes_are_paired_and_a_higher_clip_score_is_better() -> None:
 def test_the_papers_numbers_stand_beside_its_own_experiment_alone() -> None:
     table = table2(two_sets())
     ours, papers = page2("Table 2", table, False), page2("Table 2", table, True)
+    assert "(gallery.md)" in ours
     assert "13.42 / 29.88" in papers
     assert "— / 29.98" in papers
     assert "29.88" not in ours

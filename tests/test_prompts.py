@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 from deme_core.data.digit_captions import PLAIN, WORDS
 from deme_core.data.images import Images, save_part
 from deme_core.errors import InputError
+from deme_core.prompts.saved import search_prompts
 from deme_core.prompts.settings import PromptParams, Prompts
 from deme_core.prompts.table import SOURCES, load_prompts, prompt_params
 
@@ -98,6 +99,18 @@ def test_images_take_the_prompts_in_turn() -> None:
     assert prompts.images == 6
     assert prompts.of_images(0, 6) == list("abcabc")
     assert prompts.of_images(2, 3) == prompts.of_images(0, 5)[2:] == list("cab")
+
+
+def test_a_search_takes_captions_in_turn_with_its_sets(tmp_path: Path) -> None:
+    sets = {"names": {"texts": ["one", "two"], "each": 5}, "free": {"texts": ["x"], "each": 1}}
+    (tmp_path / "prompts.json").write_text(json.dumps(sets))
+    captions = ("a", "b", "c")
+    assert search_prompts(captions, tmp_path / "nothing.json", []) == captions
+    both = search_prompts(captions, tmp_path / "prompts.json", ["names", "free"])
+    assert both == ("a", "one", "x", "b", "two", "x", "c", "one", "x")
+    assert search_prompts((), tmp_path / "prompts.json", ["names"]) == ()  # an unconditional model
+    with pytest.raises(InputError, match="no prompt set 'other'; it holds names, free"):
+        search_prompts(captions, tmp_path / "prompts.json", ["other"])
 
 
 @pytest.mark.parametrize("source", [source for source in SOURCES if source != "heldout"])

@@ -5,20 +5,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import REPOSITORY
 from test_hub_layouts import write_flat
 from test_image_sources import BROKEN, encoded, noise, users_images, write_folder
 from test_pipeline import TOY, change_params, dvc, repro
 
-from deme_core.metrics.features import SmallClassifier
-from deme_core.tensors import read_recipe, write_tensors
+from deme_core.tensors import read_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path: Path, rgb_extractor: Path) -> Path:
     """A toy copy of the repository with a CIFAR10-like checkpoint and a folder of pictures, some of them broken."""
     for name in ("deme_core", "stages", "conf", "hydra_plugins"):
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -30,11 +28,7 @@ def project(tmp_path: Path) -> Path:
     write_flat(tmp_path / "flat", "cifar10")
     pictures = {f"{k:03}.png": encoded(noise(20 + k, 40, seed=k)) for k in range(40)}
     write_folder(tmp_path / "pictures", users_images() | BROKEN | pictures)
-    torch.manual_seed(0)
-    architecture = {"channels": 3, "width": 8, "classes": 10}
-    write_tensors(tmp_path / "extractor" / "model.safetensors", SmallClassifier(**architecture).state_dict())
-    config = {"_class_name": "SmallClassifier"} | architecture
-    (tmp_path / "extractor" / "config.json").write_text(json.dumps(config))
+    shutil.copytree(rgb_extractor, tmp_path / "extractor")
     change_params(tmp_path, TOY)
     change_params(
         tmp_path,

@@ -110,7 +110,7 @@ def searched(directory: Path, N: int, method: str = "grid") -> tuple[pd.DataFram
 
     loss = SimpleNamespace(value=lambda w, *_: 0.2 * score(w, 0, 0, 0))
     result = search(score, loss, N, params, log, 20)  # type: ignore[arg-type]
-    log.export(directory / "trials.csv")
+    log.export(directory, result)
     return pd.read_csv(directory / "trials.csv"), result
 
 

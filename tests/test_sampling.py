@@ -4,6 +4,9 @@ import io
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -428,3 +431,22 @@ def test_an_empty_held_out_part_has_no_loss(digits: torch.Tensor) -> None:
     losses = range_losses(fake, DDPMScheduler(**SCHEDULE), Pixels(digits[:0]), TimestepRanges.equal(2, 1000), 2, CPU)
     assert len(losses) == 2
     assert all(map(math.isnan, losses))
+
+
+def test_unfinished_work_is_found_by_another_process_whatever_the_hash_of_its_strings(tmp_path: Path) -> None:
+    """A scheduler's config that names few of its keys: diffusers then notes the others, in the order of a set."""
+    config = write_pipeline(tmp_path / "pipeline") / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}))
+    code = (
+        "import json, sys; from pathlib import Path; from deme_core.checkpoints import *;"
+        "print(json.dumps(schedule_identity(load_noise_schedule(Path(sys.argv[1])))))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "pipeline")], capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3")
+    }  # fmt: skip
+    assert len(found) == 1
+    assert json.loads(found.pop())["num_train_timesteps"] == 1000

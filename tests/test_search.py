@@ -31,6 +31,7 @@ from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.kernel import kernel_distance
 from deme_core.metrics.moments import Moments
 from deme_core.params import read, section
+from deme_core.prompts.settings import PromptParams
 from deme_core.sampling.archive import read_images
 from deme_core.sampling.conditions import Conditions
 from deme_core.sampling.generate import Sampler, single
@@ -358,7 +359,7 @@ def test_the_export_holds_the_trials_of_this_search_alone(tmp_path: Path) -> Non
     searched(tmp_path, quadratic((0.0, 0.0)), 2, values=(0.75, 1.0))
     log, score = TrialLog(tmp_path / "trials.csv", 2), Counted(quadratic((0.0, 0.0)))
     search(score, score, 2, search_params(), log, STEPS)  # type: ignore[arg-type]
-    log.export(tmp_path / "out" / "trials.csv")
+    log.export(tmp_path / "out", {"weights": [0.0, 0.0]})
     searched(tmp_path / "fresh", quadratic((0.0, 0.0)), 2)
     assert (tmp_path / "out" / "trials.csv").read_text() == (tmp_path / "fresh" / "trials.csv").read_text()
     assert len(log.scores) > len(log.used)
@@ -623,3 +624,15 @@ def test_clip_is_loaded_only_where_it_is_asked_for(
 def test_the_clip_score_is_refused_where_images_have_no_prompts() -> None:
     with pytest.raises(InputError, match="the CLIP score is one of images with prompts; take frechet or kid"):
         check_search(3, search_params(objective="frechet+clip_score"), texts=False)
+
+
+def test_a_search_takes_no_prompts_of_a_set_that_is_not_there_or_held_out() -> None:
+    params = search_params(prompts=("names", "free"))
+    names = {"names": PromptParams(source="file", path="names.txt")}
+    check_search(3, params, texts=True)  # the stage merge_search, which reads them itself
+    check_search(3, params, texts=True, sets=names | {"free": names["names"]})
+    with pytest.raises(InputError, match=r"merge_search\.prompts: 'free' is no set of `prompts`; there are names$"):
+        check_search(3, params, texts=True, sets=names)
+    held_out = {"free": PromptParams(source="heldout", path="data/images")}
+    with pytest.raises(InputError, match="'free' has captions of the held-out part, which no search may see"):
+        check_search(3, params, texts=True, sets=names | held_out)

@@ -196,7 +196,7 @@ def test_table_1_says_whom_deme_beats(tmp_path: Path) -> None:
     wild = rows["model"] == "soup_full_range"  # from seed to seed on both sides of DeMe
     for column in [column for column in rows if column.startswith("frechet_") and "_block" in column]:
         rows.loc[wild, column] += rows.loc[wild, "seed"].astype(int).map({0: -0.1, 1: 0.0, 2: 0.01})
-    write_report("table1", "table1", points, rows, tmp_path, planned(points))
+    write_report("table1", points, rows, tmp_path, planned(points))
     text = (tmp_path / "table1.md").read_text(encoding="utf-8")
     lines = {line[2:].split(":")[0]: line for line in text.splitlines() if line.startswith("- ")}
     assert "full-range finetune" in lines["better than"] and "SNR+1" in lines["better than"]
@@ -210,7 +210,7 @@ def test_table_1_says_whom_deme_beats(tmp_path: Path) -> None:
 
 def test_the_ablation_names_what_each_row_has(tmp_path: Path) -> None:
     points, rows = rows_of("ablation", {"ensemble": -0.04})
-    write_report("ablation", "ablation", points, rows, tmp_path, planned(points))
+    write_report("ablation", points, rows, tmp_path, planned(points))
     text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
     table = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
     assert [row[:4] for row in table] == [
@@ -226,7 +226,7 @@ def test_a_report_has_the_same_bytes_each_time(study: str, tmp_path: Path) -> No
     points, rows = rows_of(study, {})
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        write_report(study, study, points, rows, tmp_path / name, planned(points))
+        write_report(study, points, rows, tmp_path / name, planned(points))
     files = sorted(file.name for file in (tmp_path / "a").iterdir())
     assert files == sorted({"ablation": ["ablation.md"]}.get(study, [f"{study}.md", f"{study}.png"]))
     for file in files:
@@ -240,12 +240,12 @@ def test_a_report_is_drawn_over_whole_seeds_as_soon_as_there_are_two(
     monkeypatch.setattr(runner, "REPORTS", tmp_path)
     seeds = rows["experiment"].map(points.set_index("experiment")["seed"])
     last = points.loc[points["seed"] == 2, "experiment"].iloc[-1]
-    runner.draw("ablation", "ablation", points, rows[seeds == 0])
+    runner.draw("ablation", points, rows[seeds == 0])
     assert not (tmp_path / "ablation.md").exists()
-    runner.draw("ablation", "ablation", points, rows[rows["experiment"] != last])
+    runner.draw("ablation", points, rows[rows["experiment"] != last])
     text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
     assert "over 2 training seeds" in text and "**Not finished: 2 of 3 training seeds so far.**" in text
-    runner.draw("ablation", "ablation", points, rows)
+    runner.draw("ablation", points, rows)
     text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
     assert "over 3 training seeds" in text and "Not finished" not in text
 
@@ -257,12 +257,12 @@ def test_a_curve_is_drawn_over_the_seeds_that_it_has_whole(tmp_path: Path, monke
     late = points[(points["curve"] == "N") & (points["x"] == 8) & (points["seed"] > 0)]
     never = points[(points["curve"] == "N at equal total") & (points["x"] == 8)]
     gone = [*late["experiment"], *never["experiment"]]
-    runner.draw("sensitivity", "sensitivity", points, rows[~rows["experiment"].isin(gone)])
+    runner.draw("sensitivity", points, rows[~rows["experiment"].isin(gone)])
     text = (tmp_path / "sensitivity.md").read_text(encoding="utf-8")
     assert "**Not finished: N 0 of 3, N at equal total 0 of 3 training seeds so far.**" in text  # one alone is none
     assert sum(line.startswith("| p |") for line in text.splitlines()) == 11
     assert "| N |" not in text
-    runner.draw("sensitivity", "sensitivity", points, rows[~rows["experiment"].isin(late["experiment"].iloc[1:])])
+    runner.draw("sensitivity", points, rows[~rows["experiment"].isin(late["experiment"].iloc[1:])])
     text = (tmp_path / "sensitivity.md").read_text(encoding="utf-8")
     assert "**Not finished: N 2 of 3 training seeds so far.**" in text
     assert sum(line.startswith("| N |") for line in text.splitlines()) == 4

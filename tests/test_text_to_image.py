@@ -2,21 +2,21 @@
 
 import csv
 import json
-import shlex
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import networkx
 import pandas as pd
 import pytest
 import torch
 import yaml
 from conftest import REPOSITORY as ROOT
-from conftest import N, files_of, never, stage, training_params
+from conftest import N, files_of, never, run_dag, stage, training_params
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
-from dvc.repo import Repo
 from test_clip_score import Compass, direction
 from text_to_image import SIZE, UNET, write_stable_diffusion
 
@@ -80,6 +80,7 @@ def project(hub: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFac
     base = ["--pretrained", "models/pretrained"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("deme_core.metrics.clip_score.load_open_clip", lambda *_: Lengths([]))
 
         def run(name: str, *arguments: object) -> None:
             stage(name, *arguments, monkeypatch=patch)
@@ -101,6 +102,7 @@ def project(hub: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFac
             more = ["--merged", "models/merged", "--out", "loss_matrix.csv"]
             run("loss_matrix", "--examples", "data/examples", *base, "--experts", "models/ensemble", *more)
         given = [*base, "--vectors", "models/vectors", "--reference", "data/reference", "--data", "data/images"]
+        given += ["--prompts", "data/prompts.json"]
         run("merge_search", *given, "--examples", "data/examples", "--out", "search")
         for model in ("pretrained", "merged", "ensemble"):
             given = ["--model", f"models/{model}", *base, "--prompts", "data/prompts.json"]
@@ -127,19 +129,9 @@ def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
         params[name] |= own
     params["merge_search"]["objective"], params["sample"]["images"] = "frechet+clip_score", 40
     params["clip_score"] = {"model": "compass", "pretrained": None, "revision": None}
-    Path("params.yaml").write_text(yaml.safe_dump(params))
-    shutil.copy(ROOT / "dvc.yaml", ".")
-    Path(".dvc").mkdir()
-    Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
     monkeypatch.setattr("deme_core.metrics.clip_score.load_open_clip", lambda *_: Lengths([]))
-    graph = Repo(".").index.graph  # from a stage to what it depends on
-    ran = []
-    for one in reversed(list(networkx.topological_sort(graph))):
-        python, module, name, *arguments = shlex.split(one.cmd)
-        assert (python, module) == ("python", "-m")
-        stage(name.removeprefix("stages."), *arguments, monkeypatch=monkeypatch)
-        ran.append(name.removeprefix("stages."))
-    assert {*ran} == {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", "finetune_rival"}
+    ran = run_dag(params, monkeypatch)
+    assert ran == {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", "finetune_rival"}
     assert {"safety_checker", "feature_extractor"} <= {path.name for path in Path(f"models/n{N}/merged").iterdir()}
     assert json.loads(Path(f"search/n{N}/merged/result.json").read_text())["objective"] == "frechet+clip_score"
     table = pd.read_csv("reports/prompts/table2.csv")
@@ -147,6 +139,52 @@ def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
     assert {*table["model"]} == {"pretrained", "ensemble", "merged_uniform", "merged"}
     assert table["clip_score"].between(0, 100).all()
     assert table["frechet"].notna().tolist() == (table["set"] == "captions").tolist()
+
+
+LAUNCHED = """
+import runpy, sys
+from pathlib import Path
+import torch
+from deme_core.data import encode
+from deme_core.processes import agreed, shared, state
+from deme_core.sampling import archive
+archive.PER_ARCHIVE, encode.CHUNK = 8, 500
+own = state()
+for count in (1, 3, 4, 5, 12):
+    rows = shared(lambda first, n: torch.arange(first, first + n)[:, None], count, 4)
+    assert rows.squeeze(1).tolist() == list(range(count)), rows
+assert agreed([own.process_index + 0.1, 2.0]) == [0.1, 2.0]
+Path(f"process-{own.process_index}-of-{own.num_processes}").touch()
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""  # small files, so that each process has some
+
+
+@pytest.mark.parametrize("name", ["encode", "merge_search", "sample"])
+def test_two_processes_share_a_stage_and_make_the_same_bytes(project: Path, tmp_path: Path, name: str) -> None:
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["merge_search"] |= {"objective": "frechet", "method": "gp", "prompts": ["two"]}
+    given = {
+        "encode": "--data data/images",
+        "merge_search": "--vectors models/vectors --reference data/reference --data data/images"
+        " --prompts data/prompts.json --examples data/examples",
+        "sample": "--model models/merged --prompts data/prompts.json --set captions",
+    }[name].split()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    made = {}
+    for count in (1, 2):
+        folder = tmp_path / f"{count}"
+        shutil.copytree(project, folder, ignore=shutil.ignore_patterns(".checkpoints"))
+        (folder / "params.yaml").write_text(yaml.safe_dump(params))
+        (folder / "launched.py").write_text(LAUNCHED)
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
+        command = [sys.executable, *launch, "launched.py", f"stages.{name}", "--pretrained", "models/pretrained"]
+        run = subprocess.run(
+            [*command, *given, "--out", "out"], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert run.returncode == 0, run.stderr[-2000:]
+        assert len(list(folder.glob(f"process-*-of-{count}"))) == count
+        made[count] = files_of(folder / "out")
+    assert made[1] == made[2] != {}
 
 
 # The pipeline on disk

@@ -18,6 +18,7 @@ from deme_core.components import Autoencoder, TextEncoder, frozen_hashes, is_tex
 from deme_core.data.images import PARTS, Images, load_part, pixels_hash, to_model
 from deme_core.device import best_device
 from deme_core.errors import InputError
+from deme_core.processes import is_main, state, wait
 from deme_core.tensor_files import Tensors
 from deme_core.tensors import nbytes, stream_pieces, write_tensors
 from deme_core.work import ROOT, only_one, work_dir
@@ -44,7 +45,7 @@ def encode_parts(pipeline: Path, data: Path, params: EncodeParams, out: Path, ch
     """
     out.mkdir(parents=True, exist_ok=True)
     if not is_text_to_image(pipeline):
-        for part in PARTS:
+        for part in PARTS if is_main() else ():
             link_or_copy(data / f"{part}.safetensors", out / f"{part}.safetensors")
         return
     device = best_device()
@@ -55,13 +56,17 @@ def encode_parts(pipeline: Path, data: Path, params: EncodeParams, out: Path, ch
     for images in parts.values():
         _check(images, vae, (height, width), pipeline)
     megabytes = _size(parts, vae, text, params) / 1e6
-    print(f"encoding {sum(map(len, parts.values())):,} images; this will take {megabytes:,.1f} MB on disk")
+    if is_main():
+        print(f"encoding {sum(map(len, parts.values())):,} images; this will take {megabytes:,.1f} MB on disk")
     for part, images in parts.items():
         identity = {"data": pixels_hash(images.pixels), "captions": images.captions, "flips": params.flips} | frozen
         work = work_dir("encode", identity, checkpoints)
         with only_one(work):
-            _encode(images, vae, text, params, work, out / f"{part}.safetensors")
-            shutil.rmtree(work)
+            files = _encode(images, vae, text, params, work)
+            wait()
+            if is_main():
+                _join(files, out / f"{part}.safetensors")
+                shutil.rmtree(work)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -73,9 +78,11 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _encode(images: Images, vae: Autoencoder, text: TextEncoder, params: EncodeParams, work: Path, out: Path) -> None:
+def _encode(images: Images, vae: Autoencoder, text: TextEncoder, params: EncodeParams, work: Path) -> list[Path]:
+    """Write this process' share of the files of unfinished work; the names of all."""
     captions, distinct = _captions(images)
-    text.say_too_long(distinct)
+    if is_main():
+        text.say_too_long(distinct)
 
     def latents(part: slice) -> dict[str, torch.Tensor]:
         x = to_model(images.pixels[part])
@@ -93,13 +100,13 @@ def _encode(images: Images, vae: Autoencoder, text: TextEncoder, params: EncodeP
         "captions": torch.tensor([row[caption] for caption in captions], dtype=torch.int64),
         "first": torch.tensor([0, *counts], dtype=torch.int64).cumsum(0),
     }
-    write_tensors(work / "captions.safetensors", small)
-    files = [
+    if is_main():
+        write_tensors(work / "captions.safetensors", small)
+    return [
         *_chunks(work, "latents", len(images), latents),
         *_chunks(work, "embeddings", len(distinct), embeddings),
         work / "captions.safetensors",
     ]
-    _join(files, out)
 
 
 def _captions(images: Images) -> tuple[list[str], list[str]]:
@@ -109,10 +116,15 @@ def _captions(images: Images) -> tuple[list[str], list[str]]:
 
 
 def _chunks(work: Path, name: str, count: int, encode: Callable[[slice], dict[str, torch.Tensor]]) -> list[Path]:
-    """Encode `count` things, CHUNK a file, leaving out the files that are there; at least one, which may be empty."""
+    """Encode `count` things, CHUNK a file, in turn a file a process, leaving out those that are there.
+
+    Returns:
+        All files, at least one, which may be empty.
+    """
     starts = range(0, max(count, 1), CHUNK)
     files = [work / f"{name}-{start:09d}.safetensors" for start in starts]
-    for start, file in zip(tqdm(starts, desc=name, unit="chunk"), files, strict=True):
+    own = list(zip(starts, files, strict=True))[state().process_index :: state().num_processes]
+    for start, file in tqdm(own, desc=name, unit="chunk", disable=not is_main()):
         if not file.is_file():
             chunk = encode(slice(start, start + CHUNK))
             write_tensors(file, {key: value.cpu().to(KEPT) for key, value in chunk.items()})

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Weights
+from deme_core.processes import is_main
 
 Score = Callable[[Weights, int], float]
 Gradient = Callable[[Weights, int], tuple[float, Sequence[float]]]
@@ -50,7 +51,9 @@ class FirstRound:
         self.tried: dict[tuple[Weights, int], float] = {}
         self._given = [float(w or 0) for w in fixed]
         self._score, self._loss, self._gradient = score, loss, gradient
-        self.bar = tqdm(total=params.budget, desc=f"{params.method} search", unit="image", unit_scale=True)
+        self.bar = tqdm(
+            total=params.budget, desc=f"{params.method} search", unit="image", unit_scale=True, disable=not is_main()
+        )
 
     @property
     def trials(self) -> int:

@@ -22,6 +22,7 @@ from deme_core.metrics.features import load_extractor
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.kernel import KernelReference
 from deme_core.metrics.moments import Moments
+from deme_core.processes import shared, state
 from deme_core.projection import fold_projections, insert_projections
 from deme_core.sampling.generate import Sampler, single
 from deme_core.seeds import SeedBlock
@@ -149,7 +150,10 @@ def make_objective(name: str, loss: "MergedLoss", sampler: Sampler, scorer: Scor
     def objective(w: Sequence[float], block: SeedBlock, first: int, images: int) -> float:
         denoise = single(loss.model.at(w), sampler.device)
         generated: Iterable[torch.Tensor] = sampler.generate(denoise, block, first, images)
-        if len(scores) > 1:
+        if state().num_processes > 1:
+            whole = sampler.params.block
+            generated = [shared(lambda at, n: sampler.images(denoise, block, first + at, n), images, whole)]
+        elif len(scores) > 1:
             generated = list(generated)
         texts = sampler.conditions.texts(range(first, first + images))
         return sum(weight * score(generated, texts) for weight, score in scores)

@@ -6,7 +6,7 @@ among the candidates. The best of them is taken only where it beats w = 0 beyond
 seed blocks; everything else is a tie, and w = 0 wins ties.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from deme_core.merging.search_methods import METHODS, grid_points, nominate, sca
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Trial, TrialLog, Weights
 from deme_core.metrics.intervals import paired_interval
+from deme_core.processes import agreed, is_main
+from deme_core.prompts.settings import PromptParams
 from deme_core.seeds import SeedBlock
 
 WHOLE = ("auto", "grid", "surrogate")  # methods whose trials grow faster than the number of weights
@@ -51,7 +53,7 @@ def search(
 
     def logged_gradient(w: Weights, first: int) -> tuple[float, list[float]]:
         value, slope = loss.gradient(w, ROUNDS["loss"], first, n)
-        return log.score(Trial("loss", first, n, w), lambda: value), slope
+        return log.score(Trial("loss", first, n, w), lambda: value), agreed(slope)
 
     n = params.images
     if params.method == "auto":
@@ -61,7 +63,7 @@ def search(
         score=lambda w, k: score("search", objective, k * n, n, w),
         loss=lambda w, k: score("loss", loss.value, k * n, n, w),
         gradient=lambda w, k: logged_gradient(w, k * n),
-        steps=steps, groups=max(1, len(blocks)), study=log.path.with_name("optuna.log"),
+        steps=steps, groups=max(1, len(blocks)), study=log.study,
     )  # fmt: skip
     nominated = nominate(round)
     uniform = round.full(round.anchors()[1])  # what is fixed stays so, but in w = 0: θ itself
@@ -71,7 +73,7 @@ def search(
     size = params.final_images // params.final_blocks
     final = {
         w: [score("confirm", objective, k * size, size, w) for k in range(params.final_blocks)]
-        for w in tqdm(finalists, desc="finalists", unit="trial")
+        for w in tqdm(finalists, desc="finalists", unit="trial", disable=not is_main())
     }
     mean = {w: float(np.mean(scores)) for w, scores in final.items()}
     best = min(finalists, key=lambda w: mean[w])
@@ -84,6 +86,7 @@ def search(
     return {
         "method": params.method,
         "objective": params.objective,
+        "prompts": list(params.prompts),
         "weights": list(winner),
         "blocks": list(blocks),
         "search_change": first,
@@ -102,11 +105,19 @@ def search(
     }
 
 
-def check_search(N: int, params: SearchParams, kinds: Sequence[str] = (), *, texts: bool = False) -> None:
+def check_search(
+    N: int,
+    params: SearchParams,
+    kinds: Sequence[str] = (),
+    *,
+    texts: bool = False,
+    sets: Mapping[str, PromptParams] | None = None,
+) -> None:
     """Refuse what cannot be searched with these params over N weights, by these kinds too, before time is spent.
 
     Args:
         texts: whether images have prompts.
+        sets: the prompt sets that there are, where they are known.
     """
     if params.method not in (known := ("auto", *METHODS)):
         raise InputError(f"params: merge_search.method = {params.method!r}: must be one of {', '.join(known)}")
@@ -115,6 +126,20 @@ def check_search(N: int, params: SearchParams, kinds: Sequence[str] = (), *, tex
             f"params: merge_search.objective = {params.objective!r}: the CLIP score is one of images with prompts; take"
             " frechet or kid for a model that is no text-to-image pipeline"
         )
+    if params.prompts and not texts:
+        raise InputError(
+            f"params: merge_search.prompts = {list(params.prompts)}: only images of a text-to-image pipeline have"
+            " prompts; take []"
+        )
+    for name in params.prompts:
+        if sets is not None and name not in sets:
+            there = ", ".join(sets) or "none"
+            raise InputError(f"params: merge_search.prompts: {name!r} is no set of `prompts`; there are {there}")
+        if sets is not None and sets[name].source == "heldout":
+            raise InputError(
+                f"params: merge_search.prompts: {name!r} has captions of the held-out part, which no search may see;"
+                " take a set of another source"
+            )
     if params.fixed is not None and (len(params.fixed) != N or None not in params.fixed):
         raise InputError(
             f"params: merge_search.fixed = {list(params.fixed)}: needs N = {N} entries, at least one of them null (a"

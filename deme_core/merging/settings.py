@@ -18,6 +18,8 @@ class SearchParams:
     """Sampled images of the first round. Forward images of a loss count 1 / (sampling steps) each."""
     images: int
     """Images a trial of the first round, on the search seeds."""
+    prompts: tuple[str, ...] = ()
+    """Sets of the section `prompts` whose texts images have in turn with the captions of the training part."""
     bounds: tuple[float, float]
     """Lowest and highest value of a weight; a lowest one below 0 admits negative weights."""
     fixed: tuple[float | None, ...] | None

@@ -1,10 +1,11 @@
 """The prompt sets of a run as the stage `prompts` wrote them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from deme_core.errors import InputError
-from deme_core.prompts.settings import Prompts
+from deme_core.prompts.settings import Prompts, in_turn
 
 
 def read_prompts(path: Path, name: str) -> Prompts:
@@ -19,3 +20,8 @@ def read_prompts(path: Path, name: str) -> Prompts:
     if name not in sets:
         raise InputError(f"{path}: no prompt set '{name}'; it holds {', '.join(sets) or 'none'}; see params: prompts")
     return Prompts(name, tuple(sets[name]["texts"]), sets[name]["each"])
+
+
+def search_prompts(captions: Sequence[str], path: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """What a search samples: training captions in turn with the texts of these sets; nothing without captions."""
+    return in_turn([captions, *(read_prompts(path, name).texts for name in names)]) if captions else ()

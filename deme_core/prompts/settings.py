@@ -1,5 +1,6 @@
 """What a prompt set is, in params.yaml and in memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deme_core.params import check
@@ -60,3 +61,9 @@ class Prompts:
     def of_images(self, first: int, count: int) -> list[str]:
         """The texts of the images `first` …, `count` of them."""
         return [self.texts[self.index(k)] for k in range(first, first + count)]
+
+
+def in_turn(sources: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """A text of each source in turn, as long as the longest has any: the others begin again."""
+    longest = max(map(len, sources))
+    return tuple(texts[k % len(texts)] for k in range(longest) for texts in sources)

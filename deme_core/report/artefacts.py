@@ -191,6 +191,11 @@ def measure_artefacts(sets: Mapping[str, PromptParams], clip: ClipScoreParams) -
     return [*found, *packages, Artefact("CLIP", source, path, _download(source, clip.revision))]
 
 
+def optimizer_artefacts(optimizer: str) -> list[Artefact]:
+    """The package of an optimizer that is not PyTorch's."""
+    return [_package("bitsandbytes", "bitsandbytes", "pip install 'deme[gpu]'")] if optimizer == "adamw_8bit" else []
+
+
 def _download(what: str, revision: str | None) -> str:
     return f"hf download {what}" + (f" --revision {revision}" if revision else "")
 

@@ -10,7 +10,7 @@ from deme_core.metrics.features import FeatureParams
 from deme_core.params import section
 from deme_core.prompts.settings import PromptParams
 from deme_core.prompts.table import load_prompts, prompt_params
-from deme_core.report.artefacts import Artefact, artefacts, measure_artefacts, model_folder
+from deme_core.report.artefacts import Artefact, artefacts, measure_artefacts, model_folder, optimizer_artefacts
 from deme_core.report.costs import Counts, Measured, measure
 from deme_core.sampling.settings import SampleParams, SamplerParams
 from deme_core.stage import run_params
@@ -29,6 +29,7 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     search, sample = section(params, "merge_search", SearchParams), section(params, "sample", SampleParams)
     features, prompts = section(params, "reference", FeatureParams), prompt_params(params)
     found = artefacts(section(params, "data", DataParams), pretrain, features, prompts)
+    found += optimizer_artefacts(training.optimizer)
     found += measure_artefacts(prompts, section(params, "clip_score", ClipScoreParams))
     found = list(dict.fromkeys(found))  # packages that several parts need
     prompted = {name: _prompted(name, own) for name, own in prompts.items()}
@@ -39,10 +40,7 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
         "",
         "What it will cost",
         *_counts(counts),
-        *(
-            f"  images of {name:<12} {'unknown yet' if n is None else f'{n:,}':>14}  a model, of those to evaluate"
-            for name, n in prompted.items()
-        ),
+        *(_prompted_line(name, n) for name, n in prompted.items()),
     ]
     if folder := model_folder(pretrain):
         measured = measure(folder, training, sampler)
@@ -89,20 +87,26 @@ def _prompted(name: str, own: PromptParams) -> int | None:
 def _measured(measured: Measured, counts: Counts, N: int, models: int, batch: int) -> list[str]:
     calls = counts.calls * (counts.searched + counts.sampled)
     times = [f"  {name:<22} {hours:>14.2f}  h" for name, hours in measured.hours(counts).items()]
-    memory = measured.state + measured.activations
-    encoded = [
-        f"  latents and embeddings {amount(measured.encoded, 'B'):>14}  on disk, an image and its caption",
-        f"  encoding               {amount(1 / max(measured.encoding, 1e-9), ''):>14}  images a second",
-    ]
+    vae = measured.encoding > 0
+    memory, encoding = f"{amount(measured.memory, 'B'):>14}", f"{amount(1 / (measured.encoding or 1), ''):>14}"
     return [
         f"  parameters             {measured.parameters:>14,}",
         f"  FLOPs of sampling      {amount(2 * measured.macs * calls, 'FLOP'):>14}",
         f"  disk, at most          {amount(measured.disk(N, models, counts.sampled // models), 'B'):>14}",
-        f"  memory of a training   {amount(memory, 'B'):>14}  about, in batches of {batch}: {fits(memory)}",
+        *[f"  latents and embeddings {amount(measured.encoded, 'B'):>14}  on disk, an image and its caption"][
+            : bool(vae)
+        ],
+        f"  memory of a training   {memory}  about, in batches of {batch}: {fits(measured.memory)}",
         f"from a measured step on one {measured.device}:",
-        *(encoded if measured.encoded else []),
+        *[f"  encoding               {encoding}  images a second"][: bool(vae)],
         *times,
     ]
+
+
+def _prompted_line(name: str, count: int | None) -> str:
+    if count is None:
+        return f"  images of {name:<12} {'unknown yet':>14}  for each model, not counted above"
+    return f"  images of {name:<12} {count:>14,}  for each model, counted above"
 
 
 def fits(memory: int) -> str:
@@ -111,6 +115,6 @@ def fits(memory: int) -> str:
     if enough:
         return f"fits a GPU of {' or '.join(enough)} GB"
     return (
-        f"too much for a GPU of {GPUS[-1]} GB; lower finetune_range.batch_size (gradient_accumulation makes up for it),"
-        " or set gradient_checkpointing, ema_offload, mixed_precision or optimizer=adamw_8bit"
+        f"too much for a GPU of {GPUS[-1]} GB; lower finetune_range.batch_size (gradient_accumulation makes up for it);"
+        " gradient_checkpointing, ema_offload, mixed_precision and optimizer=adamw_8bit save memory, too"
     )

@@ -1,5 +1,6 @@
 """What a run will cost: images, network calls; with the model at hand also time, memory and disk, as measured."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from deme_core.checkpoints import denoiser_dir, load_denoiser
 from deme_core.components import Autoencoder, Condition, blank_condition, is_text_to_image, pixel_shape
 from deme_core.data.encode import KEPT
 from deme_core.device import best_device
+from deme_core.errors import InputError
 from deme_core.hub_layouts import import_pipeline
 from deme_core.merging.search import KINDS
 from deme_core.merging.settings import SearchParams
@@ -74,7 +76,7 @@ class Measured:
     state: int
     """Bytes of a training in the device's memory but for activations: weights, gradients, moments, EMA, teacher."""
     activations: int
-    """Bytes that a whole batch keeps for its backward pass: as measured on a GPU, counted on a CPU."""
+    """Bytes that a whole batch takes in the forward and backward pass: as measured on a GPU, counted on a CPU."""
     training: float
     """Seconds an image of a training step, the teacher's pass included."""
     sampling: float
@@ -92,6 +94,11 @@ class Measured:
             "search, at most": image * counts.searched,
             "sampling": image * counts.sampled,
         }
+
+    @property
+    def memory(self) -> int:
+        """Bytes of a training at its peak: in the backward pass, or where optimizer or EMA copy all weights."""
+        return self.state + max(self.activations, FLOAT * self.parameters)
 
     def disk(self, N: int, models: int, images: int) -> int:
         """Bytes of a run, at most: N experts with vectors and resume states, the models, their samples."""
@@ -127,18 +134,20 @@ def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> M
 
     mixed = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[training.mixed_precision]
     teacher, weights = training.consistency > 0, FLOAT * figures["parameters"]
-    seconds = _seconds(lambda n: _train(model, inputs(n), mixed, teacher), training.batch_size)
+    seconds, batch = _seconds(lambda n: _train(model, inputs(n), mixed, teacher), training.batch_size)
     if device.type == "cuda":
-        activations = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated() - weights  # gradients
+        peak = (
+            torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated() - weights
+        )  # the gradients' are in state
+        activations = peak * training.batch_size // batch
     else:
-        one, two = (_kept(model, inputs(n), mixed) for n in (1, 2))
-        activations = one + (two - one) * (training.batch_size - 1)
-    calls = _seconds(lambda n: _call(model, inputs(n), getattr(torch, sampler.dtype)), sampler.block)
+        activations = _kept(model, inputs(1), mixed, training.gradient_checkpointing) * training.batch_size
+    calls, _ = _seconds(lambda n: _call(model, inputs(n), getattr(torch, sampler.dtype)), sampler.block)
     encoding = decoding = 0.0
     if vae is not None:
         images, latents = torch.zeros(sampler.block, *pixels), torch.zeros(sampler.block, *shape)
-        encoding = _seconds(lambda n: vae.moments(images[:n]), sampler.block)
-        decoding = _seconds(lambda n: vae.decode(latents[:n]), sampler.block)
+        encoding, _ = _seconds(lambda n: vae.moments(images[:n]), sampler.block)
+        decoding, _ = _seconds(lambda n: vae.decode(latents[:n]), sampler.block)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     return Measured(
         device=name,
@@ -156,20 +165,26 @@ def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> M
     )
 
 
-def _seconds(step: Callable[[int], object], most: int) -> float:
-    """Seconds an image of `step(n)` for the largest n <= most that is needed for a measurement."""
+def _seconds(step: Callable[[int], object], most: int) -> tuple[float, int]:
+    """Seconds an image of `step(n)` for the largest n <= most that is needed for a measurement and fits, and that n."""
     step(1)  # the first pass is slow: allocations, kernels
-    n = 1
+    n, found = 1, math.inf
     while True:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        step(n)
+        try:
+            step(n)
+        except torch.OutOfMemoryError:  # the batch of the params is larger than this GPU: told with what fits
+            if n == 1:
+                raise InputError("one image is more than this GPU holds; take a GPU with more memory") from None
+            return found, n // 2
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         passed = time.perf_counter() - start
         if n == most or (passed > LONG_ENOUGH and not torch.cuda.is_available()):
-            return passed / n
+            return passed / n, n
+        found = passed / n
         n = min(2 * n, most)
 
 
@@ -184,25 +199,52 @@ def _train(model: nn.Module, inputs: Inputs, dtype: torch.dtype, teacher: bool) 
     model.zero_grad()
 
 
-def _kept(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> int:
-    """Bytes that a forward pass keeps for its backward pass, the weights themselves left out."""
+def _kept(model: nn.Module, inputs: Inputs, dtype: torch.dtype, checkpointing: bool) -> int:
+    """Bytes that a forward pass keeps for its backward pass, the weights themselves left out.
+
+    With gradient checkpointing a pass keeps little, but the backward pass makes what one block keeps anew: the
+    largest is counted, as it is without.
+    """
     x, t, condition = inputs
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with (
-        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-        torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32),
-    ):
-        loss = model(x, t, **condition).sample.float().square().mean()
-    total = sum(size for pointer, size in kept.items() if pointer not in own)
-    del loss  # until here it kept all of them, so that no two had one address
-    return total
+    def forward() -> int:
+        kept.clear()
+        with (
+            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+            torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32),
+        ):
+            loss = model(x, t, **condition).sample.float().square().mean()
+        total = sum(kept.values())
+        del loss  # until here it kept all of them, so that no two had one address
+        return total
+
+    total = forward()
+    if not checkpointing:
+        return total
+    unet: Any = model
+    unet.disable_gradient_checkpointing()
+    blocks, before = [0], [0]
+    hooks = [
+        hook
+        for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+        for hook in (
+            block.register_forward_pre_hook(lambda *_: before.append(sum(kept.values()))),
+            block.register_forward_hook(lambda *_: blocks.append(sum(kept.values()) - before[-1])),
+        )
+    ]
+    forward()
+    for hook in hooks:
+        hook.remove()
+    unet.enable_gradient_checkpointing()
+    return total + max(blocks)
 
 
 @torch.inference_mode()

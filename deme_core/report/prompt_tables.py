@@ -129,6 +129,7 @@ def page2(title: str, table: pd.DataFrame, paper: bool) -> str:
             "Verdict, by the interval of the change:",
             "\n".join(verdicts),
             "\n".join(_protocol(of_set, table.loc[(of_set, "pretrained")]) for of_set in sets),
+            "Image by image, before and after: [gallery](gallery.md).\n",
         ]
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deme_core.dag import OWN
 from deme_core.metrics.intervals import Interval, crossed_interval
 from deme_core.report.figures import forest, sensitivity_curves
 from deme_core.report.tables import FRECHET, markdown, model_name, number, training_steps
@@ -24,19 +25,16 @@ INTERVALS = (
 )
 
 
-def write_report(
-    study: str, report: str, points: pd.DataFrame, rows: pd.DataFrame, directory: Path, planned: pd.Series
-) -> None:
-    """Write directory/STUDY.md, and its picture, STUDY.png.
+def write_report(study: str, points: pd.DataFrame, rows: pd.DataFrame, directory: Path, planned: pd.Series) -> None:
+    """Write directory/STUDY.md, and its picture.
 
     Args:
-        report: a row of `REPORTS`.
         points: a row a point and seed: what places it in the report, and the `experiment` that measured it.
         rows: a row an experiment and model: its metrics, its scores on each seed block.
         planned: curve -> training seeds that it has when the study is finished.
     """
     table = points.drop(columns="overrides").merge(rows.drop(columns="seed"), on="experiment")
-    text = REPORTS[report](table, directory / f"{study}.png")
+    text = REPORTS[study](table, directory)
     seeds = table.groupby(curve_of(table))["seed"].nunique()
     found = [(curve, seeds.get(curve, 0), whole) for curve, whole in planned.items()]
     missing = [f"{curve} {n} of {whole}".strip() for curve, n, whole in found if n < whole]
@@ -68,7 +66,7 @@ def difference(table: pd.DataFrame, model: str, other: str, key: str) -> Interva
     return crossed_interval(percent_differences(table, model, other, key))
 
 
-def table1(table: pd.DataFrame, picture: Path) -> str:
+def table1(table: pd.DataFrame, directory: Path) -> str:
     """Every model beside the pretrained one, and the searched merge beside every other."""
     models, deme = list(dict.fromkeys(table["model"])), "merged"
     parts = [key for key in FRECHET if key in table]
@@ -95,25 +93,26 @@ def table1(table: pd.DataFrame, picture: Path) -> str:
         row += [training_steps(model, first["N"], first["iterations"]), f"{first['parameters']:,}"]
         cells.append([*row, f"{first['macs_per_step']:,}", PAPER_TABLE1.get(model, "—")])
     shown = changes[parts[0]]
-    won = [model for model, change in shown.items() if change.high < 0]
-    lost = [model for model, change in shown.items() if change.low > 0]
-    open_ = [model for model in shown if model not in won + lost]
+    rivals = {model: change for model, change in shown.items() if model not in OWN}
+    won = [model for model, change in rivals.items() if change.high < 0]
+    lost = [model for model, change in rivals.items() if change.low > 0]
+    open_ = [model for model in rivals if model not in won + lost]
     lines = [
         f"- {word}: {', '.join(map(model_name, group)) or 'none'}"
         for word, group in (("better than", won), ("no difference shown to", open_), ("worse than", lost))
     ]
     forest(
-        picture,
+        directory / "table1.png",
         {model_name(m): (change, _by_seed(table, deme, m, parts[0])) for m, change in shown.items()},
         "DeMe − model, % of the pretrained model's distance",
         "Searched DeMe merge against each model; left: DeMe is better",
     )  # fmt: skip
     return "\n\n".join(
         [
-            f"# {_experiment(table)}: Table 1, DeMe and its rivals over {table['seed'].nunique()} training seeds",
+            f"# Table 1: DeMe and its rivals over {table['seed'].nunique()} training seeds",
             "DeMe merged with searched weights, on the training part, by the interval of the difference:",
             "\n".join(lines),
-            f"![DeMe against each model]({picture.name})",
+            "![DeMe against each model](table1.png)",
             markdown(header, cells),
             "Lower is better. All trainings start from the same pretrained model and make the same number of steps with"
             " the same optimizer, batches and EMA; `searched scale` rivals had a search with at least as many images as"
@@ -123,7 +122,7 @@ def table1(table: pd.DataFrame, picture: Path) -> str:
     )
 
 
-def ablation(table: pd.DataFrame, picture: Path) -> str:
+def ablation(table: pd.DataFrame, directory: Path) -> str:
     """The techniques of DeMe one by one."""
     header = ["N × steps", "probabilistic sampling", "consistency loss", "channel projection"]
     header += ["before merge (ensemble), %", "w = 1/N, %", "the paper's FID, CIFAR10"]
@@ -154,7 +153,7 @@ def ablation(table: pd.DataFrame, picture: Path) -> str:
     )
 
 
-def sensitivity(table: pd.DataFrame, picture: Path) -> str:
+def sensitivity(table: pd.DataFrame, directory: Path) -> str:
     """N and p."""
     curves: dict[str, dict[str, list[dict[str, Any]]]] = {}
     cells = []
@@ -169,12 +168,12 @@ def sensitivity(table: pd.DataFrame, picture: Path) -> str:
             line = curves.setdefault(str(curve), {}).setdefault(model, [])
             line.append({"x": x, **vars(change), "seeds": _by_seed(own, model, "pretrained", "frechet_train")})
     lines = {curve: {model: pd.DataFrame(line) for model, line in own.items()} for curve, own in curves.items()}
-    sensitivity_curves(picture, lines, {model: model_name(model) for model in MERGES})
+    sensitivity_curves(directory / "sensitivity.png", lines, {model: model_name(model) for model in MERGES})
     header = ["curve", "value", "training steps", *(f"{model_name(model)}, %" for model in MERGES)]
     return "\n\n".join(
         [
             f"# Fig. 9: sensitivity to N and p over {table['seed'].nunique()} training seeds",
-            f"![sensitivity]({picture.name})",
+            "![sensitivity](sensitivity.png)",
             "Change of the Fréchet distance to the training part against the pretrained model, in percent of it; lower"
             " is better. p is the probability of drawing a timestep from the FULL range, as in Eq. 6: p = 1 trains N"
             " models on everything. The prose of the paper's Appendix F names the two ends the other way round.",
@@ -192,11 +191,6 @@ REPORTS: dict[str, Callable[[pd.DataFrame, Path], str]] = {
 
 def _by_seed(table: pd.DataFrame, model: str, other: str, key: str) -> list[float]:
     return percent_differences(table, model, other, key).mean(axis=1).tolist()
-
-
-def _experiment(table: pd.DataFrame) -> str:
-    given = [word.removeprefix("experiment=") for word in table["overrides"].iloc[0].split() if "experiment=" in word]
-    return given[-1] if given else "digits"
 
 
 def _weights(table: pd.DataFrame) -> str:

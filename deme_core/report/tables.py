@@ -182,6 +182,7 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
     images = f"{', '.join(f'{n:,}' for n in first['images'].unique())} images a trial" if len(first) else "none sampled"
     final = f"{last['first'].nunique()} × {last['images'].iloc[0]:,} images"
     kept = " The search kept w = 0: its merged model is the pretrained one." if not any(result["weights"]) else ""
+    sets = "".join(f", of images with the prompts of `{name}` among others" for name in result["prompts"])
     paragraphs = [
         f"# {title}",
         markdown(*_readable(table)),
@@ -213,9 +214,9 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
             ],
             search_scores(trials, result),
         ),
-        f"Scores are of the objective `{result['objective']}`, distances to the training part. A change is against w ="
-        " 0 on the same seeds, in the first round as the method has it (the `surrogate`'s is fitted). A gap above 0 is"
-        " what the first round took for quality and was luck. Images sampled in all:"
+        f"Scores are of the objective `{result['objective']}`, distances to the training part{sets}. A change is"
+        " against w = 0 on the same seeds, in the first round as the method has it (the `surrogate`'s is fitted). A gap"
+        " above 0 is what the first round took for quality and was luck. Images sampled in all:"
         f" {result['images_sampled']:,.0f}.",
         f"The best finalist, w = ({weights_text(result['best'], result['blocks'])}), changes the score of w = 0 by"
         f" {_interval(pd.Series(result), 'best_change', '', 4, '+')}, paired over the confirming blocks; it is taken"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deme_core.checkpoints import denoiser_shape, load_noise_schedule
+from deme_core.checkpoints import denoiser_shape, load_noise_schedule, schedule_identity
 from deme_core.components import Autoencoder, frozen_hashes, is_text_to_image
 from deme_core.data.images import to_pixels
 from deme_core.sampling.conditions import UNCONDITIONAL, Conditions, Denoise, guided, refuse_text
@@ -52,7 +52,7 @@ class Sampler:
     def identity(self) -> dict[str, Any]:
         """What the images depend on beside the denoiser and the seeds."""
         return {
-            "sampler": asdict(self.params), "noise_schedule": dict(self.noise_schedule.config),
+            "sampler": asdict(self.params), "noise_schedule": schedule_identity(self.noise_schedule),
             "prompts": self.conditions.sha256, "frozen": dict(self.frozen),
         }  # fmt: skip
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 from deme_core.checkpoints import denoiser_dir, load_denoiser, weights_file
 from deme_core.components import Condition, blank_condition
 from deme_core.errors import InputError
+from deme_core.processes import state
 from deme_core.sampling.archive import PER_ARCHIVE, PROTOCOL, read_images, write_archive, write_grid
 from deme_core.sampling.generate import Denoise, Sampler, ensemble, single
 from deme_core.sampling.settings import SamplerParams
@@ -35,7 +35,7 @@ def sample_model(
         pretrained: the pipeline that gives noise schedule, image shape, text encoder and VAE.
         prompts: image k has the prompt k modulo their number; none for an unconditional pipeline.
     """
-    process = PartialState()
+    process = state()
     folders, ranges = denoisers(model)
     sampler = Sampler.of(pretrained, params, process.device, prompts)
     identity = {
@@ -43,7 +43,7 @@ def sample_model(
         "bounds": ranges and ranges.bounds, "images": images,
     } | sampler.identity  # fmt: skip
     work = work_dir("sample", identity)
-    with only_one(work / f"process-{process.process_index}"):
+    with only_one(work):
         models = [load_denoiser(folder) for folder in folders]
         denoise = ensemble(models, ranges, process.device) if ranges else single(models[0], process.device)
         write_missing(sampler, denoise, images, work, process.process_index, process.num_processes)

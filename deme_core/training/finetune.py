@@ -12,6 +12,7 @@ from deme_core.checkpoints import (
     load_denoiser,
     load_noise_schedule,
     save_denoiser,
+    schedule_identity,
     weights_file,
 )
 from deme_core.data.examples import Examples
@@ -85,7 +86,7 @@ def finetune(
 
     schedule = load_noise_schedule(pretrained)
     identity = recipe | {
-        "data": examples.sha256, "noise_schedule": dict(schedule.config), "own": own, "label": label,
+        "data": examples.sha256, "noise_schedule": schedule_identity(schedule), "own": own, "label": label,
         "loss_weights": None if loss_weights is None else loss_weights.tolist(),
     }  # fmt: skip
     curve = train(

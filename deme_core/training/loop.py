@@ -1,7 +1,6 @@
 """The training loop: one denoiser, one range of timesteps, exact resume (Eq. 5 and 6)."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def train(
     )
     if accelerator.device.type == "cpu" and params.cpu_threads is not None:
         torch.set_num_threads(params.cpu_threads)
-    with only_one(state) if accelerator.is_main_process else nullcontext():
+    with only_one(state):
         return _Training(
             accelerator, model, noise_schedule, examples, params, own, p, seed, label, state, teacher, loss_weights,
             snapshot, snapshot_every,

@@ -24,8 +24,8 @@ def adamw_8bit(parameters: Iterable[torch.nn.Parameter], **settings: Any) -> tor
         from bitsandbytes.optim import AdamW8bit
     except Exception as error:  # it loads compiled libraries, which fail in many ways
         raise InputError(
-            f"params: optimizer = 'adamw_8bit' needs the package bitsandbytes ({error}): pip install 'deme[gpu]', or"
-            " take adamw"
+            f"params: finetune_range.optimizer = 'adamw_8bit' needs the package bitsandbytes ({error}): pip install"
+            " 'deme[gpu]', or take adamw"
         ) from None
     return AdamW8bit(parameters, **settings)
 

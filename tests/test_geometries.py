@@ -1,0 +1,41 @@
+"""The whole DAG on tiny replicas of the paper's unconditional checkpoints: their geometry, the hub's old layout."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY, run_dag
+from test_hub_layouts import GEOMETRIES, write_flat
+from test_image_sources import BROKEN, encoded, noise, users_images, write_folder
+from test_pipeline import TOY
+
+from deme_core.dag import dag
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_every_stage_runs_on_a_replica_and_pictures_of_any_kind(
+    geometry: str, empty_folder: Path, rgb_extractor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_flat(empty_folder / "flat", geometry)
+    pictures = {f"{k:03}.png": encoded(noise(20 + k, 40, seed=k)) for k in range(40)}
+    write_folder(empty_folder / "pictures", users_images() | BROKEN | pictures)
+    data = {"source": "folder", "path": "pictures", "size": GEOMETRIES[geometry]["sample_size"], "held_out": 0.2}
+    changes = TOY | {
+        "dag": dag(2, ["full_range"]), "rivals": ["full_range"], "reference": {"extractor": str(rgb_extractor)},
+        "data": data | {"unreadable": "skip"}, "pretrain_load": {"source": "flat"}, "sample": {"images": 40},
+        "finetune_range": {"iterations": 2, "batch_size": 2, "log_every": 1, "checkpoint_every": 2},
+        "merge_search": TOY["merge_search"] | {"budget": 60, "images": 10, "final_images": 20},
+        "sampler": {"steps": 2, "block": 10}, "evaluate": {"blocks": 2},
+    }  # fmt: skip
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    for key, value in changes.items():
+        params[key] = params[key] | value if isinstance(value, dict) and key != "dag" else value
+    ran = run_dag(params, monkeypatch)
+    assert {path.stem for path in (REPOSITORY / "stages").glob("*.py")} - ran == {
+        "evaluate_prompts",
+        "report_prompts",
+    }
+    metrics = json.loads(Path("metrics/merged.json").read_text())
+    assert metrics["reference_images"] == 37
+    assert "full-range" in Path("reports/run/results.md").read_text()

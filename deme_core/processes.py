@@ -13,12 +13,21 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(days=1)  # that a process without work waits for the others; NCCL's own is ten minutes
 
 
+def launched() -> bool:
+    """Whether `accelerate launch` or torchrun started this process, maybe among others."""
+    return "LOCAL_RANK" in os.environ
+
+
 def state() -> "PartialState":
-    """This process among those of its launch; the only one where there was none."""
+    """This process among those of its launch; the only one where there was none.
+
+    What is first made here stays: an Accelerator that came before would know neither a CPU's other processes nor
+    PATIENCE.
+    """
     from accelerate import PartialState  # half a second, which most of what imports this module need not wait
 
     on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    more = {"timeout": PATIENCE} if "LOCAL_RANK" in os.environ else {}
+    more = {"timeout": PATIENCE} if launched() else {}
     return PartialState(cpu=on_cpu, **more)
 
 
@@ -30,6 +39,13 @@ def is_main() -> bool:
 def wait() -> None:
     """Until all processes have come here."""
     state().wait_for_everyone()
+
+
+def by_main(write: Callable[[], None]) -> None:
+    """The main process writes, and the others wait until it has: no two write under one name."""
+    if is_main():
+        write()
+    wait()
 
 
 def agreed(values: Sequence[float]) -> list[float]:

@@ -8,16 +8,30 @@ from typing import Any
 
 from deme_core.errors import InputError
 from deme_core.params import check, section
-from deme_core.processes import state, wait
+from deme_core.processes import is_main, launched, state, wait
+
+ONE_PROCESS = (
+    "one process works on this: `accelerate launch` starts several with --multi_gpu alone, on a CPU as well, whatever"
+    " --num_processes says; so does torchrun"
+)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a stage's `main`."""
+def run(main: Callable[[], None], *, shared: bool = False) -> None:
+    """Run a stage's `main`.
+
+    Args:
+        shared: whether the processes of a launch share its work. Of another stage the main process does all of it.
+    """
     try:
-        main()
-        if "LOCAL_RANK" in os.environ:  # of a launch
-            wait()
-            state().destroy_process_group()
+        if not launched():
+            if shared and "ACCELERATE_USE_CPU" in os.environ:
+                print(ONE_PROCESS, file=sys.stderr)
+            main()
+            return
+        if is_main() or shared:
+            main()
+        wait()
+        state().destroy_process_group()
     except InputError as error:
         sys.exit(f"error: {error}")
 

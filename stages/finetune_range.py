@@ -1,4 +1,4 @@
-"""Finetune the expert of one timestep range (Sec. 3.2 of the paper)."""
+"""Finetune the expert of one timestep range (Sec. 3.2 of the paper). `accelerate launch` shares out its batches."""
 
 import argparse
 from pathlib import Path
@@ -8,6 +8,7 @@ import pandas as pd
 from deme_core.checkpoints import train_timesteps
 from deme_core.data.examples import load_examples
 from deme_core.params import read, section
+from deme_core.processes import by_main
 from deme_core.stage import run, run_params
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.finetune import finetune_range
@@ -35,8 +36,8 @@ def main() -> None:
         seed=top.seed,
     )
     args.curve.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(curve).to_csv(args.curve, index=False)
+    by_main(lambda: pd.DataFrame(curve).to_csv(args.curve, index=False))
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, shared=True)

@@ -1,4 +1,7 @@
-"""Finetune a rival of DeMe: all timesteps, as many steps as all experts together (deme_core/dag.py names them)."""
+"""Finetune a rival of DeMe: all timesteps, as many steps as all experts together (deme_core/dag.py names them).
+
+`accelerate launch` shares out its batches.
+"""
 
 import argparse
 import json
@@ -11,8 +14,10 @@ from deme_core.dag import LOSS_EQUIVALENT
 from deme_core.data.examples import load_examples
 from deme_core.merging.task_vectors import write_task_vector
 from deme_core.params import read, section
+from deme_core.processes import by_main
 from deme_core.stage import run, run_params
 from deme_core.timesteps import TimestepRanges
+from deme_core.training.finetune import Curve
 from deme_core.training.rivals import RivalParams, finetune_rival
 from deme_core.training.settings import TrainingParams
 
@@ -40,6 +45,10 @@ def main() -> None:
         seed=top.seed,
         merge_weights=json.loads(args.search.read_text())["weights"] if args.rival == LOSS_EQUIVALENT else None,
     )
+    by_main(lambda: write(args, curves))
+
+
+def write(args: argparse.Namespace, curves: list[Curve]) -> None:
     for k in range(1, len(curves) + 1):
         write_task_vector(denoiser_dir(args.pretrained), args.out / str(k), args.out / f"{k}.safetensors")
     args.curve.parent.mkdir(parents=True, exist_ok=True)
@@ -48,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, shared=True)

@@ -8,6 +8,7 @@ from deme_core.data.examples import Pixels
 from deme_core.data.images import load_part
 from deme_core.hub_layouts import import_pipeline
 from deme_core.params import read, section
+from deme_core.processes import by_main
 from deme_core.stage import run, run_params
 from deme_core.training.scratch import PretrainParams
 
@@ -25,9 +26,9 @@ def main() -> None:
         seed = run_params(params).seed
         train_from_scratch(load.train, Pixels(load_part(args.data, "train").pixels), args.out, seed=seed)
     else:
-        import_pipeline(resolve_source(load.source, load.revision), args.out)
+        by_main(lambda: import_pipeline(resolve_source(load.source, load.revision), args.out))
     verify_pipeline(args.out)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, shared=True)

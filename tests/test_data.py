@@ -12,7 +12,6 @@ from conftest import files_of, python
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from deme_core.data.examples import Pixels
 from deme_core.data.files import read_folder
 from deme_core.data.images import (
     DataParams,
@@ -103,12 +102,6 @@ def test_examples_are_read_batch_by_batch(tmp_path: Path) -> None:
         save_part(tmp_path, part, Images(images, torch.zeros(len(images), dtype=torch.int64)))
     megabytes = float(python(MEMORY, tmp_path).stdout)
     assert megabytes < 48  # of 96; a batch takes 3 as floats
-
-
-def test_a_large_set_does_not_go_to_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    examples = Pixels(torch.zeros(10, 1, 8, 8, dtype=torch.uint8))
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (4 * 640 - 1, 0))
-    assert examples.to(torch.device("cuda")) is examples
 
 
 # Digits

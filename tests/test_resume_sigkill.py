@@ -28,12 +28,12 @@ torch.set_num_threads(1)
 from deme_core import stage, tensors
 from deme_core.data.examples import Pixels
 from deme_core.timesteps import TimestepRanges
-from deme_core.training import loop
+from deme_core.training import batches
 from deme_core.training.finetune import finetune_range
 from deme_core.training.settings import TrainingParams
 
 pipeline, data, folder = map(Path, sys.argv[1:])
-draw, fsync = loop.draw_timesteps, os.fsync
+draw, fsync = batches.draw_timesteps, os.fsync
 
 def slow_draw(*args, **options):
     time.sleep(0.05)
@@ -46,7 +46,7 @@ def slow_fsync(descriptor):
         time.sleep(600)
     fsync(descriptor)
 
-loop.draw_timesteps, os.fsync = slow_draw, slow_fsync
+batches.draw_timesteps, os.fsync = slow_draw, slow_fsync
 
 def main():
     finetune_range(

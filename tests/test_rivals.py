@@ -23,6 +23,7 @@ from deme_core.params import read
 from deme_core.projection import projection_keys
 from deme_core.tensors import read_recipe, read_tensors, weights_hash
 from deme_core.timesteps import TimestepRanges
+from deme_core.training import batches as micro_batches
 from deme_core.training import loop
 from deme_core.training.finetune import Curve, finetune, finetune_range
 from deme_core.training.rivals import RivalParams, check_rivals, finetune_rival
@@ -77,13 +78,13 @@ def test_a_rival_makes_the_steps_of_all_experts_together(
     name: str, pipeline: Path, digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draws = []
-    draw = loop.draw_timesteps
+    draw = micro_batches.draw_timesteps
 
     def seen(n: int, own: tuple[int, int], T: int, p: float, **options: Any) -> torch.Tensor:
         draws.append((n, own, T, p))
         return draw(n, own, T, p, **options)
 
-    monkeypatch.setattr(loop, "draw_timesteps", seen)
+    monkeypatch.setattr(micro_batches, "draw_timesteps", seen)
     curves = rival(name, pipeline, digits, tmp_path / "out")
     members, steps = (N, 4) if name == "soup_full_range" else (1, 4 * N)
     assert [[row["step"] for row in curve] for curve in curves] == [list(range(2, steps + 1, 2))] * members

@@ -20,7 +20,7 @@ from deme_core.errors import InputError
 from deme_core.projection import projection_keys
 from deme_core.tensors import read_recipe, read_tensors, shapes, weights_hash
 from deme_core.timesteps import TimestepRanges
-from deme_core.training import loop
+from deme_core.training import batches, loop
 from deme_core.training.finetune import finetune_range
 from deme_core.training.loop import Curve, train
 
@@ -192,7 +192,7 @@ def test_an_interrupted_expert_is_byte_identical(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, projection: str
 ) -> None:
     straight = finetune(pipeline, digits, tmp_path / "straight", work="a", projection=projection)
-    draw, calls = loop.draw_timesteps, []
+    draw, calls = batches.draw_timesteps, []
 
     def interrupted(*args: Any, **options: Any) -> torch.Tensor:
         calls.append(None)
@@ -200,7 +200,7 @@ def test_an_interrupted_expert_is_byte_identical(
             raise Interrupted
         return draw(*args, **options)
 
-    monkeypatch.setattr(loop, "draw_timesteps", interrupted)
+    monkeypatch.setattr(batches, "draw_timesteps", interrupted)
     with pytest.raises(Interrupted):
         finetune(pipeline, digits, tmp_path / "cut", work="b", projection=projection)
     assert finetune(pipeline, digits, tmp_path / "cut", work="b", projection=projection) == straight
@@ -212,7 +212,7 @@ def test_a_finished_training_is_exported_again_without_training(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = finetune(pipeline, digits, tmp_path / "a")
-    monkeypatch.setattr(loop, "draw_timesteps", None)
+    monkeypatch.setattr(batches, "draw_timesteps", None)
     assert finetune(pipeline, digits, tmp_path / "b") == first
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
@@ -359,7 +359,7 @@ class NoNoise(DDPMScheduler):
 def test_two_micro_batches_of_8_move_the_weights_like_one_batch_of_16(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "draw_timesteps", lambda n, *_, **__: torch.full((n,), 100))
+    monkeypatch.setattr(batches, "draw_timesteps", lambda n, *_, **__: torch.full((n,), 100))
     schedule = NoNoise(prediction_type="sample")
     # A large ε in AdamW keeps rounding from being divided by itself.
     common = {"schedule": schedule, "iterations": 4, "adam_epsilon": 1e-2, "learning_rate": 1e-2}
@@ -377,7 +377,7 @@ def test_two_micro_batches_of_8_move_the_weights_like_one_batch_of_16(
 def test_micro_batches_draw_different_images_and_timesteps(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw, timesteps, images = loop.draw_timesteps, [], []
+    draw, timesteps, images = batches.draw_timesteps, [], []
 
     def seen(*args: Any, **options: Any) -> torch.Tensor:
         timesteps.append(draw(*args, **options))
@@ -388,7 +388,7 @@ def test_micro_batches_draw_different_images_and_timesteps(
             images.append(original_samples)
             return super().add_noise(original_samples, *args)
 
-    monkeypatch.setattr(loop, "draw_timesteps", seen)
+    monkeypatch.setattr(batches, "draw_timesteps", seen)
     run(pipeline, digits, tmp_path / "x", schedule=Recorder(), iterations=4, gradient_accumulation=4)
     assert len({tuple(t.tolist()) for t in timesteps}) == 16
     for epoch in (images[:8], images[8:]):  # 64 images are 8 micro-batches of 8
@@ -442,13 +442,13 @@ def test_placements_start_from_the_same_function_and_draws(
 def test_the_draws_asked_for_reach_the_network(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw, calls = loop.draw_timesteps, []
+    draw, calls = batches.draw_timesteps, []
 
     def seen(n: int, own: tuple[int, int], T: int, p: float, **options: Any) -> torch.Tensor:
         calls.append((n, own, T, p, options["draw"], options["antithetic"]))
         return draw(n, own, T, p, **options)
 
-    monkeypatch.setattr(loop, "draw_timesteps", seen)
+    monkeypatch.setattr(batches, "draw_timesteps", seen)
     finetune(
         pipeline, digits, tmp_path / "out", i=2, iterations=1, log_every=1, timestep_draw="per_batch", antithetic=True
     )
@@ -465,3 +465,21 @@ def test_bfloat16_stays_close_to_float32(pipeline: Path, digits: torch.Tensor, t
     assert [row["loss"] for row in rounded] == pytest.approx([row["loss"] for row in exact], rel=0.02)
     assert rounded != exact
     assert all(value.dtype == torch.float32 for value in weights.values())
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_frozen_teacher_has_the_precision_of_the_training(
+    pipeline: Path, digits: torch.Tensor, tmp_path: Path, precision: str, dtype: torch.dtype
+) -> None:
+    teacher = load_denoiser(pipeline / "unet")
+    before = {key: value.to(dtype) for key, value in teacher.state_dict().items()}
+    AcceleratorState._reset_state()
+    try:
+        train(
+            load_denoiser(pipeline / "unet"), load_noise_schedule(pipeline), Pixels(digits),
+            training_params(iterations=2, mixed_precision=precision, projection="none"), own=RANGES.range(1), p=0.4,
+            seed=0, label="test", state=tmp_path / "state", teacher=teacher,
+        )  # fmt: skip
+    finally:
+        AcceleratorState._reset_state()
+    assert equal(teacher.state_dict(), before)

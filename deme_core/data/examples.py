@@ -19,6 +19,7 @@ from deme_core.errors import InputError
 from deme_core.tensor_files import as_bytes
 from deme_core.tensors import hash_line, map_tensors
 
+ALL = slice(None)
 LARGEST, ELEMENTS = 500, 2**20  # of a batch: examples, and elements of x_0
 
 
@@ -35,17 +36,17 @@ class Examples(Protocol):
     def sha256(self) -> str:
         """Of everything that is drawn from."""
 
-    def to(self, device: torch.device) -> "Examples":
-        """The same set, on the device where that helps."""
-
     def draw(
-        self, index: torch.Tensor, generator: torch.Generator, *, flip: bool = False, caption_dropout: float = 0.0
-    ) -> tuple[torch.Tensor, Condition]:
-        """x_0, float32 [k, C, H, W], and the condition of the examples `index`, on the generator's device.
+        self, index: torch.Tensor, generator: torch.Generator, *, rows: slice = ALL, flip: bool = False,
+        caption_dropout: float = 0.0,
+    ) -> tuple[torch.Tensor, Condition]:  # fmt: skip
+        """x_0, float32 [k, C, H, W], and the condition of `rows` of the examples `index`, on the CPU.
 
         Args:
-            index: int64 [k] on the CPU.
-            generator: of everything that is random about an example.
+            index: int64 [n].
+            generator: of everything that is random about an example. It draws for all n, so that a row is the same
+                whichever others are taken with it.
+            rows: what is read and returned, k of the n.
             flip: mirror each x_0 with probability 1/2.
             caption_dropout: probability of the empty caption in an example's place.
         """
@@ -69,21 +70,16 @@ class Pixels:
     @property
     def sha256(self) -> str:
         """Of the pixels."""
-        return pixels_hash(self.pixels.cpu())
-
-    def to(self, device: torch.device) -> "Pixels":
-        """The images in the device's memory where they take at most a quarter of what is free; else as they are."""
-        if device.type == "cuda" and self.pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
-            return self
-        return Pixels(self.pixels.to(device))
+        return pixels_hash(self.pixels)
 
     def draw(
-        self, index: torch.Tensor, generator: torch.Generator, *, flip: bool = False, caption_dropout: float = 0.0
-    ) -> tuple[torch.Tensor, Condition]:
+        self, index: torch.Tensor, generator: torch.Generator, *, rows: slice = ALL, flip: bool = False,
+        caption_dropout: float = 0.0,
+    ) -> tuple[torch.Tensor, Condition]:  # fmt: skip
         """As `Examples.draw`; there is no caption to drop."""
-        x0 = to_model(to_device(self.pixels[index.to(self.pixels.device)], generator.device))
+        x0 = to_model(self.pixels[index[rows]])
         if flip:
-            mirrored = torch.rand(len(index), generator=generator, device=generator.device) < 0.5
+            mirrored = (torch.rand(len(index), generator=generator) < 0.5)[rows]
             x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
         return x0, {}
 
@@ -91,7 +87,7 @@ class Pixels:
 class Latents:
     """Latents of images, drawn from N(mean, std²), with the embeddings of their captions.
 
-    The tensors, whose floats may be of half precision, stay on the side of the CPU: mean, std [n, c, h, w]; where
+    The tensors, whose floats may be of half precision: mean, std [n, c, h, w]; where
     flips were encoded mean_flipped, std_flipped; embeddings [m, L, D], the first of which is the empty caption's;
     captions, int64 [·], the rows of `embeddings` image by image; first, int64 [n + 1], where each image's begin.
     """
@@ -116,13 +112,10 @@ class Latents:
             digest.update(as_bytes(value))
         return digest.hexdigest()
 
-    def to(self, device: torch.device) -> "Latents":
-        """The same set: only batches go to the device."""
-        return self
-
     def draw(
-        self, index: torch.Tensor, generator: torch.Generator, *, flip: bool = False, caption_dropout: float = 0.0
-    ) -> tuple[torch.Tensor, Condition]:
+        self, index: torch.Tensor, generator: torch.Generator, *, rows: slice = ALL, flip: bool = False,
+        caption_dropout: float = 0.0,
+    ) -> tuple[torch.Tensor, Condition]:  # fmt: skip
         """As `Examples.draw`; a caption of several is drawn, too.
 
         Raises:
@@ -133,32 +126,25 @@ class Latents:
                 "params: finetune_range.horizontal_flip = True: the latents were encoded without flips, and a flipped"
                 " latent is not the latent of the flipped image; set encode.flips=true"
             )
-        device, n = generator.device, len(index)
+        n, index = len(index), index[rows]
 
         def uniform() -> torch.Tensor:
-            return torch.rand(n, generator=generator, device=device)
+            return torch.rand(n, generator=generator)[rows]
 
-        mean, std = self._at("mean", index, device), self._at("std", index, device)
+        mean, std = self._at("mean", index), self._at("std", index)
         if flip:
             mirrored = (uniform() < 0.5)[:, None, None, None]
-            mean = torch.where(mirrored, self._at("mean_flipped", index, device), mean)
-            std = torch.where(mirrored, self._at("std_flipped", index, device), std)
-        x0 = mean + std * torch.randn(mean.shape, generator=generator, device=device)
+            mean = torch.where(mirrored, self._at("mean_flipped", index), mean)
+            std = torch.where(mirrored, self._at("std_flipped", index), std)
+        x0 = mean + std * torch.randn(n, *self.shape, generator=generator)[rows]
         first = self.tensors["first"]
         count = first[index + 1] - first[index]
-        which = first[index] + (uniform().cpu() * count).long().clamp(max=count - 1)
-        row = torch.where(uniform().cpu() < caption_dropout, 0, self.tensors["captions"][which])
-        return x0, {"encoder_hidden_states": self._at("embeddings", row, device)}
+        which = first[index] + (uniform() * count).long().clamp(max=count - 1)
+        row = torch.where(uniform() < caption_dropout, 0, self.tensors["captions"][which])
+        return x0, {"encoder_hidden_states": self._at("embeddings", row)}
 
-    def _at(self, key: str, index: torch.Tensor, device: torch.device) -> torch.Tensor:
-        return to_device(self.tensors[key][index], device).float()
-
-
-def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A batch on the device; from pinned memory, so that the CPU does not wait for its copy."""
-    if device.type == "cuda" and batch.device.type == "cpu":
-        return batch.pin_memory().to(device, non_blocking=True)
-    return batch.to(device)
+    def _at(self, key: str, index: torch.Tensor) -> torch.Tensor:
+        return self.tensors[key][index].float()
 
 
 def batches(count: int, shape: tuple[int, ...]) -> Iterator[slice]:

@@ -16,6 +16,7 @@ from deme_core.checkpoints import (
     weights_file,
 )
 from deme_core.data.examples import Examples
+from deme_core.processes import by_main
 from deme_core.projection import fold_projections, insert_projections
 from deme_core.tensors import weights_hash
 from deme_core.timesteps import TimestepRanges
@@ -77,7 +78,7 @@ def finetune(
     recipe = {"base_sha256": weights_hash(weights_file(source)), "finetune_range": asdict(params)} | recipe
     student = load_denoiser(source)
     if loss_weights is not None and not bool(loss_weights.any()):
-        save_denoiser(out, source, student.state_dict(), recipe)
+        by_main(lambda: save_denoiser(out, source, student.state_dict(), recipe))
         return []
     teacher = copy.deepcopy(student) if params.consistency > 0 else None
     insert_projections(student, params.projection)
@@ -96,5 +97,5 @@ def finetune(
     student.cpu()
     if params.projection == "foldable":
         fold_projections(student)
-    save_denoiser(out, source, student.state_dict(), recipe)
+    by_main(lambda: save_denoiser(out, source, student.state_dict(), recipe))
     return curve

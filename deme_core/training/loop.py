@@ -1,6 +1,6 @@
 """The training loop: one denoiser, one range of timesteps, exact resume (Eq. 5 and 6)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from deme_core.data.examples import Examples
+from deme_core.device import best_device
 from deme_core.errors import InputError
-from deme_core.seeds import step_seed
-from deme_core.timesteps import draw_timesteps
+from deme_core.training.batches import Batch, Batches
 from deme_core.training.losses import consistency_loss, denoising_loss, regression_target
 from deme_core.training.optimizer import make_optimizer
 from deme_core.training.resume import load_state, save_state
@@ -22,7 +22,8 @@ from deme_core.training.settings import TrainingParams
 from deme_core.work import only_one
 
 Curve = list[dict[str, float]]
-ROW = ("step", "loss", "denoising", "consistency", "lr")  # of a curve
+ROW = ("step", "loss", "denoising", "consistency", "lr", "processes")  # of a curve
+PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def train(
@@ -55,18 +56,20 @@ def train(
 
     Returns:
         One row every `log_every` steps: step, loss, denoising, consistency (means since the last row, weighted as
-        trained), lr.
+        trained), lr, and the number of processes that shared its batches.
 
     Raises:
-        InputError: the loss became NaN or infinite (no state is saved from then on), or the folder is locked.
+        InputError: the loss became NaN or infinite (no state is saved from then on), the folder is locked, or the
+            processes cannot share a batch out evenly.
     """
+    device = best_device()
     accelerator = Accelerator(
         mixed_precision=params.mixed_precision,
         gradient_accumulation_steps=params.gradient_accumulation,
         log_with=params.report_to,
         project_dir=str(state) if params.report_to else None,
     )
-    if accelerator.device.type == "cpu" and params.cpu_threads is not None:
+    if device.type == "cpu" and params.cpu_threads is not None:
         torch.set_num_threads(params.cpu_threads)
     with only_one(state):
         return _Training(
@@ -83,7 +86,7 @@ class _Training:
         snapshot, snapshot_every,
     ):  # fmt: skip
         self.accelerator, self.params, self.schedule = accelerator, params, noise_schedule
-        self.own, self.p, self.seed, self.label, self.state = own, p, seed, label, state
+        self.own, self.label, self.state = own, label, state
         self.snapshot, self.snapshot_every = snapshot, snapshot_every
         self.device = accelerator.device
         self.raw: Any = model.to(self.device).train()
@@ -96,9 +99,14 @@ class _Training:
         self.teacher = None
         if params.consistency > 0:
             assert teacher is not None, "a consistency loss needs its teacher"
-            self.teacher = teacher.to(self.device).eval().requires_grad_(False)
-        self.T = noise_schedule.config.num_train_timesteps
-        self.examples = examples.to(self.device)
+            # Frozen, so that nothing is lost by the precision that autocast gives its activations anyway. Not by
+            # diffusers' own `to`, which warns of every cast.
+            teacher = nn.Module.to(teacher, self.device, PRECISIONS[params.mixed_precision])
+            self.teacher = teacher.eval().requires_grad_(False)
+        self.batches = Batches(
+            examples, params, own, noise_schedule.config.num_train_timesteps, p, seed, label,
+            accelerator.process_index, accelerator.num_processes,
+        )  # fmt: skip
         self.loss_weights = None if loss_weights is None else loss_weights.float().to(self.device)
         self.optimizer: Any = make_optimizer(self.raw.parameters(), params)
         self.ema = EMAModel(
@@ -114,21 +122,25 @@ class _Training:
             params.lr_schedule, torch.optim.SGD([torch.zeros(1)], lr=1.0),
             step_rules=params.lr_steps, num_warmup_steps=params.lr_warmup, num_training_steps=params.iterations,
         ).lr_lambdas[0]  # fmt: skip
+        self.net, self.optimizer = accelerator.prepare(self.raw, self.optimizer)
         self.curve: Curve = []
         self.first = 0
-        if progress := load_state(state, self.raw, self.ema, self.optimizer):
+        # After `prepare`, which moves all that an optimizer holds to the GPU: AdamW's step counters belong to the CPU.
+        if progress := load_state(state, self.raw, self.ema, self.optimizer.optimizer):
             self.first = progress["step"]
             self.curve = [{key: row[key] for key in ROW} for row in progress["curve"]]  # JSON sorted its keys
             if accelerator.scaler:
                 accelerator.scaler.load_state_dict(progress["scaler"])
-        self.net, self.optimizer = accelerator.prepare(self.raw, self.optimizer)
+        if params.ema_offload and self.device.type == "cuda":
+            self.ema.to("cpu")
+            self.ema.pin_memory()
         self._reset_sums()
-        self.shuffled = -1, torch.empty(0, dtype=torch.long)
         self.first_bad = torch.full((), -1, device=self.device)
 
     def run(self) -> Curve:
         self._start_trackers()
         steps = range(self.first + 1, self.params.iterations + 1)
+        stream = self.batches.stream(self.first + 1, self.device)
         main = self.accelerator.is_main_process
         bar = tqdm(
             steps,
@@ -139,50 +151,46 @@ class _Training:
             unit="step",
         )
         for step in bar:
-            self._step(step)
+            self._step(step, stream)
             self._step_ema()
             if step % self.params.log_every == 0:
                 self._log(step, bar)
             if step % self.params.checkpoint_every == 0 or step == self.params.iterations:
                 self._refuse_bad_loss(step)
                 self._refuse_bad_weights(step)
+                self._settle_ema()
                 if main:
                     save_state(self.state, self.raw, self.ema, self.optimizer.optimizer, self._progress(step))
             if self.snapshot and main and step % self.snapshot_every == 0:
                 self._snapshot(step)
+        self._settle_ema()
         self.ema.copy_to(self.raw.parameters())
         self.raw.eval()
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # `end_training` would also end the group of processes
+            tracker.finish()
         return self.curve
 
     def _progress(self, step: int) -> dict[str, Any]:
         scaler = self.accelerator.scaler  # the loss scale of fp16
         return {"step": step, "curve": self.curve, "scaler": scaler.state_dict() if scaler else None}
 
-    def _step(self, step: int) -> None:
+    def _step(self, step: int, stream: Iterator[Batch]) -> None:
         """One optimizer step over `gradient_accumulation` micro-batches."""
         lr = self.params.learning_rate * self.lr_factor(step - 1)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         for micro in range(self.params.gradient_accumulation):
             with self.accelerator.accumulate(self.net):
-                generator = self._generator(step, micro)
-                x0, condition = self.examples.draw(
-                    self._index(step, micro), generator,
-                    flip=self.params.horizontal_flip, caption_dropout=self.params.caption_dropout,
-                )  # fmt: skip
-                noise = torch.randn(x0.shape, generator=generator, device=self.device)
-                t = draw_timesteps(
-                    len(x0), self.own, self.T, self.p, draw=self.params.timestep_draw,
-                    antithetic=self.params.antithetic, generator=generator,
-                )  # fmt: skip
+                self.batches.seed_dropout(step, micro)
+                batch = next(stream)
+                x0, noise, t = batch.x0, batch.noise, batch.t
                 xt = self.schedule.add_noise(x0, noise, t)
                 with self.accelerator.autocast():
-                    prediction = self.net(xt, t, **condition).sample
+                    prediction = self.net(xt, t, **batch.condition).sample
                     reference = None
                     if self.teacher is not None:
                         with torch.no_grad():
-                            reference = self.teacher(xt, t, **condition).sample
+                            reference = self.teacher(xt, t, **batch.condition).sample
                 denoising = self._mean(denoising_loss(prediction, regression_target(self.schedule, x0, noise, t)), t)
                 loss = denoising
                 if reference is not None:
@@ -201,46 +209,27 @@ class _Training:
             self.first_bad = torch.where(bad, step, self.first_bad)
 
     def _step_ema(self) -> None:
+        """To the GPU and back where it is offloaded: from and to pinned memory, behind the kernels of the step."""
         if self.params.ema_offload:
-            self.ema.to(self.device)
+            self.ema.to(self.device, non_blocking=True)
         self.ema.step(self.raw.parameters())
         if self.params.ema_offload:
-            self.ema.to("cpu")
+            self.ema.to("cpu", non_blocking=True)
+
+    def _settle_ema(self) -> None:
+        """Wait until an offloaded EMA has arrived, before anyone reads it."""
+        if self.params.ema_offload and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _mean(self, losses: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return (losses if self.loss_weights is None else losses * self.loss_weights[t]).mean()
 
-    def _generator(self, step: int, micro: int) -> torch.Generator:
-        seed = step_seed(self.seed, self.label, step, micro, self.accelerator.process_index)
-        torch.manual_seed(seed)  # dropout draws from the global generators
-        return torch.Generator(self.device).manual_seed(seed)
-
-    def _index(self, step: int, micro: int) -> torch.Tensor:
-        """This process's examples of a micro-batch: walk through a fresh permutation of the data every epoch."""
-        size, world = self.params.batch_size, self.accelerator.num_processes
-        start = (
-            ((step - 1) * self.params.gradient_accumulation + micro) * world + self.accelerator.process_index
-        ) * size
-        position = torch.arange(start, start + size)
-        epoch = position // len(self.examples)
-        index = torch.empty_like(position)
-        for e in epoch.unique().tolist():
-            index[epoch == e] = self._order(e)[position[epoch == e] % len(self.examples)]
-        return index
-
-    def _order(self, epoch: int) -> torch.Tensor:
-        """The permutation of an epoch; the last one is kept, since a large set takes long to shuffle."""
-        if self.shuffled[0] != epoch:
-            generator = torch.Generator().manual_seed(step_seed(self.seed, "epoch", epoch))
-            self.shuffled = epoch, torch.randperm(len(self.examples), generator=generator)
-        return self.shuffled[1]
-
     def _log(self, step: int, bar: Any) -> None:
         self._refuse_bad_loss(step)
         micro_steps = self.params.log_every * self.params.gradient_accumulation
-        loss, denoising, consistency = (self.sums / micro_steps).tolist()
-        lr = self.optimizer.param_groups[0]["lr"]
-        self.curve.append(dict(zip(ROW, (step, loss, denoising, consistency, lr), strict=True)))
+        loss, denoising, consistency = (self.accelerator.reduce(self.sums, "mean") / micro_steps).tolist()
+        row = step, loss, denoising, consistency, self.optimizer.param_groups[0]["lr"], self.accelerator.num_processes
+        self.curve.append(dict(zip(ROW, row, strict=True)))
         bar.set_postfix(loss=f"{loss:.4f}")
         if self.params.report_to:
             self.accelerator.log({k: v for k, v in self.curve[-1].items() if k != "step"}, step=step)
@@ -250,9 +239,9 @@ class _Training:
         self.sums = torch.zeros(3, device=self.device)
 
     def _refuse_bad_loss(self, step: int) -> None:
-        first_bad = int(self.first_bad)
-        if first_bad >= 0:
-            self._refuse(f"the loss is not finite at step {first_bad}", step)
+        found = self.accelerator.gather(self.first_bad[None])  # of one process' rows, and of interest to all
+        if bool((found >= 0).any()):
+            self._refuse(f"the loss is not finite at step {int(found[found >= 0].min())}", step)
 
     def _refuse_bad_weights(self, step: int) -> None:
         # The loss of a step is that of the weights before it: a bad last update shows in the weights alone.
@@ -266,6 +255,7 @@ class _Training:
         )
 
     def _snapshot(self, step: int) -> None:
+        self._settle_ema()
         self.ema.store(self.raw.parameters())
         self.ema.copy_to(self.raw.parameters())
         self.raw.eval()

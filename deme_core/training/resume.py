@@ -36,7 +36,12 @@ def save_state(
 def load_state(
     directory: Path, model: nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any] | None:
-    """Put a saved state back in place and return its `progress`; None where there is none."""
+    """Put a saved state back in place and return its `progress`; None where there is none.
+
+    Args:
+        optimizer: the plain one, once everything else has placed it: its step counters stay on the CPU, where a step
+            reads them without waiting for a GPU.
+    """
     file = directory / STATE
     if not file.is_file():
         return None

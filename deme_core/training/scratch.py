@@ -10,6 +10,7 @@ from torch import nn
 
 from deme_core.data.examples import Examples
 from deme_core.params import check
+from deme_core.processes import by_main
 from deme_core.training.settings import TrainingParams
 from deme_core.work import work_dir
 
@@ -82,5 +83,5 @@ def train_from_scratch(
         model, schedule, examples, params.training, own=(0, T), p=0.0, seed=seed, label="pretrain",
         state=work_dir("pretrain", identity), snapshot=snapshot, snapshot_every=snapshot_every,
     )  # fmt: skip
-    DDPMPipeline(model.cpu(), schedule).save_pretrained(out)
+    by_main(lambda: DDPMPipeline(model.cpu(), schedule).save_pretrained(out))
     return curve

@@ -21,7 +21,7 @@ class TrainingParams:
     iterations: int
     """Optimizer steps."""
     batch_size: int
-    """Images a process and micro-batch."""
+    """Images a micro-batch, of all processes together, which share it out evenly."""
     gradient_accumulation: int
     """Micro-batches an optimizer step."""
     learning_rate: float

@@ -1,0 +1,127 @@
+"""The micro-batches of a training: every process draws the numbers of the whole one, and keeps its own rows.
+
+So a training is the same on any number of processes, up to the order of a sum; and since the numbers come from the
+CPU's generators, on any device.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from deme_core.components import Condition
+from deme_core.data.examples import Examples
+from deme_core.params import check
+from deme_core.seeds import step_seed
+from deme_core.timesteps import draw_timesteps
+from deme_core.training.settings import TrainingParams
+
+DRAWS, DROPOUT = 0, 1  # what a seed of a step is for; each process has a dropout of its own
+AHEAD = 2  # micro-batches that are drawn while a GPU is at work
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process' rows of a micro-batch, [b, …] each."""
+
+    x0: torch.Tensor
+    condition: Condition
+    noise: torch.Tensor
+    t: torch.Tensor
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """The same rows with every tensor changed."""
+        condition = {key: change(value) for key, value in self.condition.items()}
+        return Batch(change(self.x0), condition, change(self.noise), change(self.t))
+
+
+class Batches:
+    """Micro-batches by their step and number, always the same ones."""
+
+    def __init__(
+        self, examples: Examples, params: TrainingParams, own: tuple[int, int], T: int, p: float, seed: int, label: str,
+        rank: int, processes: int,
+    ) -> None:  # fmt: skip
+        """Refuse a micro-batch that the processes cannot share out evenly.
+
+        Args:
+            own: [low, high) of the range that is trained, of T timesteps; p of Eq. 6.
+            rank: of this process among all.
+        """
+        check(
+            params.batch_size % processes == 0, "batch_size", params.batch_size,
+            f"must be a multiple of the {processes} processes, which share it out evenly",
+        )  # fmt: skip
+        share = params.batch_size // processes
+        self.rows = slice(rank * share, (rank + 1) * share)
+        self.examples, self.params, self.seed, self.label, self.rank = examples, params, seed, label, rank
+        self.timesteps: dict[str, Any] = {"own": own, "T": T, "p": p}
+        self.shuffled = -1, torch.empty(0, dtype=torch.long)
+
+    def draw(self, at: tuple[int, int]) -> Batch:
+        """Micro-batch `at` = (step, number within it), on the CPU."""
+        generator = torch.Generator().manual_seed(self.step_seed(*at, DRAWS))
+        x0, condition = self.examples.draw(
+            self._index(*at), generator, rows=self.rows, flip=self.params.horizontal_flip,
+            caption_dropout=self.params.caption_dropout,
+        )  # fmt: skip
+        noise = torch.randn(self.params.batch_size, *x0.shape[1:], generator=generator)[self.rows]
+        t = draw_timesteps(
+            self.params.batch_size, **self.timesteps, draw=self.params.timestep_draw, antithetic=self.params.antithetic,
+            generator=generator,
+        )  # fmt: skip
+        return Batch(x0, condition, noise, t[self.rows])
+
+    def stream(self, first: int, device: torch.device) -> Iterator[Batch]:
+        """All micro-batches from step `first` on, on the device; those of a GPU are drawn and pinned ahead of it."""
+        numbers = range(self.params.gradient_accumulation)
+        todo = ((step, micro) for step in range(first, self.params.iterations + 1) for micro in numbers)
+        if device.type == "cpu":
+            yield from map(self.draw, todo)
+            return
+        for batch in ahead(lambda at: self.draw(at).each(torch.Tensor.pin_memory), todo):
+            yield batch.each(lambda value: value.to(device, non_blocking=True))
+
+    def seed_dropout(self, step: int, micro: int) -> None:
+        """Dropout draws from the global generators."""
+        torch.manual_seed(self.step_seed(step, micro, DROPOUT + self.rank))
+
+    def step_seed(self, step: int, micro: int, what: int) -> int:
+        """The seed of a micro-batch for DRAWS, or from DROPOUT on for the dropout of each process."""
+        return step_seed(self.seed, self.label, step, micro, what)
+
+    def _index(self, step: int, micro: int) -> torch.Tensor:
+        """The examples of a micro-batch: walk through a fresh permutation of the data every epoch."""
+        size = self.params.batch_size
+        start = ((step - 1) * self.params.gradient_accumulation + micro) * size
+        position = torch.arange(start, start + size)
+        epoch = position // len(self.examples)
+        index = torch.empty_like(position)
+        for e in epoch.unique().tolist():
+            index[epoch == e] = self._order(e)[position[epoch == e] % len(self.examples)]
+        return index
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        """The permutation of an epoch; the last one is kept, since a large set takes long to shuffle."""
+        if self.shuffled[0] != epoch:
+            generator = torch.Generator().manual_seed(step_seed(self.seed, "epoch", epoch))
+            self.shuffled = epoch, torch.randperm(len(self.examples), generator=generator)
+        return self.shuffled[1]
+
+
+def ahead(make: Callable[[K], V], keys: Iterable[K]) -> Iterator[V]:
+    """`make` of each key in order, in a thread that is at most AHEAD of what was taken."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[V]] = deque()
+        for key in keys:
+            waiting.append(pool.submit(make, key))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

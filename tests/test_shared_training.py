@@ -1,0 +1,297 @@
+"""A training on two processes of a CPU (gloo): the stages' own commands, killed and resumed, against one process."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import ARCHITECTURE, REPOSITORY, files_of, stage, training_params
+
+from deme_core.checkpoints import WEIGHTS
+from deme_core.data.examples import Latents, Pixels
+from deme_core.errors import InputError
+from deme_core.params import read
+from deme_core.tensors import read_recipe, read_tensors, write_tensors
+from deme_core.training.batches import Batches
+
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+EXPERT = "stages.finetune_range --range 1 --pretrained pretrained --examples examples --out out --curve curve.csv"
+RIVAL = "stages.finetune_rival --rival {} --pretrained pretrained --examples examples --out out --curve curve.csv"
+SCRATCH = "stages.pretrain_load --data examples --out out"
+SHORT = {
+    "iterations": 12, "batch_size": 8, "gradient_accumulation": 2, "log_every": 2, "checkpoint_every": 2,
+    "adam_epsilon": 1e-2, "learning_rate": 1e-2,
+}  # fmt: skip
+FROM_SCRATCH = {"consistency": 0.0, "projection": "none"}
+SLOW = """
+import runpy, sys, time
+from deme_core.training import batches
+draw = batches.draw_timesteps
+batches.draw_timesteps = lambda *args, **options: (time.sleep(0.1), draw(*args, **options))[1]
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def template(pipeline: Path, digits: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a folder holds in which the stages that train can run."""
+    folder = tmp_path_factory.mktemp("template")
+    params = read(REPOSITORY / "params.yaml") | {"N": 2, "dag": {}}
+    params["finetune_range"] |= SHORT
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    for part in ("train", "heldout"):
+        write_tensors(folder / f"examples/{part}.safetensors", {"pixels": digits, "labels": torch.zeros(64)})
+    shutil.copytree(pipeline, folder / "pretrained")
+    (folder / "slow.py").write_text(SLOW)
+    return folder
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path) -> Path:
+    """Such a folder."""
+    return Path(shutil.copytree(template, tmp_path / "project"))
+
+
+def with_params(project: Path, section: str, **changes: Any) -> None:
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params[section] |= changes
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def start(folder: Path, launch: list[str], command: str, *, slow: bool = False) -> subprocess.Popen[str]:
+    """Start a stage's command, as `dvc repro --dry` prints it, under a launcher."""
+    module = ["slow.py"] if slow else ["-m"]
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "CUDA_VISIBLE_DEVICES": os.environ.get("DEME_TEST_GPUS", ""),
+    }
+    return subprocess.Popen(
+        [*launch, *module, *command.split()], cwd=folder, env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def run(folder: Path, launch: list[str], command: str) -> str:
+    """Run it to a good end; what it printed."""
+    process = start(folder, launch, command)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    return out + errors
+
+
+def run_alone(folder: Path, command: str) -> None:
+    """The same in this process."""
+    module, *arguments = command.split()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        stage(module.removeprefix("stages."), *arguments, monkeypatch=patch)
+
+
+def tensors_of(folder: Path) -> Tensors:
+    """All weights that a run has written."""
+    files = sorted((folder / "out").rglob(WEIGHTS))
+    return {f"{file.parent.name}.{key}": value for file in files for key, value in read_tensors(file).items()}
+
+
+def distance(one: Tensors, two: Tensors) -> float:
+    assert one.keys() == two.keys()
+    return max(float((one[key] - two[key]).abs().max()) for key in one)
+
+
+def is_that_of_one(project: Path, command: str) -> None:
+    """What lies in the project is what one process makes by the same command, but for the order of a sum.
+
+    Two processes add the halves of a gradient last, one process adds its rows as they come: they differ by some 1e-7
+    of the terms. AdamW divides a gradient by its own size, which makes rounding as large as a step where the terms
+    cancel; the large ε of these trainings keeps it from that. What is left grows over 12 steps of a network that is
+    not linear: a ten-thousandth of the way that the weights went is allowed, at the worst element.
+    """
+    shared, curve = tensors_of(project), pd.read_csv(project / "curve.csv") if "curve" in command else None
+    alone = project.with_name("alone")
+    shutil.copytree(project, alone, ignore=shutil.ignore_patterns("out", "curve.csv", ".checkpoints"))
+    run_alone(alone, command)
+    base = read_tensors(project / "pretrained" / "unet" / WEIGHTS)
+    found = tensors_of(alone)
+    moved = distance(found, {key: base[key.split(".", 1)[1]] for key in found})
+    assert moved > 1e-2
+    assert distance(shared, found) < 1e-4 * moved
+    if curve is not None:
+        expected = pd.read_csv(alone / "curve.csv")
+        assert {*expected.pop("processes")} == {1}
+        curve.pop("processes")
+        pd.testing.assert_frame_equal(curve, expected, rtol=1e-4)  # of the whole batch, not of one process' share
+
+
+@pytest.mark.parametrize("launch", [ACCELERATE, TORCHRUN], ids=["accelerate", "torchrun"])
+def test_a_baseline_of_two_processes_is_that_of_one(project: Path, launch: list[str]) -> None:
+    command = RIVAL.format("full_range")
+    run(project, launch, command)
+    assert {*pd.read_csv(project / "curve.csv")["processes"]} == {2}
+    assert not list(project.rglob("*.partial"))
+    is_that_of_one(project, command)
+
+
+def test_a_base_is_trained_by_two_processes(project: Path) -> None:
+    training = yaml.safe_load((project / "params.yaml").read_text())["finetune_range"]
+    architecture = {key: list(value) if isinstance(value, tuple) else value for key, value in ARCHITECTURE.items()}
+    how = {"architecture": architecture, "noise_schedule": {}, "training": training | FROM_SCRATCH}
+    with_params(project, "pretrain_load", source="train", train=how)
+    run(project, ACCELERATE, SCRATCH)
+    is_that_of_one(project, SCRATCH)
+
+
+@pytest.fixture
+def interrupted() -> Iterator[Callable[[Path, str, int], subprocess.Popen[str]]]:
+    """Starts a slow run of two processes, and returns once it has saved a step; no process outlives the test."""
+    started = []
+
+    def interrupted(folder: Path, command: str, step: int) -> subprocess.Popen[str]:
+        started.append(launch := start(folder, TORCHRUN, command, slow=True))
+        while not [f for f in folder.glob(".checkpoints/*/state.safetensors") if read_recipe(f)["step"] >= step]:
+            assert launch.poll() is None, launch.communicate()[1][-3000:]
+            time.sleep(0.05)
+        return launch
+
+    yield interrupted
+    for launch in started:
+        kill_all(launch)
+
+
+def kill_all(launch: subprocess.Popen[str]) -> None:
+    """A launcher, and its workers, which have sessions of their own and would go on."""
+    for pid in [launch.pid, *workers(launch.pid)] if launch.poll() is None else []:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    launch.communicate()
+
+
+def workers(launcher: int) -> list[int]:
+    """The processes that a launcher has started, and those that these have, without children of their own."""
+    tasks = list(Path(f"/proc/{launcher}/task").iterdir())
+    children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    return [leaf for child in children for leaf in workers(child) or [child]]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are found in Linux's /proc")
+@pytest.mark.parametrize("command", [EXPERT, RIVAL.format("soup_full_range")], ids=["expert", "soup"])
+def test_one_of_two_processes_is_killed_and_both_resume(
+    project: Path, interrupted: Callable[[Path, str, int], subprocess.Popen[str]], command: str
+) -> None:
+    launch = interrupted(project, command, 4)
+    os.kill(workers(launch.pid)[-1], signal.SIGKILL)
+    launch.communicate(timeout=120)
+    assert launch.returncode != 0
+    assert not (project / "curve.csv").exists()
+    said = run(project, TORCHRUN, command)
+    assert re.search(r" [4-9]/12 | 10/12 ", said)  # the first bar of a training that went on
+    assert {*pd.read_csv(project / "curve.csv")["processes"]} == {2}
+    assert len(list((project / "out").glob("*.safetensors"))) == (2 if "soup" in command else 1)
+    is_that_of_one(project, command)
+
+
+def test_one_process_continues_what_two_began(
+    project: Path, interrupted: Callable[[Path, str, int], subprocess.Popen[str]]
+) -> None:
+    """The curve says how many worked at which step."""
+    kill_all(interrupted(project, EXPERT, 4))
+    run_alone(project, EXPERT)
+    assert [*pd.read_csv(project / "curve.csv")["processes"].unique()] == [2, 1]
+    is_that_of_one(project, EXPERT)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused_in_a_line(project: Path) -> None:
+    with_params(project, "finetune_range", batch_size=7, antithetic=False)
+    launch = start(project, TORCHRUN, EXPERT)
+    _, errors = launch.communicate(timeout=300)
+    assert launch.returncode != 0
+    assert "error: params: batch_size = 7: must be a multiple of the 2 processes, which share it out evenly" in errors
+    assert not (project / "out").exists()
+
+
+def test_a_launch_of_one_process_says_so(project: Path) -> None:
+    """`accelerate launch --cpu` takes --num_processes and starts one (huggingface/accelerate#2741)."""
+    launch = [*ACCELERATE[:3], "--cpu", "--num_processes", "2"]
+    assert "one process works on this" in run(project, launch, EXPERT)
+    assert {*pd.read_csv(project / "curve.csv")["processes"]} == {1}
+
+
+def test_a_stage_that_shares_nothing_runs_once_under_a_launch(project: Path) -> None:
+    said = run(project, TORCHRUN, "stages.data --out parts")
+    assert said.count("'train': ") == 1
+    assert "one process works on this" not in said
+    assert sorted(files_of(project / "parts")) == ["heldout.safetensors", "preview.png", "train.safetensors"]
+
+
+# The rows of a batch
+
+
+def latents(n: int) -> Latents:
+    generator = torch.Generator().manual_seed(0)
+    moments = {
+        key: torch.randn(n, 2, 4, 4, generator=generator) for key in ("mean", "std", "mean_flipped", "std_flipped")
+    }
+    captions = {"captions": torch.arange(1, 2 * n + 1), "first": torch.arange(0, 2 * n + 1, 2)}
+    return Latents(moments | captions | {"embeddings": torch.randn(2 * n + 1, 3, 5, generator=generator)})
+
+
+@pytest.mark.parametrize("kind", ["pixels", "latents"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_shares_of_all_processes_are_the_batch_of_one(digits: torch.Tensor, kind: str, processes: int) -> None:
+    examples = Pixels(digits) if kind == "pixels" else latents(64)
+    params = training_params(horizontal_flip=True, caption_dropout=0.3, antithetic=True)
+
+    def batches(rank: int, of: int) -> Batches:
+        return Batches(examples, params, (0, 500), 1000, 0.4, 0, "x", rank, of)
+
+    for at in ((1, 0), (3, 1), (9, 0)):
+        whole = batches(0, 1).draw(at)
+        parts = [batches(rank, processes).draw(at) for rank in range(processes)]
+        for name in ("x0", "noise", "t"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)), name
+        for key, value in whole.condition.items():
+            assert torch.equal(torch.cat([part.condition[key] for part in parts]), value)
+    assert whole.condition.keys() == ({"encoder_hidden_states"} if kind == "latents" else set())
+
+
+def test_dropout_and_noise_have_seeds_of_their_own(digits: torch.Tensor) -> None:
+    """From one seed the first draws of both coincide."""
+    made = [Batches(Pixels(digits), training_params(), (0, 500), 1000, 0.4, 0, "x", rank, 2) for rank in (0, 1)]
+    dropout = []
+    for batches in made:
+        batches.seed_dropout(1, 0)
+        dropout.append(torch.rand(8))
+    noise = torch.rand(8, generator=torch.Generator().manual_seed(made[0].step_seed(1, 0, 0)))
+    assert len({tuple(draw.tolist()) for draw in (*dropout, noise)}) == 3
+
+
+def test_an_uneven_share_is_refused_before_anything_is_drawn(digits: torch.Tensor) -> None:
+    with pytest.raises(InputError, match="batch_size = 8: must be a multiple of the 3 processes"):
+        Batches(Pixels(digits), training_params(), (0, 500), 1000, 0.4, 0, "x", 0, 3)
+
+
+def test_a_gpu_gets_the_batches_that_a_cpu_gets(digits: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that draws ahead changes neither order nor content; without a GPU its copies stay where they are."""
+    batches = Batches(Pixels(digits), training_params(gradient_accumulation=2), (0, 500), 1000, 0.4, 0, "x", 0, 1)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda value: value)
+    monkeypatch.setattr(torch.Tensor, "to", lambda value, *args, **options: value)
+    gpu: Any = list(batches.stream(5, torch.device("cuda")))
+    monkeypatch.undo()
+    cpu = list(batches.stream(5, torch.device("cpu")))
+    assert len(gpu) == len(cpu) == 2 * (12 - 4)
+    for one, other in zip(gpu, cpu, strict=True):
+        assert torch.equal(one.x0, other.x0) and torch.equal(one.noise, other.noise) and torch.equal(one.t, other.t)

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 import yaml
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from hypothesis import settings
+from torch.profiler import ProfilerActivity, profile
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, save_denoiser, weights_file
 from deme_core.data.images import DataParams
@@ -168,6 +170,15 @@ def python(code: str, *args: object, **environment: str) -> subprocess.Completed
         [sys.executable, "-c", code, *map(str, args)],
         capture_output=True, text=True, env=os.environ | environment, timeout=300,
     )  # fmt: skip
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The most bytes that torch has allocated on the CPU at once while `call` ran, counted from its start."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events: Any = profiler.profiler
+    changes = [event.nbytes() for event in events.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(changes), default=0)
 
 
 def stage(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import N, T, write_experts, write_vectors
+from conftest import N, T, peak_bytes, write_experts, write_vectors
 from diffusers import DDPMScheduler
 from torch import nn
+from torch.func import functional_call
 
 from deme_core.checkpoints import load_denoiser, load_noise_schedule
+from deme_core.components import Condition
 from deme_core.data import examples
 from deme_core.data.examples import Pixels
 from deme_core.data.images import to_model
 from deme_core.merging.loss import DenoisingLoss
 from deme_core.merging.objective import MergedLoss, MergedModel
-from deme_core.seeds import SeedBlock
+from deme_core.seeds import SeedBlock, image_seed
 
 CPU = torch.device("cpu")
 PLACEMENTS = ["none", "released"]  # a foldable projection is folded before there is a task vector
@@ -100,6 +102,30 @@ def test_a_pair_has_mirrored_timesteps_and_one_noise(digits: torch.Tensor, count
     first = eps[::2].flatten(1)  # and every pair has its own, an odd last one too
     assert torch.pdist(first).min() > 1 if len(first) > 1 else True
     assert abs(float(eps.mean())) < 0.5 and 0.7 < float(eps.std()) < 1.3
+
+
+class Grainy(Pixels):
+    """Images that are random themselves, as latents are."""
+
+    def draw(self, index: torch.Tensor, generator: torch.Generator, **how: Any) -> tuple[torch.Tensor, Condition]:
+        x0, condition = super().draw(index, generator, **how)
+        return x0 + torch.randn(x0.shape, generator=generator), condition
+
+
+@pytest.mark.parametrize("count", [1, 12, 21])
+@pytest.mark.parametrize("kind", [Pixels, Grainy])
+def test_noise_that_is_drawn_batch_by_batch_is_that_of_one_draw(
+    kind: type[Pixels], count: int, digits: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examples, "LARGEST", 5)
+    schedule, of = DDPMScheduler(), kind(digits)
+    noisy, t = draws(DenoisingLoss(schedule, of, CPU), count, first=7)
+    generator = torch.Generator().manual_seed(image_seed(SeedBlock.SEARCH, 7))
+    torch.rand(-(-count // 2), generator=generator)
+    index = torch.randint(len(of), (count,), generator=generator)
+    eps = torch.randn(-(-count // 2), *of.shape, generator=generator).repeat_interleave(2, 0)[:count]
+    x0 = torch.cat([of.draw(part, generator)[0] for part in index.split(5)])
+    assert torch.equal(noisy, schedule.add_noise(x0, eps, t))
 
 
 @pytest.mark.parametrize("count", [20, 19, 100])
@@ -219,3 +245,38 @@ def test_a_gradient_leaves_the_model_as_it_was(merged: dict[str, tuple[MergedLos
         whole.gradient((1.0, 1.0), SeedBlock.SEARCH, 0, 10)
         assert whole.value((0.25, 0.5), SeedBlock.SEARCH, 0, 10) == before
         assert not any(theta.requires_grad for theta in whole.model.theta.values())
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_the_gradient_is_that_of_one_graph_through_all_batches(
+    placement: str, merged: dict[str, tuple[MergedLoss, DenoisingLoss]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, denoising = merged[placement]
+    monkeypatch.setattr(examples, "LARGEST", 7)
+    w = torch.tensor([0.5, -0.25], requires_grad=True)
+    theta, taus = whole.model.theta, whole.model.taus
+    state = {key: theta[key] + sum(wi * tau for wi, tau in zip(w, taus[key], strict=True)) for key in theta}
+    denoising.value(seen := Seen(), SeedBlock.SEARCH, 20, 40)
+    truth = list(denoising._batches(SeedBlock.SEARCH, 20, 40))
+    assert [len(batch.t) for batch in truth] == [len(t) for t in seen.t] == [7, 7, 7, 7, 7, 5]
+    errors = [
+        (functional_call(whole.model.model, state, (batch.noisy, batch.t)).sample - batch.target).square().flatten(1)
+        for batch in truth
+    ]
+    expected = torch.cat(errors).mean()
+    value, gradient = whole.gradient((0.5, -0.25), SeedBlock.SEARCH, 20, 40)
+    assert value == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert gradient == pytest.approx(torch.autograd.grad(expected, w)[0].tolist(), rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("what", ["value", "gradient"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_the_memory_does_not_grow_with_the_number_of_images(
+    placement: str, what: str, merged: dict[str, tuple[MergedLoss, DenoisingLoss]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = getattr(merged[placement][0], what)
+    monkeypatch.setattr(examples, "LARGEST", 10)
+    call((0.5, -0.25), SeedBlock.SEARCH, 0, 10)
+    few, many = (peak_bytes(lambda n=n: call((0.5, -0.25), SeedBlock.SEARCH, 0, n)) for n in (20, 100))
+    assert few > 10**5
+    assert many < few + 80 * 100  # bytes: an image's timestep and index, but neither its noise nor its graph

@@ -1,6 +1,7 @@
 """The denoising loss over all timesteps as a function of a model: what a search can use without sampling."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -34,27 +35,27 @@ class DenoisingLoss:
 
     def value(self, model: nn.Module, block: SeedBlock, first: int, count: int) -> float:
         """The loss of a model on `count` draws, counted from `first`."""
-        model = model.to(self.device).eval()
+        model, total = model.to(self.device).eval(), torch.zeros((), device=self.device)
         with torch.inference_mode():
-            call = lambda batch: model(batch.noisy, batch.t, **batch.condition).sample  # noqa: E731
-            return float(self._mean(call, block, first, count))
+            for batch in self._batches(block, first, count):
+                total += denoising_loss(model(batch.noisy, batch.t, **batch.condition).sample, batch.target).sum()
+        return float(total / count)
 
-    def of_state(
-        self, model: nn.Module, state: Mapping[str, torch.Tensor], block: SeedBlock, first: int, count: int
-    ) -> torch.Tensor:
-        """The loss with these tensors in the model's place, differentiable in them."""
-        model = model.to(self.device).eval()
+    def gradient(
+        self, model: nn.Module, block: SeedBlock, first: int, count: int
+    ) -> tuple[float, dict[str, torch.Tensor]]:
+        """The same loss, and its gradient over each tensor that it depends on; the model stays as it is.
 
-        def call(batch: Batch) -> torch.Tensor:
-            return functional_call(model, dict(state), (batch.noisy, batch.t), dict(batch.condition)).sample
-
-        return self._mean(call, block, first, count)
-
-    def _mean(self, call: Callable[[Batch], torch.Tensor], block: SeedBlock, first: int, count: int) -> torch.Tensor:
-        total = torch.zeros((), device=self.device)
+        Every batch ends with its backward pass, so that one graph is in memory, however many draws there are.
+        """
+        model, total = model.to(self.device).eval(), torch.zeros((), device=self.device)
+        leaves = {key: value.requires_grad_() for key, value in model.state_dict().items()}  # they share its memory
         for batch in self._batches(block, first, count):
-            total = total + denoising_loss(call(batch), batch.target).sum()
-        return total / count
+            prediction = functional_call(model, leaves, (batch.noisy, batch.t), dict(batch.condition)).sample
+            loss = denoising_loss(prediction, batch.target).sum()
+            (loss / count).backward()
+            total += loss.detach()
+        return float(total / count), {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
 
     def _batches(self, block: SeedBlock, first: int, count: int) -> Iterator[Batch]:
         T, pairs = self.schedule.config.num_train_timesteps, -(-count // 2)
@@ -62,10 +63,17 @@ class DenoisingLoss:
         half = ((torch.arange(pairs) + torch.rand(pairs, generator=generator)) * T / pairs).long().clamp(max=T - 1)
         t = torch.stack([half, T - 1 - half], 1).flatten()[:count]
         index = torch.randint(len(self.examples), (count,), generator=generator)
-        noise = torch.randn(pairs, *self.examples.shape, generator=generator).repeat_interleave(2, 0)[:count]
+        noise = self._noise(generator, pairs)
         for part in batches(count, self.examples.shape):
             x0, condition = self.examples.draw(index[part], generator)
             x0, condition = x0.to(self.device), {key: value.to(self.device) for key, value in condition.items()}
-            eps, when = noise[part].to(self.device), t[part].to(self.device)
+            eps, when = torch.stack(list(islice(noise, len(x0)))).to(self.device), t[part].to(self.device)
             target = regression_target(self.schedule, x0, eps, when)
             yield Batch(self.schedule.add_noise(x0, eps, when), when, condition, target)
+
+    def _noise(self, generator: torch.Generator, pairs: int) -> Iterator[torch.Tensor]:
+        """ε of one draw after the other, drawn when it is asked for; `generator` is left as if all had been."""
+        own = generator.clone_state()
+        for _ in range(pairs):
+            torch.randn(self.examples.shape, generator=generator)
+        return (eps for _ in range(pairs) for eps in [torch.randn(self.examples.shape, generator=own)] * 2)

@@ -56,11 +56,16 @@ class MergedModel:
         if self.released:
             insert_projections(self.model, "released")
 
-    def at(self, weights: Sequence[float]) -> nn.Module:
-        """The merged model; the next call changes it."""
+    def load(self, weights: Sequence[float]) -> nn.Module:
+        """The merged model, with projections that are not folded; the next call changes it."""
         self.model.load_state_dict({
             key: merge_tensor(theta, self.taus[key], weights[self.own[key]]) for key, theta in self.theta.items()
         })  # fmt: skip
+        return self.model
+
+    def at(self, weights: Sequence[float]) -> nn.Module:
+        """The merged model as the pipeline writes it; the next call changes it."""
+        self.load(weights)
         if not self.released:
             return self.model
         merged = copy.deepcopy(self.model)  # the merged pipeline folds what folds, so its images are the folded model's
@@ -174,13 +179,10 @@ class MergedLoss:
     def gradient(
         self, weights: Sequence[float], block: SeedBlock, first: int, images: int
     ) -> tuple[float, list[float]]:
-        """The same loss, and its gradient over w through θ + Σ w_i τ_i."""
-        device, taus = self.loss.device, self.model.taus
-        w = torch.tensor(weights, dtype=torch.float32, device=device, requires_grad=True)
-        state = {
-            key: theta.to(device)
-            + sum(wi * tau.to(device) for wi, tau in zip(w[self.model.own[key]], taus[key], strict=True))
-            for key, theta in self.model.theta.items()
-        }
-        value = self.loss.of_state(self.model.model, state, block, first, images)
-        return float(value.detach()), torch.autograd.grad(value, w)[0].tolist()
+        """The same loss, and its gradient over w: dL/dw_i = Σ <dL/dθ', τ_i> over the tensors of θ' = θ + Σ w_i τ_i."""
+        value, slopes = self.loss.gradient(self.model.load(weights), block, first, images)
+        gradient = np.zeros(len(weights))
+        for key, slope in slopes.items():
+            taus = (tau.to(slope.device) for tau in self.model.taus[key])
+            gradient[self.model.own[key]] += [float((slope * tau).sum(dtype=torch.float64)) for tau in taus]
+        return value, gradient.tolist()

@@ -13,7 +13,6 @@ from deme_core.params import read
 from deme_core.report import figures, tables
 from deme_core.report.tables import MODELS, needed
 from deme_core.stage import run, run_params
-from deme_core.tensors import read_tensors
 
 
 def main() -> None:
@@ -40,7 +39,7 @@ def main() -> None:
         raise InputError(f"curves, loss matrix and search hold {counts} ranges, from different runs; run `dvc repro`")
     ranges = dict(enumerate(losses.columns, 1))
     curves = {r: pd.read_csv(needed(args.curves / f"{i}.csv", f"finetune_range@{i}")) for i, r in ranges.items()}
-    similarity = cosines([read_tensors(file) for file in vector_files(args.vectors)])
+    similarity = cosines(vector_files(args.vectors))
     sheets = {m: needed(args.samples / models[m] / "preview.png", f"sample@{m}") for m in ("pretrained", *DEME)}
     figures.samples_side_by_side(args.out / "samples.png", {MODELS[m]: sheet for m, sheet in sheets.items()})
     figures.loss_curves(args.out / "loss_curves.png", curves)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_expert, write_experts, write_pipeline, write_vectors
+from conftest import peak_bytes, write_expert, write_experts, write_pipeline, write_vectors
 from diffusers import UNet2DModel
 
 from deme_core.checkpoints import WEIGHTS, load_denoiser, save_denoiser
@@ -180,14 +180,38 @@ def test_an_expert_that_is_not_finite_is_refused(
         write_task_vector(pipeline / "unet", tmp_path / "expert", tmp_path / "tau")
 
 
-def test_cosines_are_those_of_the_vectors_laid_end_to_end() -> None:
+def test_cosines_are_those_of_the_vectors_laid_end_to_end(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     vectors = [
-        {"b": torch.randn(3, 2, generator=generator), "a": torch.randn(4, generator=generator)} for _ in range(3)
+        {"b": torch.randn(70_001, 2, generator=generator), "a": torch.randn(4, generator=generator)} for _ in range(3)
     ]
     vectors.append({key: -2 * value for key, value in reversed(vectors[0].items())})
     flat = np.stack([np.concatenate([v["a"].numpy(), v["b"].numpy().ravel()]) for v in vectors]).astype(np.float64)
     norms = np.linalg.norm(flat, axis=1)
     expected = flat @ flat.T / np.outer(norms, norms)
-    np.testing.assert_allclose(cosines(vectors), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(cosines(written(tmp_path, vectors)), expected, rtol=0, atol=1e-12)
     assert expected[0, 3] == pytest.approx(-1)
+
+
+def test_a_vector_of_zeros_is_orthogonal_to_all(tmp_path: Path) -> None:
+    files = written(tmp_path, [{"a": torch.zeros(3)}, {"a": torch.ones(3)}])
+    np.testing.assert_allclose(cosines(files), [[0, 0], [0, 1]], rtol=0, atol=1e-12)
+
+
+def test_cosines_of_vectors_of_another_layout_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="different architectures"):
+        cosines(written(tmp_path, [{"a": torch.ones(3)}, {"a": torch.ones(3), "b": torch.ones(1)}]))
+
+
+@pytest.mark.parametrize("N", [2, 4])
+def test_cosines_take_the_memory_of_a_tensor_of_each_vector(N: int, tmp_path: Path) -> None:
+    largest = 300_000
+    files = written(tmp_path, [{f"{k:02}": torch.full((largest - k,), 1.0 + i) for k in range(10)} for i in range(N)])
+    assert peak_bytes(lambda: cosines(files)) < N * 4 * largest + 10**5
+
+
+def written(directory: Path, vectors: list[dict[str, torch.Tensor]]) -> list[Path]:
+    files = [directory / f"{i}.safetensors" for i in range(1, len(vectors) + 1)]
+    for file, vector in zip(files, vectors, strict=True):
+        write_tensors(file, vector)
+    return files

@@ -1,6 +1,7 @@
 """Task vectors τ_i = θ_i − θ, key by key, with the hash of the θ they belong to."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from deme_core.checkpoints import weights_file
 from deme_core.errors import InputError
 from deme_core.projection import projection_keys
-from deme_core.tensor_files import Tensors
+from deme_core.tensor_files import PIECE, Tensors, piece_bounds
 from deme_core.tensors import check_same_layout, read_recipe, shapes, stream_tensors, weights_hash
 
 
@@ -142,8 +143,24 @@ def write_task_vector(base_dir: Path, expert_dir: Path, out: Path) -> None:
         )
 
 
-def cosines(vectors: list[Mapping[str, torch.Tensor]]) -> Any:
-    """Cosine similarity of every pair of task vectors, float64 [N, N] (the paper's Fig. 8)."""
-    flat = torch.stack([torch.cat([v[k].double().flatten() for k in sorted(v)]) for v in vectors])
-    flat = torch.nn.functional.normalize(flat, dim=1)
-    return (flat @ flat.T).numpy()
+def cosines(files: Sequence[Path]) -> Any:
+    """Cosine similarity of every pair of task vectors, float64 [N, N] (the paper's Fig. 8); 0 to a vector of zeros.
+
+    Sums are formed in float64, piece by piece, so that a vector takes no more memory than a piece.
+
+    Raises:
+        InputError: the files hold other keys or shapes than each other.
+    """
+    gram = torch.zeros(len(files), len(files), dtype=torch.float64)
+    with ExitStack() as stack:
+        vectors = [stack.enter_context(Tensors(file)) for file in files]
+        for vector in vectors:
+            check_same_layout(vector.shapes(), vectors[0].shapes(), str(vector.path), str(vectors[0].path))
+        for key in vectors[0].layout:
+            for start, stop in piece_bounds(vectors[0].numel(key), PIECE // 16):
+                rows = torch.empty(len(files), stop - start, dtype=torch.float64)
+                for row, vector in zip(rows, vectors, strict=True):
+                    row.copy_(vector.flat(key, start, stop))
+                gram += rows @ rows.T
+    norms = gram.diagonal().sqrt().clamp(min=1e-12)
+    return (gram / torch.outer(norms, norms)).numpy()

@@ -24,8 +24,8 @@ PIECE = 1 << 20  # elements; a few MB stay in the processor's cache, and their m
 class Tensors:
     """The tensors of a safetensors file, or of the shards that an index names; each file is opened once.
 
-    Read with plain reads, whole or in pieces: a memory map's pages would count as memory of the process. For data sets,
-    of which batches are drawn, there is `deme_core.tensors.map_tensors`.
+    Read with plain reads, whole or in pieces: a memory map's pages would count as memory of the process. For what is
+    read again and again, there is `deme_core.tensors.map_tensors`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,9 +65,9 @@ class Tensors:
             return {}
 
     @property
-    def places(self) -> dict[str, int]:
-        """Name -> where the tensor's bytes begin in its file."""
-        return {key: place for key, (_, place) in self._place.items()}
+    def places(self) -> dict[str, tuple[Path, int]]:
+        """Name -> the tensor's file, and where its bytes begin there."""
+        return {key: (Path(file.name), place) for key, (file, place) in self._place.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from deme_core.errors import InputError
-from deme_core.tensor_files import DTYPES, Layout, Tensors, as_bytes, piece_bounds
+from deme_core.tensor_files import DTYPES, Layout, Tensors, as_bytes, piece_bounds, shards
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -28,20 +28,21 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def map_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file, by name, as a memory map: what is used is read then, and given back when memory is short.
+    """All tensors of a file or of an index's shards, by name, as a memory map that processes of a machine share.
 
-    They cannot be written to. The map is read-only, since the kernel refuses a writable one, as safetensors makes, of a
-    file that is larger than memory.
+    What is used is read then, and given back when memory is short. They cannot be written to: the map is read-only,
+    since the kernel refuses a writable one, as safetensors makes, of a file that is larger than memory. A tensor whose
+    bytes are not aligned to its dtype, which the format admits, is copied.
     """
     with Tensors(path) as tensors, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        data = np.memmap(path, np.uint8, "r")
-        return {
-            key: torch.from_numpy(data[place : place + nbytes(*tensors.layout[key])])
-            .view(tensors.layout[key][0])
-            .reshape(tensors.layout[key][1])
-            for key, place in tensors.places.items()
-        }
+        data = {file: np.memmap(file, np.uint8, "r") for file in shards(path)}
+        mapped = {}
+        for key, (file, place) in tensors.places.items():
+            dtype, shape = tensors.layout[key]
+            value = torch.from_numpy(data[file][place : place + nbytes(dtype, shape)])
+            mapped[key] = (value.clone() if place % dtype.itemsize else value).view(dtype).reshape(shape)
+    return mapped
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

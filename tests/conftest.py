@@ -181,6 +181,16 @@ def peak_bytes(call: Callable[[], object]) -> int:
     return max(accumulate(changes), default=0)
 
 
+def lies_in(value: torch.Tensor, file: Path) -> bool:
+    """Whether a tensor's memory is a map of the file that is shared with other processes and read-only (Linux)."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        bounds, access, *_, name = line.split()
+        low, high = (int(end, 16) for end in bounds.split("-"))
+        if low <= value.data_ptr() < high:
+            return (access, name) == ("r--s", str(file))
+    return False
+
+
 def stage(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a stage's script in this process and this folder."""
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, N, files_of, python, write_experts, write_pipeline, write_vectors
+from conftest import (
+    REPOSITORY,
+    N,
+    files_of,
+    lies_in,
+    peak_bytes,
+    python,
+    write_experts,
+    write_pipeline,
+    write_vectors,
+)
+from diffusers import DiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -226,6 +238,36 @@ def test_the_stage_gives_every_block_the_weights_that_the_search_found_for_it(
     merged = read_tensors(Path("out/unet") / WEIGHTS)
     assert all(torch.equal(own[key], merged[key]) for key in own)
     assert len(blocks) > 2 and "rest" in blocks
+
+
+@pytest.mark.parametrize("placement", ["none", "released"])
+def test_the_tensors_of_a_search_are_maps_that_its_processes_share(
+    placement: str, pipeline: Path, tmp_path: Path
+) -> None:
+    vectors = write_vectors(pipeline, write_experts(pipeline, tmp_path / "experts", placement), tmp_path / "vectors")
+    model, base = MergedModel(pipeline, vectors), pipeline / "unet" / WEIGHTS
+    theta = read_tensors(base)
+    assert {key for key in model.theta if not lies_in(model.theta[key], base)} == set(model.theta) - set(theta)
+    for i, file in enumerate(vectors):
+        tau = read_tensors(file)
+        assert model.taus.keys() == tau.keys()
+        assert all(lies_in(model.taus[key][i], file) and torch.equal(model.taus[key][i], tau[key]) for key in tau)
+    size, before = base.stat().st_size, torch.cat([theta[key].flatten() for key in sorted(theta)])
+    assert peak_bytes(lambda: MergedModel(pipeline, vectors)) < 3 * size  # the model, while its file is read
+    model.at([1.0, -0.5])
+    assert torch.equal(before, torch.cat([model.theta[key].flatten() for key in sorted(theta)]))
+
+
+def test_a_base_in_shards_gives_the_same_merged_model(pipeline: Path, vectors: list[Path], tmp_path: Path) -> None:
+    sharded = Path(shutil.copytree(pipeline, tmp_path / "sharded"))
+    (sharded / "unet" / WEIGHTS).unlink()
+    DiffusionPipeline.from_pretrained(pipeline).unet.save_pretrained(sharded / "unet", max_shard_size="10KB")
+    shards = sorted((sharded / "unet").glob("*.safetensors"))
+    assert len(shards) > 2
+    model = MergedModel(sharded, vectors)
+    assert all(sum(lies_in(value, shard) for shard in shards) == 1 for value in model.theta.values())
+    whole = MergedModel(pipeline, vectors).at([0.3, -0.7]).state_dict()
+    assert all(same_bits(value, whole[key]) for key, value in model.at([0.3, -0.7]).state_dict().items())
 
 
 def test_the_stage_takes_no_searched_weights_for_a_soup(stage: Callable[..., dict[str, Any]]) -> None:

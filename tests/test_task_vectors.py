@@ -90,10 +90,11 @@ def test_a_projection_that_stays_is_counted_from_the_identity(pipeline: Path, tm
 def test_vectors_are_read_beside_their_base(pipeline: Path, vectors: list[Path]) -> None:
     opened = TaskVectors.open(pipeline / "unet", vectors)
     theta = read_tensors(pipeline / "unet" / WEIGHTS)
-    assert opened.keys() == sorted(theta)
-    for key in opened.keys():  # noqa: SIM118
-        assert torch.equal(opened.base_tensor(key), theta[key])
-        for tau, file in zip(opened.tensors(key), vectors, strict=True):
+    base, taus = opened.mapped()
+    assert opened.keys() == list(base) == list(taus) == sorted(theta)
+    for key, value in theta.items():
+        assert torch.equal(opened.base_tensor(key), value) and torch.equal(base[key], value)
+        for tau, file in zip(taus[key], vectors, strict=True):
             assert torch.equal(tau, read_tensors(file)[key])
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import python
+from conftest import lies_in, python
 from safetensors.torch import load_file, save_file
 
 from deme_core.errors import InputError
@@ -13,6 +13,7 @@ from deme_core.tensor_files import DTYPES, Tensors
 from deme_core.tensors import (
     atomic_file,
     check_same_layout,
+    map_tensors,
     read_recipe,
     read_tensors,
     shapes,
@@ -189,3 +190,35 @@ def test_layouts_that_differ_are_refused_by_name() -> None:
         check_same_layout({"a": (2, 3)}, layout, "one", "other")
     with pytest.raises(InputError, match=r"'a' has shape \[3, 2\] in one, \[2, 3\] in other"):
         check_same_layout(layout | {"a": (3, 2)}, layout, "one", "other")
+
+
+# Maps
+
+
+def test_mapped_tensors_are_those_that_are_read_and_lie_in_the_file_where_aligned(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.safetensors"
+    write_tensors(whole, example())
+    mapped = map_tensors(whole)
+    assert mapped.keys() == example().keys()
+    for key, value in example().items():
+        assert same_bits(mapped[key], value), key
+        assert not lies_in(read_tensors(whole)[key], whole)
+        assert mapped[key].data_ptr() % mapped[key].element_size() == 0
+    with Tensors(whole) as tensors:
+        aligned = {key for key, (_, place) in tensors.places.items() if place % example()[key].element_size() == 0}
+    inside = {key for key, value in mapped.items() if lies_in(value, whole)}
+    assert inside == aligned - {"empty"}
+    assert inside and set(mapped) - inside  # a bool of 15 bytes comes first
+
+
+def test_the_shards_of_an_index_are_mapped(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0), "b": torch.arange(4), "c": torch.ones(2, 3)}
+    places = {"a": "2.safetensors", "b": "1.safetensors", "c": "2.safetensors"}
+    for shard in set(places.values()):
+        write_tensors(tmp_path / shard, {key: tensors[key] for key, place in places.items() if place == shard})
+    (tmp_path / "w.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    mapped = map_tensors(tmp_path / "w.safetensors.index.json")
+    assert mapped.keys() == tensors.keys()
+    for key, value in tensors.items():
+        assert same_bits(mapped[key], value)
+        assert lies_in(mapped[key], tmp_path / places[key])

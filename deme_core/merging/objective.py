@@ -33,16 +33,14 @@ ImageScore = Callable[[Iterable[torch.Tensor], Sequence[str]], float]
 
 
 class MergedModel:
-    """θ + Σ w_i τ_i in memory, in one model that is kept: a trial reads no file.
+    """θ + Σ w_i τ_i in memory, in one model that is kept; θ and all τ_i are maps that processes of a machine share.
 
     Weights are N that all tensors share, or N for each of `blocks`, block after block.
     """
 
     def __init__(self, pretrained: Path, vectors: list[Path], *, per_block: bool = False) -> None:
         source = denoiser_dir(pretrained)
-        tau = TaskVectors.open(source, vectors)
-        self.theta = {key: tau.base_tensor(key) for key in tau.keys()}  # noqa: SIM118 (keys that θ lacks come last)
-        self.taus = {key: tau.tensors(key) for key in self.theta}
+        self.theta, self.taus = TaskVectors.open(source, vectors).mapped()
         found = {key: block_of(key) if per_block else "" for key in self.theta}
         self.blocks = sorted({*found.values()} - {""})
         start = {block: b * len(vectors) for b, block in enumerate(self.blocks)}

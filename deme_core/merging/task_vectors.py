@@ -11,7 +11,7 @@ from deme_core.checkpoints import weights_file
 from deme_core.errors import InputError
 from deme_core.projection import projection_keys
 from deme_core.tensor_files import PIECE, Tensors, piece_bounds
-from deme_core.tensors import check_same_layout, read_recipe, shapes, stream_tensors, weights_hash
+from deme_core.tensors import check_same_layout, map_tensors, read_recipe, shapes, stream_tensors, weights_hash
 
 
 class TaskVectors:
@@ -84,11 +84,12 @@ class TaskVectors:
         _, shape = self.layout[key]
         return self.base_flat(key, 0, torch.Size(shape).numel()).reshape(shape)
 
-    def tensors(self, key: str) -> list[torch.Tensor]:
-        """[τ_1, …, τ_N] at a key, float32."""
-        theta = self.base_tensor(key)
-        taus = self.flat(key, 0, theta.numel(), theta.flatten().to(compute_dtype(theta)))
-        return [tau.reshape(theta.shape) for tau in taus]
+    def mapped(self) -> tuple[dict[str, torch.Tensor], dict[str, list[torch.Tensor]]]:
+        """Key -> θ, and key -> [τ_1, …, τ_N], each in its file's dtype, as read-only maps of the files."""
+        assert not self.experts, "experts are no task vectors"
+        base, taus = map_tensors(self.base.path), [map_tensors(member.path) for member in self.members]
+        theta = {key: base[key] if key in base else self.base_tensor(key) for key in self.keys()}
+        return theta, {key: [tau[key] for tau in taus] for key in theta}
 
 
 def compute_dtype(theta: torch.Tensor) -> torch.dtype:

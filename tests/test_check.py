@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY, sampler_params, training_params
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -17,6 +18,7 @@ from text_to_image import write_stable_diffusion
 from deme_core.dag import dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
+from deme_core.errors import InputError
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import EXTRACTORS, FeatureParams
@@ -24,7 +26,7 @@ from deme_core.params import read
 from deme_core.prompts.settings import PromptParams
 from deme_core.report.artefacts import DATA, WEIGHTS, Artefact, artefacts, measure_artefacts, model_folder
 from deme_core.report.check import amount, check, fits
-from deme_core.report.costs import Counts, measure
+from deme_core.report.costs import Counts, measure, timed
 from deme_core.sampling.settings import SampleParams
 from deme_core.training.scratch import PretrainParams
 
@@ -195,6 +197,41 @@ def test_a_measured_step_gives_time_flops_and_disk(pipeline: Path) -> None:
     assert hours["training"] == pytest.approx(1000 * measured.training / 3600)
     assert hours["sampling"] == pytest.approx(1000 * measured.sampling / 3600)
     assert measured.disk(2, 4, 100) == 4 * measured.parameters * (2 * 6 + 4) + 4 * 100 * 64
+
+
+class FakeGPU:
+    """Stands for a GPU's memory, which is no use without one: `step` takes 100 bytes an image beside 1000 that stay."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, holds: int) -> None:
+        self.holds, self.peak, self.asked = holds, 0, []
+        for name, answer in {
+            "is_available": lambda: True, "synchronize": lambda: None, "memory_allocated": lambda: 1000,
+            "max_memory_allocated": lambda: self.peak, "reset_peak_memory_stats": lambda: setattr(self, "peak", 1000),
+        }.items():  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, answer)
+
+    def step(self, n: int) -> None:
+        self.asked.append(n)
+        self.peak = max(self.peak, 1000 + 100 * min(n, self.holds))
+        if n > self.holds:
+            raise torch.OutOfMemoryError
+
+
+@pytest.mark.parametrize(
+    ("holds", "most", "batch", "asked"),
+    [(100, 4, 4, [1, 1, 2, 4]), (5, 16, 4, [1, 1, 2, 4, 8]), (4, 6, 4, [1, 1, 2, 4, 6]), (1, 3, 1, [1, 1, 2])],
+)
+def test_time_and_memory_are_those_of_the_largest_batch_that_fits(
+    holds: int, most: int, batch: int, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = FakeGPU(monkeypatch, holds)
+    found = timed(gpu.step, most)
+    assert (found.batch, found.peak, gpu.asked) == (batch, 100 * batch, asked)
+
+
+def test_a_gpu_that_does_not_hold_one_image_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="one image is more than this GPU holds"):
+        timed(FakeGPU(monkeypatch, 0).step, 4)
 
 
 @pytest.mark.parametrize(("value", "text"), [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (5.67e9, "5.67 GB")])

@@ -1,6 +1,5 @@
 """What a run will cost: images, network calls; with the model at hand also time, memory and disk, as measured."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,20 +133,17 @@ def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> M
 
     mixed = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[training.mixed_precision]
     teacher, weights = training.consistency > 0, FLOAT * figures["parameters"]
-    seconds, batch = _seconds(lambda n: _train(model, inputs(n), mixed, teacher), training.batch_size)
+    step = timed(lambda n: _train(model, inputs(n), mixed, teacher), training.batch_size)
     if device.type == "cuda":
-        peak = (
-            torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated() - weights
-        )  # the gradients' are in state
-        activations = peak * training.batch_size // batch
+        activations = (step.peak - weights) * training.batch_size // step.batch  # the gradients are in `state`
     else:
         activations = _kept(model, inputs(1), mixed, training.gradient_checkpointing) * training.batch_size
-    calls, _ = _seconds(lambda n: _call(model, inputs(n), getattr(torch, sampler.dtype)), sampler.block)
+    calls = timed(lambda n: _call(model, inputs(n), getattr(torch, sampler.dtype)), sampler.block).seconds
     encoding = decoding = 0.0
     if vae is not None:
         images, latents = torch.zeros(sampler.block, *pixels), torch.zeros(sampler.block, *shape)
-        encoding, _ = _seconds(lambda n: vae.moments(images[:n]), sampler.block)
-        decoding, _ = _seconds(lambda n: vae.decode(latents[:n]), sampler.block)
+        encoding = timed(lambda n: vae.moments(images[:n]), sampler.block).seconds
+        decoding = timed(lambda n: vae.decode(latents[:n]), sampler.block).seconds
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     return Measured(
         device=name,
@@ -158,45 +154,65 @@ def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> M
         state=weights * (2 + (not training.ema_offload) + teacher)
         + MOMENTS[training.optimizer] * figures["parameters"],
         activations=max(0, activations),
-        training=seconds,
+        training=step.seconds,
         sampling=calls,
         encoding=encoding,
         decoding=decoding,
     )
 
 
-def _seconds(step: Callable[[int], object], most: int) -> tuple[float, int]:
-    """Seconds an image of `step(n)` for the largest n <= most that is needed for a measurement and fits, and that n."""
-    step(1)  # the first pass is slow: allocations, kernels
-    n, found = 1, math.inf
+@dataclass(frozen=True)
+class Timed:
+    """The largest batch that is needed for a measurement and fits."""
+
+    seconds: float
+    """An image."""
+    batch: int
+    peak: int
+    """Bytes of a GPU's memory that this batch took beside what stays; 0 on a CPU."""
+
+
+def timed(step: Callable[[int], object], most: int) -> Timed:
+    """Time `step(n)` for n = 1, 2, 4 … up to `most`, until a measurement is long enough or memory ends.
+
+    Raises:
+        InputError: not even one image fits.
+    """
+    n, found = 1, None
+    cuda = torch.cuda.is_available()
     while True:
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
         try:
+            if found is None:
+                step(1)  # the first pass is slow: allocations, kernels
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
+            start = time.perf_counter()
             step(n)
         except torch.OutOfMemoryError:  # the batch of the params is larger than this GPU: told with what fits
-            if n == 1:
+            if found is None:
                 raise InputError("one image is more than this GPU holds; take a GPU with more memory") from None
-            return found, n // 2
-        if torch.cuda.is_available():
+            return found
+        if cuda:
             torch.cuda.synchronize()
         passed = time.perf_counter() - start
-        if n == most or (passed > LONG_ENOUGH and not torch.cuda.is_available()):
-            return passed / n, n
-        found = passed / n
+        peak = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated() if cuda else 0
+        found = Timed(passed / n, n, peak)
+        if n == most or (passed > LONG_ENOUGH and not cuda):
+            return found
         n = min(2 * n, most)
 
 
 def _train(model: nn.Module, inputs: Inputs, dtype: torch.dtype, teacher: bool) -> None:
     x, t, condition = inputs
-    with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
-        if teacher:
-            with torch.no_grad():
-                model(x, t, **condition)
-        loss = model(x, t, **condition).sample.float().square().mean()
-    loss.backward()
-    model.zero_grad()
+    try:
+        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+            if teacher:
+                with torch.no_grad():
+                    model(x, t, **condition)
+            loss = model(x, t, **condition).sample.float().square().mean()
+        loss.backward()
+    finally:  # also where memory ended amid the backward pass
+        model.zero_grad()
 
 
 def _kept(model: nn.Module, inputs: Inputs, dtype: torch.dtype, checkpointing: bool) -> int:

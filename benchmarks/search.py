@@ -75,7 +75,7 @@ class Bench:
             "hashes": [weights_hash(file) for file in (*vectors, reference)],
             "extractor": scorer.extractor.sha256,
         }
-        self.work = work_dir("benchmark-search", identity)
+        self.work = work_dir("benchmark-search", identity, __file__)
         self.log = TrialLog(self.work / f"trials{'-per-block' * per_block}.csv", self.losses.model.weights)
 
     def score(self, w: Weights, first: int, images: int) -> float:

@@ -9,26 +9,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from deme_core.closure import closure
 from deme_core.errors import InputError
 from deme_core.processes import state, wait
 
 ROOT = Path(".checkpoints")
 
 
-def work_dir(label: str, identity: dict[str, Any], root: Path = ROOT) -> Path:
+def work_dir(label: str, identity: dict[str, Any], code: str, root: Path = ROOT) -> Path:
     """`root/<label>-<hash>` of everything the work depends on, so that other work never finds it.
 
     Args:
-        identity: params and hashes of the inputs. The code of the package, its report apart, is added: unfinished
-            work of another version is not taken over.
+        identity: params and hashes of the inputs.
+        code: `__file__` of what does the work. It and all that it reaches are hashed, so that unfinished work of
+            another version is not taken over; a change of other code orphans nothing.
     """
     import torch
 
-    package = Path(__file__).parent
     digest = hashlib.sha256(json.dumps([identity, torch.__version__], sort_keys=True).encode())
-    for file in sorted(package.rglob("*.py")):
-        if package / "report" not in file.parents:
-            digest.update(file.read_bytes())
+    for file in closure(Path(code)):
+        digest.update(file.read_bytes())
     return root / f"{label}-{digest.hexdigest()[:16]}"
 
 

@@ -48,7 +48,7 @@ def main() -> None:
     work = work_dir("merge_search", sampler.identity | {
         "hashes": [weights_hash(file) for file in (*vectors, reference)],
         "objective": [search_params.objective, loss.model.blocks], "scorer": scorer.identity,
-    })  # fmt: skip
+    }, __file__)  # fmt: skip
     with only_one(work):
         log = TrialLog(work / "trials.csv", loss.model.weights)
         result = search(objective, loss, len(vectors), search_params, log, sampler.params.calls, loss.model.blocks)

@@ -141,7 +141,7 @@ def train_denoiser(recipe: dict[str, Any], parts: dict[str, Images], folder: Pat
     schedule = noise_schedule(params["noise_schedule"])
     curve = train(
         unet, schedule, examples, settings, own=(0, schedule.config.num_train_timesteps), p=0.0, seed=recipe["seed"],
-        label="denoiser", state=work_dir("zoo-denoiser", identity),
+        label="denoiser", state=work_dir("zoo-denoiser", identity, __file__),
         snapshot=lambda step, model: write_tensors(work / f"{step:06d}.safetensors", model.state_dict()),
         snapshot_every=recipe["snapshot_every"],
     )  # fmt: skip
@@ -156,7 +156,7 @@ def fit(model: Any, loss: Loss, n: int, training: dict[str, Any], recipe: dict[s
         loss: (indices of the batch among `n` images, generator) -> the loss.
     """
     made_by = {key: recipe[key] for key in ("data", "seed", "tokenizer", label)}
-    state = work_dir(f"zoo-{label}", made_by)
+    state = work_dir(f"zoo-{label}", made_by, __file__)
     model.train()
     loss(torch.arange(2), torch.Generator().manual_seed(0))  # lazy layers learn their shapes
     steps, seed, curve, first = training["iterations"], recipe["seed"], [], 0

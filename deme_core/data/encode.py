@@ -60,7 +60,7 @@ def encode_parts(pipeline: Path, data: Path, params: EncodeParams, out: Path, ch
         print(f"encoding {sum(map(len, parts.values())):,} images; this will take {megabytes:,.1f} MB on disk")
     for part, images in parts.items():
         identity = {"data": pixels_hash(images.pixels), "captions": images.captions, "flips": params.flips} | frozen
-        work = work_dir("encode", identity, checkpoints)
+        work = work_dir("encode", identity, __file__, checkpoints)
         with only_one(work):
             files = _encode(images, vae, text, params, work)
             wait()

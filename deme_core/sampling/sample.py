@@ -42,7 +42,7 @@ def sample_model(
         "weights": [weights_hash(weights_file(folder)) for folder in folders],
         "bounds": ranges and ranges.bounds, "images": images,
     } | sampler.identity  # fmt: skip
-    work = work_dir("sample", identity)
+    work = work_dir("sample", identity, __file__)
     with only_one(work):
         models = [load_denoiser(folder) for folder in folders]
         denoise = ensemble(models, ranges, process.device) if ranges else single(models[0], process.device)

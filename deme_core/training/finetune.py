@@ -92,7 +92,7 @@ def finetune(
     }  # fmt: skip
     curve = train(
         student, schedule, examples, params, own=own, p=p, seed=seed, label=label,
-        state=work_dir("finetune", identity, checkpoints), teacher=teacher, loss_weights=loss_weights,
+        state=work_dir("finetune", identity, __file__, checkpoints), teacher=teacher, loss_weights=loss_weights,
     )  # fmt: skip
     student.cpu()
     if params.projection == "foldable":

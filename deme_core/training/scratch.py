@@ -81,7 +81,7 @@ def train_from_scratch(
     T = schedule.config.num_train_timesteps
     curve = train(
         model, schedule, examples, params.training, own=(0, T), p=0.0, seed=seed, label="pretrain",
-        state=work_dir("pretrain", identity), snapshot=snapshot, snapshot_every=snapshot_every,
+        state=work_dir("pretrain", identity, __file__), snapshot=snapshot, snapshot_every=snapshot_every,
     )  # fmt: skip
     by_main(lambda: DDPMPipeline(model.cpu(), schedule).save_pretrained(out))
     return curve

@@ -1,6 +1,5 @@
 """The only place that reads or writes diffusers pipelines and denoisers."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from deme_core.components import check_components
+from deme_core.components import check_components, read_index
 from deme_core.errors import InputError
+from deme_core.json_files import blamed_on, read_json
 from deme_core.tensor_files import INDEX, Tensors
 from deme_core.tensors import check_same_layout, read_tensors, write_tensors
 
@@ -18,6 +18,8 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
 SCHEDULERS = {"DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"}
 PREDICTION_TYPES = {"epsilon", "v_prediction", "sample"}
+SCHEDULE = Path("scheduler", "scheduler_config.json")
+CLASS = {"_class_name": str | None}  # kind of a key of a config.json
 DENOISERS = {"UNet2DModel": "unet_2d", "UNet2DConditionModel": "unet_2d_condition"}
 
 
@@ -60,9 +62,8 @@ def resolve_source(source: str, revision: str | None) -> Path:
 
 def denoiser_dir(pipeline: Path) -> Path:
     """The folder of a pipeline's denoiser, as its model_index.json names it."""
-    index = _read_json(pipeline / "model_index.json")
-    for name, entry in index.items():
-        if isinstance(entry, list) and entry[-1] in DENOISERS:
+    for name, cls in read_index(pipeline).items():
+        if cls in DENOISERS:
             return pipeline / name
     raise InputError(f"{pipeline}: model_index.json names no denoiser; known are {', '.join(DENOISERS)}")
 
@@ -76,15 +77,25 @@ def class_to_load(directory: Path) -> str:
     """The diffusers class whose `from_pretrained` loads a pipeline or denoiser folder."""
     if (directory / "model_index.json").is_file():
         return "DiffusionPipeline"
-    return _read_json(directory / "config.json").get("_class_name", "UNet2DModel")
+    return read_json(directory / "config.json", CLASS).get("_class_name") or "UNet2DModel"
 
 
 def denoiser_shape(pipeline: Path) -> tuple[int, int, int]:
     """(C, H, W) of the x_0 that a pipeline's denoiser works on."""
-    config = _read_json(denoiser_dir(pipeline) / "config.json")
+    return config_shape(denoiser_dir(pipeline) / "config.json")
+
+
+def config_shape(file: Path) -> tuple[int, int, int]:
+    """(C, H, W) of the x_0 that the denoiser of a config.json works on."""
+    config = read_json(file, {"in_channels": int, "sample_size": int | list})
     size = config["sample_size"]
-    height, width = size if isinstance(size, list) else (size, size)
-    return config["in_channels"], height, width
+    shape = (config["in_channels"], *(size if isinstance(size, list) else (size, size)))
+    if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
+        raise InputError(
+            f"{file}: in_channels {shape[0]} and sample_size {size} are no shape of an image: give a number of channels"
+            " and one of pixels, or [height, width]"
+        )
+    return shape
 
 
 def verify_pipeline(pipeline: Path) -> None:
@@ -92,16 +103,19 @@ def verify_pipeline(pipeline: Path) -> None:
     refuse_pickles(pipeline)
     denoiser = denoiser_dir(pipeline)
     verify_denoiser(denoiser)
-    index = _read_json(pipeline / "model_index.json")
-    check_components(pipeline, index, index[denoiser.name][-1])
-    config = _read_json(pipeline / "scheduler" / "scheduler_config.json")
-    name, prediction = config.get("_class_name"), config.get("prediction_type", "epsilon")
+    config_shape(denoiser / "config.json")
+    parts = read_index(pipeline)
+    check_components(pipeline, parts, parts[denoiser.name])
+    file = pipeline / SCHEDULE
+    config = read_json(file, {"_class_name": str, "prediction_type": str | None})
+    name, prediction = config["_class_name"], config.get("prediction_type", "epsilon")
     if name not in SCHEDULERS:
-        raise InputError(f"{pipeline}: scheduler {name} is unknown; known are {', '.join(sorted(SCHEDULERS))}")
+        raise InputError(f"{file}: scheduler {name} is unknown; known are {', '.join(sorted(SCHEDULERS))}")
     if prediction not in PREDICTION_TYPES:
         raise InputError(
-            f"{pipeline}: prediction_type {prediction!r} is unknown; known are {', '.join(sorted(PREDICTION_TYPES))}"
+            f"{file}: prediction_type {prediction!r} is unknown; known are {', '.join(sorted(PREDICTION_TYPES))}"
         )
+    load_noise_schedule(pipeline)
 
 
 def refuse_pickles(directory: Path) -> None:
@@ -114,7 +128,7 @@ def refuse_pickles(directory: Path) -> None:
 def verify_denoiser(directory: Path) -> None:
     """Keys and shapes are those of the architecture in config.json, every value is finite."""
     with torch.device("meta"):
-        model = build_denoiser(_read_json(directory / "config.json"))
+        model = _built(directory)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     file = weights_file(directory)
     with Tensors(file) as tensors:
@@ -146,11 +160,18 @@ def build_denoiser(config: Mapping[str, Any]) -> nn.Module:
     return cls.from_config(dict(config))
 
 
+def _built(directory: Path) -> nn.Module:
+    """The untrained denoiser of a folder."""
+    config = read_json(file := directory / "config.json", CLASS)
+    with blamed_on(file, "no denoiser can be built from it"):
+        return build_denoiser(config)
+
+
 def load_denoiser(directory: Path) -> nn.Module:
     """A denoiser in eval mode on the CPU; keys and shapes must match. Unfolded projections are put back in place."""
     from deme_core.projection import insert_projections, projection_keys
 
-    model = build_denoiser(_read_json(directory / "config.json"))
+    model = _built(directory)
     state = read_tensors(weights_file(directory))
     if projection_keys(state):  # those that were folded away stand at the identity
         insert_projections(model, "released")
@@ -178,7 +199,7 @@ def copy_pipeline(source: Path, target: Path, *, weights: bool) -> None:
     Without `weights`, the denoiser's folder gets its config.json alone: the caller writes the weights.
     """
     denoiser = denoiser_dir(source)
-    parts = {"model_index.json", *(name for name, entry in _read_json(source / "model_index.json").items() if entry)}
+    parts = {"model_index.json", *(name for name, entry in read_json(source / "model_index.json").items() if entry)}
     for file in sorted(source.rglob("*")):
         inside = file.relative_to(source)
         left_out = not weights and file.parent == denoiser and file.name != "config.json"
@@ -190,11 +211,18 @@ def copy_pipeline(source: Path, target: Path, *, weights: bool) -> None:
 
 def load_noise_schedule(pipeline: Path) -> Any:
     """The training noise schedule as a DDPMScheduler (β, T, prediction type) of the pipeline's own config."""
-    return noise_schedule(_read_json(pipeline / "scheduler" / "scheduler_config.json"))
+    return read_noise_schedule(pipeline / SCHEDULE)
+
+
+def read_noise_schedule(file: Path) -> Any:
+    """The DDPMScheduler of a scheduler_config.json."""
+    config = _read_schedule(file)
+    with blamed_on(file, "no noise schedule can be made of it"):
+        return noise_schedule(config)
 
 
 def noise_schedule(config: Mapping[str, Any]) -> Any:
-    """The DDPMScheduler of a scheduler_config.json."""
+    """The DDPMScheduler of the content of a scheduler_config.json."""
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     return DDPMScheduler.from_config(dict(config))
@@ -210,16 +238,14 @@ def schedule_identity(schedule: Any) -> dict[str, Any]:
 
 def train_timesteps(pipeline: Path) -> int:
     """T, the number of training timesteps."""
-    return int(_read_json(pipeline / "scheduler" / "scheduler_config.json").get("num_train_timesteps", 1000))
+    return _read_schedule(pipeline / SCHEDULE).get("num_train_timesteps") or 1000
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; a diffusers pipeline or denoiser folder must hold it")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: no valid JSON ({error})") from None
+def _read_schedule(file: Path) -> dict[str, Any]:
+    config = read_json(file, {"num_train_timesteps": int | None})
+    if (T := config.get("num_train_timesteps")) is not None and T < 1:
+        raise InputError(f"{file}: num_train_timesteps {T} must be at least 1; write or fetch it again")
+    return config
 
 
 def _hidden(path: Path) -> bool:

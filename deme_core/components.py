@@ -1,6 +1,5 @@
 """The frozen parts of a text-to-image pipeline: VAE, tokenizer and text encoder. They are read, never trained here."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 
 from deme_core.errors import InputError
+from deme_core.json_files import Kinds, blamed_on, read_json
 from deme_core.tensors import weights_hash
 
 Condition = Mapping[str, torch.Tensor]  # keyword arguments of the denoiser, a row an image; none for a plain one
@@ -15,29 +15,44 @@ PIXELS = 2**21  # pixels that the VAE takes at once; fixed, since float results 
 TEXTS = 64  # texts that the text encoder takes at once, fixed for the same reason
 LOCAL: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
 FROZEN = {"vae": "config.json", "text_encoder": "config.json", "tokenizer": "tokenizer_config.json"}
+KINDS: dict[str, Kinds] = {  # what is read of these files here
+    "vae": {"block_out_channels": list, "out_channels": int}, "tokenizer": {},
+    "text_encoder": {"max_position_embeddings": int, "hidden_size": int},
+}  # fmt: skip
 CLASSES = {"vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",), "tokenizer": ("CLIPTokenizer",)}
 NEEDS: dict[str, tuple[str, ...]] = {"UNet2DConditionModel": tuple(FROZEN)}  # of a denoiser, by its class
 
 
-def check_components(pipeline: Path, index: Mapping[str, Any], denoiser: str) -> None:
+def read_index(pipeline: Path) -> dict[str, str]:
+    """Part of a pipeline -> its class, as model_index.json names them; entries of another kind name no part."""
+    index = read_json(pipeline / "model_index.json")
+    named = {name: entry[-1] for name, entry in index.items() if isinstance(entry, list) and entry and "/" not in name}
+    return {name: cls for name, cls in named.items() if isinstance(cls, str)}
+
+
+def check_components(pipeline: Path, parts: Mapping[str, str], denoiser: str) -> None:
     """Refuse a pipeline that lacks a part which its denoiser needs, or names one of an unknown class.
 
     Args:
-        index: its model_index.json.
+        parts: as `read_index` gives them.
         denoiser: the class of its denoiser.
     """
-    if second := [name for name in index if name.startswith("text_encoder_") and (index[name] or [None])[-1]]:
+    if second := [name for name in parts if name.startswith("text_encoder_")]:
         raise InputError(
             f"{pipeline}: has a {second[0]}; read are pipelines with one text encoder, as Stable Diffusion 1"
         )
     for name in NEEDS.get(denoiser, ()):
-        if not (index.get(name) or [None])[-1] or not (pipeline / name / FROZEN[name]).is_file():
+        if name not in parts or not (pipeline / name / FROZEN[name]).is_file():
             raise InputError(
                 f"{pipeline}: a text-to-image pipeline needs {', '.join(FROZEN)}, and '{name}' is missing"
                 f" ({name}/{FROZEN[name]}, named in model_index.json); fetch the whole pipeline"
             )
-        if (cls := index[name][-1].removesuffix("Fast")) not in CLASSES[name]:
-            raise InputError(f"{pipeline}: {name} is a {cls}; read is {', '.join(CLASSES[name])}")
+        if (cls := parts[name].removesuffix("Fast")) not in CLASSES[name]:
+            raise InputError(
+                f"{pipeline}: {name} is a {cls} in model_index.json; read is {', '.join(CLASSES[name])}: take a"
+                " pipeline as Stable Diffusion 1"
+            )
+        _config(pipeline, name)
         if name != "tokenizer" and not any((pipeline / name).glob("*.safetensors")):
             raise InputError(f"{pipeline / name}: holds no safetensors weights; fetch or convert them, too")
 
@@ -53,7 +68,8 @@ class Autoencoder:
     def __init__(self, pipeline: Path, device: torch.device) -> None:
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-        self.vae: Any = AutoencoderKL.from_pretrained(pipeline / "vae", torch_dtype=torch.float32, **LOCAL)
+        with blamed_on(pipeline / "vae", "no VAE can be loaded from it"):
+            self.vae: Any = AutoencoderKL.from_pretrained(pipeline / "vae", torch_dtype=torch.float32, **LOCAL)
         self.vae = self.vae.to(device).eval().requires_grad_(False)
         self.device, self.config = device, self.vae.config
         self.factor = _factor(self.config.block_out_channels)
@@ -85,8 +101,10 @@ class TextEncoder:
     def __init__(self, pipeline: Path, device: torch.device) -> None:
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        self.tokenizer: Any = CLIPTokenizer.from_pretrained(pipeline / "tokenizer", local_files_only=True)
-        model: Any = CLIPTextModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32, **LOCAL)
+        with blamed_on(pipeline / "tokenizer", "no tokenizer can be loaded from it"):
+            self.tokenizer: Any = CLIPTokenizer.from_pretrained(pipeline / "tokenizer", local_files_only=True)
+        with blamed_on(pipeline / "text_encoder", "no text encoder can be loaded from it"):
+            model: Any = CLIPTextModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32, **LOCAL)
         self.model = model.to(device).eval().requires_grad_(False)
         self.device = device
         self.tokens = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
@@ -132,9 +150,13 @@ def pixel_shape(pipeline: Path, shape: tuple[int, int, int]) -> tuple[int, int, 
     """(C, H, W) of the images that x_0 of this shape stands for."""
     if not is_text_to_image(pipeline):
         return shape
-    config = json.loads((pipeline / "vae" / "config.json").read_text())
+    config = _config(pipeline, "vae")
     factor = _factor(config["block_out_channels"])
     return config["out_channels"], shape[1] * factor, shape[2] * factor
+
+
+def _config(pipeline: Path, part: str) -> dict[str, Any]:
+    return read_json(pipeline / part / FROZEN[part], KINDS[part])
 
 
 def _factor(block_out_channels: Sequence[int]) -> int:
@@ -146,6 +168,6 @@ def blank_condition(pipeline: Path, n: int, device: torch.device) -> Condition:
     """A condition of zeros in the shape that the pipeline's denoiser takes; none for an unconditional one."""
     if not is_text_to_image(pipeline):
         return {}
-    config = json.loads((pipeline / "text_encoder" / "config.json").read_text())
+    config = _config(pipeline, "text_encoder")
     shape = (n, config["max_position_embeddings"], config["hidden_size"])
     return {"encoder_hidden_states": torch.zeros(shape, device=device)}

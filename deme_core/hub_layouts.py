@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from deme_core.checkpoints import PICKLES, WEIGHTS, denoiser_dir, noise_schedule
-from deme_core.components import check_components
+from deme_core.checkpoints import CLASS, PICKLES, WEIGHTS, config_shape, denoiser_dir, read_noise_schedule
+from deme_core.components import check_components, read_index
 from deme_core.errors import InputError
+from deme_core.json_files import read_json
 from deme_core.tensors import read_tensors, write_tensors
 
 PICKLED = "diffusion_pytorch_model.bin"
@@ -49,8 +50,9 @@ def find_layout(source: Path) -> Layout:
             " that it names) or hold a denoiser's config.json and weights"
         )
     if root is not None:
-        index = json.loads((root / "model_index.json").read_text())
-        check_components(root, index, index[denoiser_dir(root).name][-1])
+        parts = read_index(root)
+        check_components(root, parts, parts[denoiser_dir(root).name])
+    config_shape(denoiser / "config.json")
     places = [folder / name for folder in (source, source.parent) for name in ("scheduler", ".")]
     for place in places:
         if (place / "scheduler_config.json").is_file():
@@ -65,7 +67,7 @@ def local_pipeline(source: str) -> Path | None:
 
 def source_schedule(source: Path) -> Any:
     """The noise schedule of a checkpoint in any layout, as a DDPMScheduler."""
-    return noise_schedule(json.loads(find_layout(source).scheduler.read_text()))
+    return read_noise_schedule(find_layout(source).scheduler)
 
 
 def import_pipeline(source: Path, target: Path) -> None:
@@ -87,9 +89,10 @@ def import_pipeline(source: Path, target: Path) -> None:
     else:
         name = denoiser_dir(layout.root).name
         shutil.copyfile(layout.root / "model_index.json", target / "model_index.json")
-        for part in sorted(json.loads((target / "model_index.json").read_text())):
-            if part != name and (layout.root / part).is_dir():
-                shutil.copytree(layout.root / part, target / part, ignore=_left_out)
+        parts = read_json(target / "model_index.json").keys() - {name}
+        for folder in layout.root.iterdir():
+            if folder.name in parts and folder.is_dir():
+                shutil.copytree(folder, target / folder.name, ignore=_left_out)
     (target / "scheduler").mkdir(exist_ok=True)
     shutil.copyfile(layout.scheduler, target / "scheduler" / "scheduler_config.json")
     (target / name).mkdir()
@@ -134,7 +137,7 @@ def _modern(key: str) -> str:
 
 
 def _class_of(config: Path) -> str | None:
-    return json.loads(config.read_text()).get("_class_name")
+    return read_json(config, CLASS).get("_class_name")
 
 
 def _left_out(folder: str, names: list[str]) -> list[str]:

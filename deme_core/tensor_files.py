@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from deme_core.errors import InputError
+from deme_core.json_files import read_json
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -60,9 +61,10 @@ class Tensors:
     def recipe(self) -> dict[str, Any]:
         """The recipe in the metadata; {} for a file of another writer."""
         try:
-            return json.loads(self.metadata["recipe"])
-        except (KeyError, ValueError):
+            found = json.loads(self.metadata["recipe"])
+        except (KeyError, ValueError, RecursionError):
             return {}
+        return found if isinstance(found, dict) else {}
 
     @property
     def places(self) -> dict[str, tuple[Path, int]]:
@@ -115,14 +117,10 @@ def shards(path: Path) -> list[Path]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    if not index.is_file():
-        raise InputError(f"{index}: no such file")
-    try:
-        found = json.loads(index.read_text())["weight_map"]
-        if any(Path(name).name != name for name in found.values()):  # a foreign index names files beside it, only
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{index} is no index of shards: it needs a weight_map; fetch it again") from None
+    found = read_json(index, {"weight_map": dict})["weight_map"]
+    for name in found.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise InputError(f"{index} is no index of shards: {name!r} is no file beside it; fetch it again")
     return found
 
 

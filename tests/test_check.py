@@ -120,6 +120,18 @@ def test_a_missing_model_says_how_to_get_it(source: str, remedy: str, extractor_
     assert one(found, "extractor").size
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_model_that_is_broken_says_how(
+    cached: bool, pipeline_copy: Path, extractor_dir: Path, hub: dict[str, Path]
+) -> None:
+    (pipeline_copy / "unet" / "config.json").write_text('{"sample_size": 8')
+    hub["owner/name"] = pipeline_copy
+    params = pretrain("owner/name" if cached else pipeline_copy)
+    found = one(artefacts(data("digits"), params, FeatureParams(extractor=str(extractor_dir))), "model")
+    assert found.path is None
+    assert found.remedy.startswith(f"{pipeline_copy / 'unet' / 'config.json'}: no valid JSON")
+
+
 def test_a_model_of_the_zoo_that_is_not_trained_names_its_training(tmp_path: Path, extractor_dir: Path) -> None:
     (tmp_path / "recipe.yaml").touch()
     found = artefacts(data("digits"), pretrain(tmp_path), FeatureParams(extractor=str(extractor_dir)))

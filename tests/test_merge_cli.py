@@ -305,9 +305,9 @@ def test_a_replay_of_other_inputs_writes_nothing(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no merge.json"),
-        ("[]", "it names none of the methods task_arithmetic, uniform_soup"),
-        ('{"method": "slerp"}', "it names none of the methods"),
+        ("{", "merge.json: no valid JSON"),
+        ("[]", "merge.json: holds no JSON object"),
+        ('{"method": "slerp"}', "it names none of the methods task_arithmetic, uniform_soup"),
         ('{"method": "ties", "weights": [1], "dtype": null}', "it lacks base_sha256, density, max_shard"),
     ],
 )  # fmt: skip
@@ -422,7 +422,7 @@ def test_each_input_is_read_once(run: Merge, given: list, tmp_path: Path, monkey
         (["--method", "per_block", "--block", "up_blocks.7", "1", "1"], "has no block 'up_blocks.7'; it has down"),
         (["--method", "per_block", "--block", "mid_block", "x"], "--block mid_block x: give a block and N numbers"),
         (["--max-shard-size", "5TB"], "--max-shard-size 5TB: give a number of bytes, or one with KB, MB or GB"),
-        (["--recipe", "none.json"], "none.json is no merge.json"),
+        (["--recipe", "none.json"], "none.json: no such file"),
         (["--recipe", "none.json", "--seed", "1"], "--seed and --recipe: the recipe says it; leave one of them out"),
     ],
 )  # fmt: skip
@@ -485,7 +485,7 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(
         ),
         ({"weight_map": content["weight_map"] | {"conv_in.bias": "../x.safetensors"}}, "is no index of shards"),
         ({"weight_map": content["weight_map"] | {"conv_in.bias": "x.safetensors"}}, "x.safetensors: no such file"),
-        ({}, "is no index of shards"),
+        ({}, "index.json: lacks 'weight_map'"),
     ]:
         index.write_text(json.dumps(change))
         with pytest.raises(InputError, match=message):

@@ -1,27 +1,32 @@
 """merge.json read back: to merge the same again, and to check that files are still those that it names."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from deme_core.checkpoints import denoiser_of, weights_file
 from deme_core.errors import InputError
+from deme_core.json_files import check_kinds, read_json
 from deme_core.merging.methods import METHODS, MergeParams
 from deme_core.params import section
 from deme_core.tensors import read_recipe, weights_hash
 
+KINDS = {
+    "weights": list, "dtype": str | None, "max_shard_size": int | None, "base_sha256": str, "output_sha256": str,
+    "experts_sha256": list | None,
+}  # fmt: skip
+
 
 def read_merge(path: Path) -> dict[str, Any]:
     """A merge.json that `python -m deme_core.merging` wrote."""
-    try:
-        recipe = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no merge.json ({error})") from None
-    if not isinstance(recipe, dict) or recipe.get("method") not in METHODS:
+    recipe = read_json(path, {"method": str})
+    if recipe["method"] not in METHODS:
         raise InputError(f"{path} is no merge.json: it names none of the methods {', '.join(METHODS)}")
     keys = {"weights", "dtype", "max_shard_size", "base_sha256", "output_sha256", *METHODS[recipe["method"]].params}
     if lacking := sorted(keys - set(recipe)):
         raise InputError(f"{path} is no merge.json of this version: it lacks {', '.join(lacking)}")
+    check_kinds(recipe, KINDS, path)
+    if not all(isinstance(w, int | float) for w in recipe["weights"]):
+        raise InputError(f"{path}: weights {recipe['weights']} must be numbers; take the merge.json as it was written")
     return recipe
 
 

@@ -1,6 +1,5 @@
 """Features of networks trained without labels of ImageNet: CLIP and DINOv2."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 
 from deme_core.device import best_device
 from deme_core.errors import InputError
+from deme_core.json_files import blamed_on, read_json
 from deme_core.metrics.extractor import Extractor, files_of_model, rgb
 from deme_core.metrics.open_clip_models import load_open_clip
 from deme_core.tensors import weights_hash
@@ -34,13 +34,16 @@ def load_dinov2(directory: Path, config: dict[str, Any]) -> Extractor:
     from transformers import Dinov2Model
 
     folder = files_of_model(config, ("config.json", "model.safetensors", "preprocessor_config.json"))
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    if kind != "dinov2":
-        raise InputError(f"extractor '{directory}': {folder} holds a model of type {kind}, not dinov2")
-    processor = json.loads((folder / "preprocessor_config.json").read_text())
-    size = (processor["crop_size"]["height"], processor["crop_size"]["width"])
-    mean, std = (torch.tensor(processor[key]).view(3, 1, 1) for key in ("image_mean", "image_std"))
-    model = Dinov2Model.from_pretrained(folder).eval().to(best_device())
+    architecture, preprocessing = folder / "config.json", folder / "preprocessor_config.json"
+    if (kind := read_json(architecture, {"model_type": str})["model_type"]) != "dinov2":
+        raise InputError(f"extractor '{directory}': {architecture} holds a model of type {kind}, not dinov2")
+    processor = read_json(preprocessing, {"crop_size": dict, "image_mean": list, "image_std": list})
+    with blamed_on(preprocessing, "it names no crop, mean and deviation of three channels"):
+        size = (int(processor["crop_size"]["height"]), int(processor["crop_size"]["width"]))
+        mean, std = (torch.tensor(processor[key]).view(3, 1, 1) for key in ("image_mean", "image_std"))
+    with blamed_on(architecture, "no DINOv2 can be loaded with it"):
+        model = Dinov2Model.from_pretrained(folder).eval()
+    model = model.to(best_device())
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         x = torch.nn.functional.interpolate(

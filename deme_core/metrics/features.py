@@ -1,6 +1,5 @@
 """The table of feature extractors: images -> feature vectors. A new extractor is one row."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import nn
 
 from deme_core.data.images import to_model
 from deme_core.errors import InputError
+from deme_core.json_files import Kinds, blamed_on, check_kinds, read_json
 from deme_core.metrics.embeddings import load_clip, load_dinov2
 from deme_core.metrics.extractor import Extractor
 from deme_core.metrics.inception import load_inception
@@ -54,7 +54,8 @@ class SmallClassifier(nn.Module):
 
 def load_classifier(directory: Path, config: dict[str, Any]) -> Extractor:
     """A SmallClassifier: its arguments in the config, its weights in model.safetensors."""
-    model = SmallClassifier(**{key: value for key, value in config.items() if key != "_class_name"}).eval()
+    with blamed_on(directory / "config.json", "no classifier can be built from it"):
+        model = SmallClassifier(**{key: value for key, value in config.items() if key != "_class_name"}).eval()
     state = read_tensors(directory / "model.safetensors")
     check_same_layout(
         {k: tuple(v.shape) for k, v in state.items()},
@@ -66,11 +67,22 @@ def load_classifier(directory: Path, config: dict[str, Any]) -> Extractor:
     return Extractor(directory.name, sha256, lambda pixels: model.features(to_model(pixels)))
 
 
-EXTRACTORS: dict[str, Callable[[Path, dict[str, Any]], Extractor]] = {
-    "SmallClassifier": load_classifier,
-    "Inception": load_inception,
-    "CLIP": load_clip,
-    "DINOv2": load_dinov2,
+@dataclass(frozen=True)
+class Kind:
+    """A row of EXTRACTORS."""
+
+    load: Callable[[Path, dict[str, Any]], Extractor]
+    """(folder, config.json) -> the extractor."""
+    keys: Kinds
+    """Of its config.json."""
+
+
+PUBLISHED: Kinds = {"source": str, "revision": str | None}
+EXTRACTORS = {
+    "SmallClassifier": Kind(load_classifier, {"channels": int, "width": int, "classes": int}),
+    "Inception": Kind(load_inception, {"resize": str, "weights": str}),
+    "CLIP": Kind(load_clip, PUBLISHED),
+    "DINOv2": Kind(load_dinov2, PUBLISHED),
 }
 
 
@@ -82,10 +94,7 @@ def load_extractor(source: str) -> Extractor:
     """
     directory = Path(source)
     config = read_config(directory)
-    try:
-        return EXTRACTORS[config["_class_name"]](directory, config)
-    except KeyError as error:
-        raise InputError(f"extractor {source!r}: its config.json lacks the key {error}") from None
+    return EXTRACTORS[config["_class_name"]].load(directory, config)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -94,7 +103,8 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise InputError(
             f"extractor '{directory}': no {directory / 'config.json'}; give a folder such as zoo/digits-features"
         )
-    config = json.loads((directory / "config.json").read_text())
-    if (name := config.get("_class_name")) not in EXTRACTORS:
-        raise InputError(f"extractor '{directory}': class {name} is unknown; known are {', '.join(EXTRACTORS)}")
+    config = read_json(file := directory / "config.json", {"_class_name": str})
+    if (name := config["_class_name"]) not in EXTRACTORS:
+        raise InputError(f"extractor '{file}': class {name} is unknown; known are {', '.join(EXTRACTORS)}")
+    check_kinds(config, EXTRACTORS[name].keys, file)
     return config

@@ -5,7 +5,6 @@ and preprocessing together. open_clip also takes a weights file alone, and then 
 without a word: that way is not offered.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from deme_core.device import best_device
 from deme_core.errors import InputError
+from deme_core.json_files import read_json
 from deme_core.metrics.extractor import Extractor, files_of_model, rgb
 from deme_core.tensors import shapes, weights_hash
 
@@ -118,18 +118,7 @@ def hub_id(name: str, tag: str) -> str:
     return "/".join(place[:2])
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        missing = [key for key in ("model_cfg", "preprocess_cfg") if not isinstance(config.get(key), dict)]
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{folder / CONFIG}: no config of open_clip ({error}); fetch it again") from None
-    if missing:
-        raise InputError(
-            f"{folder / CONFIG}: lacks {' and '.join(missing)}; the config must hold the model and its preprocessing"
-        )
-    return config
-
-
 def _own_tokenizer(folder: Path) -> bool:
-    return bool(_config(folder)["model_cfg"].get("text_cfg", {}).get("hf_tokenizer_name"))
+    config = read_json(folder / CONFIG, {"model_cfg": dict, "preprocess_cfg": dict})  # the model and its preprocessing
+    text = config["model_cfg"].get("text_cfg")
+    return isinstance(text, dict) and bool(text.get("hf_tokenizer_name"))

@@ -63,17 +63,21 @@ def artefacts(
 
 def model_folder(params: PretrainParams) -> Path | None:
     """The folder of the pretrained model, in any layout; None where it is missing, incomplete or yet to be trained."""
-    owner, name, *inside = [*params.source.split("/"), ""]
-    folder: Path | None = Path(params.source)
-    if not Path(params.source).is_dir():
-        snapshot = _cached(f"{owner}/{name}", params.revision)
-        folder = snapshot and snapshot.joinpath(*inside)
+    folder = _model_place(params)
     try:
         if folder is None or not any(find_layout(folder).denoiser.glob("diffusion_pytorch_model*")):
             return None
     except InputError:
         return None
     return folder
+
+
+def _model_place(params: PretrainParams) -> Path | None:
+    owner, name, *inside = [*params.source.split("/"), ""]
+    if Path(params.source).is_dir():
+        return Path(params.source)
+    snapshot = _cached(f"{owner}/{name}", params.revision)
+    return snapshot and snapshot.joinpath(*inside)
 
 
 def _model(params: PretrainParams) -> Artefact:
@@ -84,7 +88,12 @@ def _model(params: PretrainParams) -> Artefact:
     if (recipe := Path(source) / "recipe.yaml").is_file():
         script = "train_sd.py" if "denoiser" in read(recipe) else "train_ddpm.py"
         remedy = f"python zoo/{script} {source}"
-    elif not Path(source).is_dir():
+    elif place := _model_place(params):
+        try:
+            find_layout(place)
+        except InputError as error:  # it is there, and broken
+            remedy = str(error)
+    else:
         remedy += f", or {_download('/'.join(source.split('/')[:2]), params.revision)}"
     return Artefact("model", source, model_folder(params), remedy)
 

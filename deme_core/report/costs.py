@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deme_core.checkpoints import denoiser_dir, load_denoiser
+from deme_core.checkpoints import denoiser_dir, denoiser_shape, load_denoiser
 from deme_core.components import Autoencoder, Condition, blank_condition, is_text_to_image, pixel_shape
 from deme_core.data.encode import KEPT
 from deme_core.device import best_device
@@ -116,10 +116,7 @@ def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> M
         pipeline = Path(folder) / "pipeline"
         import_pipeline(source, pipeline)
         model: Any = load_denoiser(denoiser_dir(pipeline))
-        config: Any = model.config
-        size = config.sample_size
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        shape = (config.in_channels, height, width)
+        shape = denoiser_shape(pipeline)
         condition, pixels = blank_condition(pipeline, 1, torch.device("cpu")), pixel_shape(pipeline, shape)
         vae = Autoencoder(pipeline, device) if is_text_to_image(pipeline) else None
     figures = cost([model], shape, condition)

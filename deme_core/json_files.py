@@ -1,0 +1,64 @@
+"""Reading JSON that a user brings: whatever is wrong with it is one line that names the file."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+from deme_core.errors import InputError
+
+Kinds = Mapping[str, Any]
+"""Key -> the type of its value, as isinstance takes it; a key that may be absent admits None."""
+LONGEST = 200  # characters of what a library says, which may print the whole config
+
+
+def read_json(path: Path, kinds: Kinds | None = None) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: there is no such file, it holds no JSON object, or a value is not of the kind that `kinds` says.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; write or fetch it")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: no valid JSON ({error}); write or fetch it again") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds no JSON object, but {_short(found)}; write or fetch it again")
+    check_kinds(found, kinds or {}, path)
+    return found
+
+
+def check_kinds(found: Mapping[str, Any], kinds: Kinds, path: Path) -> None:
+    """Refuse an object of the file `path` that lacks a key, or has a value of another kind."""
+    for key, kind in kinds.items():
+        allowed = get_args(kind) or (kind,)
+        if key not in found and NoneType not in allowed:
+            raise InputError(f"{path}: lacks '{key}'; write or fetch it again")
+        if type(value := found.get(key)) not in allowed:  # a bool is no int here
+            names = " or ".join("null" if one is NoneType else one.__name__ for one in allowed)
+            raise InputError(f"{path}: '{key}' is {_short(value)}, must be of type {names}; write or fetch it again")
+
+
+@contextmanager
+def blamed_on(path: Path, what: str) -> Iterator[None]:
+    """What is raised at foreign content, by a library or by us, becomes an InputError that names its file.
+
+    Args:
+        what: cannot be done with the content, for people.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except Exception as error:  # libraries raise whatever they stumble over
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST]
+        raise InputError(f"{path}: {what} ({reason}); write or fetch it again") from None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) < 60 else f"{text[:60]} …"

@@ -128,13 +128,12 @@ def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> M
         own = {key: value.to(device).expand(n, *value.shape[1:]) for key, value in condition.items()}
         return torch.randn(n, *shape, device=device), torch.zeros(n, dtype=torch.long, device=device), own
 
-    mixed = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[training.mixed_precision]
     teacher, weights = training.consistency > 0, FLOAT * figures["parameters"]
-    step = timed(lambda n: _train(model, inputs(n), mixed, teacher), training.batch_size)
+    step = timed(lambda n: _train(model, inputs(n), training.dtype, teacher), training.batch_size)
     if device.type == "cuda":
         activations = (step.peak - weights) * training.batch_size // step.batch  # the gradients are in `state`
     else:
-        activations = _kept(model, inputs(1), mixed, training.gradient_checkpointing) * training.batch_size
+        activations = _kept(model, inputs(1), training.dtype, training.gradient_checkpointing) * training.batch_size
     calls = timed(lambda n: _call(model, inputs(n), getattr(torch, sampler.dtype)), sampler.block).seconds
     encoding = decoding = 0.0
     if vae is not None:
@@ -148,8 +147,8 @@ def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> M
         macs=figures["macs_per_step"],
         pixels=prod(pixels),
         encoded=sum(KEPT.itemsize * (value.numel() + 2 * prod(shape)) for value in condition.values()),
-        state=weights * (2 + (not training.ema_offload) + teacher)
-        + MOMENTS[training.optimizer] * figures["parameters"],
+        state=weights * (2 + (not training.ema_offload))
+        + (MOMENTS[training.optimizer] + teacher * training.dtype.itemsize) * figures["parameters"],
         activations=max(0, activations),
         training=step.seconds,
         sampling=calls,

@@ -23,7 +23,6 @@ from deme_core.work import only_one
 
 Curve = list[dict[str, float]]
 ROW = ("step", "loss", "denoising", "consistency", "lr", "processes")  # of a curve
-PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def train(
@@ -101,7 +100,7 @@ class _Training:
             assert teacher is not None, "a consistency loss needs its teacher"
             # Frozen, so that nothing is lost by the precision that autocast gives its activations anyway. Not by
             # diffusers' own `to`, which warns of every cast.
-            teacher = nn.Module.to(teacher, self.device, PRECISIONS[params.mixed_precision])
+            teacher = nn.Module.to(teacher, self.device, params.dtype)
             self.teacher = teacher.eval().requires_grad_(False)
         self.batches = Batches(
             examples, params, own, noise_schedule.config.num_train_timesteps, p, seed, label,

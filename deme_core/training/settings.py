@@ -5,12 +5,15 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from deme_core.params import check
 
 SCHEDULES = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "piecewise_constant",
 )  # fmt: skip
 
+PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NUMBER = r"\d+(\.\d+)?"
 
 
@@ -64,6 +67,11 @@ class TrainingParams:
     """Compute activations again in the backward pass: less memory, about a third more time."""
     ema_offload: bool = False
     """Keep the EMA weights in the memory of the CPU between steps."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in."""
+        return PRECISIONS[self.mixed_precision]
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "gradient_accumulation", "log_every", "checkpoint_every"):

@@ -1,6 +1,7 @@
 """Check the whole of params.yaml, before any stage spends time or DVC clears an output."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from deme_core.dag import check_dag
@@ -14,7 +15,8 @@ from deme_core.merging.settings import SearchParams
 from deme_core.metrics.calibration import CalibrateParams
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams, check_samples
-from deme_core.metrics.features import FeatureParams
+from deme_core.metrics.features import FeatureParams, feature_count
+from deme_core.metrics.intervals import uncovered
 from deme_core.params import check, read, section
 from deme_core.prompts.table import prompt_params
 from deme_core.sampling.conditions import check_prompts
@@ -49,7 +51,10 @@ def main() -> None:
     check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)
     pipeline = local_pipeline(parsed["pretrain_load"].source)
     check_prompts(parsed["sample"].prompts, sets, parsed["sampler"].guidance, pipeline)
-    check_samples(parsed["sample"].images, parsed["evaluate"].blocks)
+    check_samples(images := parsed["sample"].images, blocks := parsed["evaluate"].blocks)
+    count = feature_count(parsed["reference"].extractor)
+    if count and (note := uncovered(images, count, blocks)):
+        print(f"warning: {note}", file=sys.stderr)
     if pipeline is not None:
         check_schedule(source_schedule(pipeline), top, parsed["finetune_rival"], parsed["sampler"].steps)
     args.out.parent.mkdir(parents=True, exist_ok=True)

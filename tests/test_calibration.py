@@ -44,6 +44,11 @@ def test_without_a_figure_nothing_is_compared() -> None:
     assert calibrate({}, params(value=None, source=None)) == {"reproduces": None, "message": None}
 
 
+def test_a_metric_that_has_no_corrected_value_is_calibrated() -> None:
+    without = {f"frechet_train_{end}": None for end in ("corrected", "low", "high")}
+    assert calibrate(METRICS | without, params()) == calibrate(METRICS, params())
+
+
 @pytest.mark.parametrize("metric", ["frechet", "images", "extractor"])
 def test_a_metric_that_is_none_is_named_with_the_known_ones(metric: str) -> None:
     with pytest.raises(InputError, match=rf"calibrate\.metric = '{metric}': .*known are frechet_train, kid_train$"):

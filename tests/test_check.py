@@ -268,6 +268,23 @@ def test_a_run_that_has_everything_is_told_its_cost(
     assert "MISSING" not in report
 
 
+def test_a_run_of_too_few_images_for_an_interval_is_warned_of(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    params = read(REPOSITORY / "params.yaml")
+    params["pretrain_load"]["source"] = str(pipeline)
+    params["finetune_range"]["batch_size"] = params["sampler"]["block"] = 4
+    report, complete = check(params)
+    assert complete and "warning" not in report
+    params["sample"]["images"] = 240
+    report, complete = check(params)
+    assert complete and "warning: Fréchet distances get no corrected value" in report
+    (tmp_path / "config.json").write_text("{")  # which it names as missing
+    params["reference"]["extractor"] = str(tmp_path)
+    assert "config.json: no valid JSON" in check(params)[0]
+
+
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml")))
 def test_every_preset_gets_an_answer_offline_and_its_exit_status(preset: str, tmp_path: Path) -> None:
     environment = os.environ | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}

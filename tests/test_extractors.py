@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from deme_core.errors import InputError
-from deme_core.metrics.features import EXTRACTORS, load_extractor, read_config
+from deme_core.metrics.features import EXTRACTORS, feature_count, load_extractor, read_config
 from deme_core.metrics.inception import BLOCK, FILE, RESIZING
 
 
@@ -296,6 +296,35 @@ def test_without_open_clip_the_remedy_is_named(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("folder", sorted(path.parent.name for path in REPOSITORY.glob("zoo/*/config.json")))
 def test_every_extractor_of_the_zoo_is_a_row_of_the_table(folder: str) -> None:
     assert read_config(REPOSITORY / "zoo" / folder)["_class_name"] in EXTRACTORS
+
+
+@pytest.mark.parametrize(
+    ("folder", "count"), [("digits-features", 64), ("fashion-mnist-16-features", 64), ("inception-clean", 2048),
+    ("digits-clip", 64), ("dinov2-large", None), ("clip-vit-b-32", None)],
+)  # fmt: skip
+def test_the_number_of_features_is_known_before_the_weights_are(
+    folder: str, count: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert feature_count(f"zoo/{folder}") == count
+    if folder in ("digits-features", "digits-clip"):
+        assert load_extractor(f"zoo/{folder}")([pictures(2, channels=1, size=8)]).shape == (2, count)
+
+
+def test_the_number_of_features_of_a_published_model_is_that_of_its_folder_or_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_dinov2(tmp_path / "model")
+    assert feature_count(write_config(tmp_path / "dino", _class_name="DINOv2", source=str(source))) == 16
+    asked = write_config(tmp_path / "cached", _class_name="DINOv2", source="owner/name", revision="abc")
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda name, file, revision: str(source / file) if name else None
+    )
+    assert feature_count(asked) == 16
+    monkeypatch.undo()
+    assert feature_count(write_config(tmp_path / "odd", _class_name="DINOv2", source="no//hub id")) is None
+    assert feature_count(str(tmp_path / "nothing")) is None
 
 
 def test_a_folder_of_another_format_is_refused(tmp_path: Path, pipeline: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import sys
 import types
 import warnings
@@ -15,9 +16,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from deme_core.metrics.evaluation import EvaluateParams, Targets, evaluate
+from deme_core.metrics.evaluation import EvaluateParams, Targets, check_samples, evaluate
 from deme_core.metrics.frechet import FrechetReference, frechet_distance
-from deme_core.metrics.intervals import Interval, jackknife_interval, paired_interval, t_interval
+from deme_core.metrics.intervals import Interval, jackknife_interval, paired_interval, t_interval, uncovered
 from deme_core.metrics.kernel import kernel_distance
 from deme_core.metrics.moments import Array, Moments
 from deme_core.metrics.neighbours import copy_rate
@@ -445,6 +446,37 @@ def test_without_a_held_out_part_there_is_neither_its_score_nor_its_metric(refer
     metrics, scores = evaluate(models["b"], models["a"], {"train": references["train"]}, BLOCKS)
     assert sorted(scores) == ["frechet_train", "kid_train"]
     assert not [name for name in metrics if "heldout" in name or "real" in name]
+
+
+@pytest.mark.parametrize(("features", "covered"), [(15, True), (16, False), (30, False), (60, False)])
+def test_below_four_images_a_feature_there_is_no_corrected_value(rng, features, covered):
+    rows = {name: rng.normal(size=(60, features)) for name in ("ours", "theirs", "train")}
+    statistics = Moments.of(rng.normal(size=(200, features)))
+    metrics, _ = evaluate(rows["ours"], rows["theirs"], {"train": rows["train"]}, BLOCKS, statistics)
+    for part in ("train", "statistics"):
+        jackknife = [metrics[f"frechet_{part}_{end}"] for end in ("corrected", "low", "high")]
+        assert (None in jackknife, jackknife.count(None)) == ((False, 0) if covered else (True, 3))
+    for key in ("frechet_train", "frechet_train_change", "frechet_train_change_low", "kid_train_low", "precision"):
+        assert np.isfinite(metrics[key])
+    assert metrics.get("feature_count") == (None if covered else features)
+    assert (uncovered(60, features, 3) is None) == covered
+    json.loads(json.dumps(metrics, allow_nan=False))
+
+
+def test_the_sentence_names_images_features_and_a_number_of_images_that_is_enough():
+    note = uncovered(5000, 2048, 6)
+    assert "5,000 images are fewer than 4 for each of 2,048 features" in note
+    assert note.endswith("set sample.images to 8,220 or more.")
+    check_samples(8220, 6)
+    assert uncovered(8220, 2048, 6) is None and 8220 - 60 < 4 * 2048
+
+
+def test_an_interval_of_too_few_rows_does_not_cover(rng):
+    """Why there is none: near n = D the jackknife misses, from n = 4 D on it covers."""
+    model = GaussianModel(dimension=64)
+    assert uncovered(80, 64, 4) is not None and uncovered(260, 64, 4) is None
+    assert coverage(lambda: model.jackknife(rng, 80), model.truth, repeats=50) < 0.2
+    assert coverage(lambda: model.jackknife(rng, 260), model.truth, repeats=100) > 0.85
 
 
 # --- refusals ---

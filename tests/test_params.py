@@ -1,5 +1,6 @@
 """Params: every key is checked and named; params.yaml is what Hydra composes from conf/."""
 
+import json
 import math
 import re
 import sys
@@ -343,6 +344,20 @@ def test_every_preset_composes_with_the_keys_of_the_default_and_passes_validatio
     assert set(params) == set(composed(monkeypatch=monkeypatch))
     assert params["name"] == preset
     assert validate(params, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(("images", "warned"), [(240, True), (300, False)])
+def test_validate_warns_of_images_too_few_for_an_interval_and_goes_on(
+    images: int, warned: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "extractor").mkdir()
+    config = {"_class_name": "SmallClassifier", "channels": 1, "width": 64, "classes": 10}
+    (tmp_path / "extractor" / "config.json").write_text(json.dumps(config))
+    overrides = (f"sample.images={images}", "evaluate.blocks=6", f"reference.extractor={tmp_path}/extractor")
+    assert validate(composed(*overrides, monkeypatch=monkeypatch), tmp_path, monkeypatch)
+    said = capsys.readouterr().err
+    assert ("warning: Fréchet distances get no corrected value" in said) == warned
+    assert ("240 images are fewer than 4 for each of 64 features; set sample.images to 300" in said) == warned
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from deme_core.errors import InputError
 from deme_core.merging.search import search
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import TrialLog
+from deme_core.metrics.intervals import uncovered
 from deme_core.report import figures
 from deme_core.report.tables import (
     MODELS,
@@ -172,6 +173,23 @@ def test_without_held_out_part_and_with_a_large_kid(tmp_path):
     table = table_of(heldout=False, kid_train=0.5, kid_train_low=0.25, kid_train_high=0.75)
     text = page("toy", table, *searched(tmp_path, 1), {})
     assert "held-out part" not in text and "10⁻³" not in text and "| 0.5000 ± 0.2500 | 25.0 % |" in text
+
+
+def test_without_corrected_values_the_page_says_why(tmp_path):
+    none = {f"frechet_{part}_{end}": None for part in ("train", "heldout") for end in ("corrected", "low", "high")}
+    for model, own in all_metrics(**none, feature_count=512).items():
+        (tmp_path / f"{model}.json").write_text(json.dumps(own))
+    table = results(read_metrics(tmp_path, all_metrics()), {}, 2, 800)
+    text = page("toy", table, *searched(tmp_path / "search", 2), {})
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert "Fréchet distance, training part<br>plain |" in rows[0] and "jackknife" not in text
+    ensemble = next(row for row in rows if "ensemble" in row).strip("| ").split(" | ")
+    assert ensemble[1:3] == ["0.8000", "−0.2000 [−0.3000, −0.1000]<br>(−25.0 %)"]
+    assert text.count(uncovered(1200, 512, 6)) == 1
+    assert "nan" not in text.lower() and "none" not in text.lower().replace("none is widened", "")
+    table.to_csv(tmp_path / "results.csv")
+    read = pd.read_csv(tmp_path / "results.csv", index_col="model")
+    assert read[list(none)].isna().all(axis=None) and read["frechet_train_change"].notna().all()
 
 
 ROWS = [  # round, first, images, w1, w2, score

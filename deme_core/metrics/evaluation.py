@@ -6,14 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from deme_core.metrics.frechet import FrechetReference
-from deme_core.metrics.intervals import Interval, jackknife_interval, paired_interval, t_interval
+from deme_core.metrics.intervals import (
+    JACKKNIFE_GROUPS,
+    Interval,
+    jackknife_interval,
+    paired_interval,
+    t_interval,
+    uncovered,
+)
 from deme_core.metrics.kernel import KernelReference
 from deme_core.metrics.manifolds import precision_recall
 from deme_core.metrics.moments import Moments
 from deme_core.metrics.neighbours import copy_rate
 from deme_core.params import check
 
-JACKKNIFE_GROUPS = 20
+Metrics = dict[str, float | None]
 Scores = dict[str, list[float]]
 
 
@@ -39,7 +46,7 @@ def evaluate(
     references: dict[str, np.ndarray],
     params: EvaluateParams,
     statistics: Moments | None = None,
-) -> tuple[dict[str, float], Scores]:
+) -> tuple[Metrics, Scores]:
     """Flat metrics of a model, and its scores on each seed block.
 
     Args:
@@ -50,8 +57,9 @@ def evaluate(
 
     Returns:
         For each part: `frechet_*`, the plain distance at n images (what other tools print); `_corrected` with
-        `_low`, `_high`: without its upward bias in n, by the jackknife over 20 groups; `_change` with `_change_low`,
-        `_change_high`: minus the baseline's, paired over the seed blocks. `kid_*` likewise over the blocks (it has
+        `_low`, `_high`: without its upward bias in n, by the jackknife over 20 groups, or null, and D as
+        `feature_count`, where n is too small for it; `_change` with `_change_low`, `_change_high`: minus the
+        baseline's, paired over the seed blocks. `kid_*` likewise over the blocks (it has
         no bias). `copy_rate`, and `copy_rate_real`: the same for the held-out images, the level of no copying.
         `precision` and `recall` towards the training part, both sets cut to the size of the smaller one.
         And the scores of `Targets` of the model, so that any two models can be compared in pairs.
@@ -59,10 +67,12 @@ def evaluate(
     targets = Targets(references, statistics)
     ours, theirs = (targets.scores(rows, params.blocks) for rows in (features, baseline))
     groups = [Moments.of(group) for group in np.split(features, JACKKNIFE_GROUPS)]
-    out: dict[str, float] = {}
+    images, count = features.shape
+    covered = uncovered(images, count, params.blocks) is None
+    out: Metrics = {} if covered else {"feature_count": count}
     for name, reference in targets.frechet.items():
         out[name] = reference.distance(Moments.of(features))
-        _put(out, name, "corrected", jackknife_interval(reference.distance, groups))
+        _put(out, name, "corrected", jackknife_interval(reference.distance, groups) if covered else None)
         _put(out, f"{name}_change", None, paired_interval(ours[name], theirs[name]))
     for name in targets.kernel:
         _put(out, name, None, t_interval(ours[name]))
@@ -106,6 +116,7 @@ def _spread(rows: np.ndarray, count: int) -> np.ndarray:
     return rows[np.arange(count) * len(rows) // count]
 
 
-def _put(out: dict[str, float], name: str, suffix: str | None, interval: Interval) -> None:
-    out[f"{name}_{suffix}" if suffix else name] = interval.value
-    out[f"{name}_low"], out[f"{name}_high"] = interval.low, interval.high
+def _put(out: Metrics, name: str, suffix: str | None, interval: Interval | None) -> None:
+    value, low, high = (interval.value, interval.low, interval.high) if interval else (None, None, None)
+    out[f"{name}_{suffix}" if suffix else name] = value
+    out[f"{name}_low"], out[f"{name}_high"] = low, high

@@ -14,6 +14,7 @@ from deme_core.json_files import Kinds, blamed_on, check_kinds, read_json
 from deme_core.metrics.embeddings import load_clip, load_dinov2
 from deme_core.metrics.extractor import Extractor
 from deme_core.metrics.inception import load_inception
+from deme_core.metrics.open_clip_models import CONFIG
 from deme_core.tensors import check_same_layout, read_tensors, weights_hash
 
 
@@ -75,14 +76,40 @@ class Kind:
     """(folder, config.json) -> the extractor."""
     keys: Kinds
     """Of its config.json."""
+    features: Callable[[dict[str, Any]], int | None]
+    """config.json -> D, as far as files on this machine say it."""
+
+
+def _published(file: str, *keys: str) -> Callable[[dict[str, Any]], int | None]:
+    """D of a published model: what stands under the keys in its `file`; None where that is not on this machine."""
+
+    def features(config: dict[str, Any]) -> int | None:
+        found: Any = Path(config["source"], file)
+        if not Path(config["source"]).is_dir():
+            from huggingface_hub import try_to_load_from_cache
+
+            try:
+                found = try_to_load_from_cache(config["source"], file, revision=config.get("revision"))
+            except ValueError:  # no hub id
+                return None
+        if not isinstance(found, str | Path) or not Path(found).is_file():
+            return None
+        found = read_json(Path(found))
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found if isinstance(found, int) else None
+
+    return features
 
 
 PUBLISHED: Kinds = {"source": str, "revision": str | None}
 EXTRACTORS = {
-    "SmallClassifier": Kind(load_classifier, {"channels": int, "width": int, "classes": int}),
-    "Inception": Kind(load_inception, {"resize": str, "weights": str}),
-    "CLIP": Kind(load_clip, PUBLISHED),
-    "DINOv2": Kind(load_dinov2, PUBLISHED),
+    "SmallClassifier": Kind(
+        load_classifier, {"channels": int, "width": int, "classes": int}, lambda config: config["width"]
+    ),
+    "Inception": Kind(load_inception, {"resize": str, "weights": str}, lambda config: 2048),
+    "CLIP": Kind(load_clip, PUBLISHED, _published(CONFIG, "model_cfg", "embed_dim")),
+    "DINOv2": Kind(load_dinov2, PUBLISHED, _published("config.json", "hidden_size")),
 }
 
 
@@ -95,6 +122,18 @@ def load_extractor(source: str) -> Extractor:
     directory = Path(source)
     config = read_config(directory)
     return EXTRACTORS[config["_class_name"]].load(directory, config)
+
+
+def feature_count(source: str) -> int | None:
+    """D of the extractor in the folder `source`; None where no file on this machine says it.
+
+    Raises:
+        InputError: its config.json is broken.
+    """
+    if not (Path(source) / "config.json").is_file():
+        return None
+    config = read_config(Path(source))
+    return EXTRACTORS[config["_class_name"]].features(config)
 
 
 def read_config(directory: Path) -> dict[str, Any]:

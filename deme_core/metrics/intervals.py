@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -11,6 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from deme_core.metrics.moments import Array, Moments
+
+JACKKNIFE_GROUPS = 20
+COVERED = 4  # rows for each feature, from which on the jackknife of a Fréchet distance covers it
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ def jackknife_interval(
     standard error: sqrt((K - 1) / K * sum_k (theta(-k) - mean_k theta(-k))^2); Student t with K - 1 degrees
     of freedom (Tukey 1958; Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11).
 
-    For a Fréchet distance all groups together should hold at least about 4 D rows. Near D rows its bias is no
-    longer 1 / n, and the interval lies too low: on Gaussians with D = 64 a 95 % interval covered 95 % at 4 D
+    For a Fréchet distance all groups together must hold at least about 4 D rows (see `uncovered`). Near D rows its bias
+    is no longer 1 / n, and the interval lies too low: on Gaussians with D = 64 a 95 % interval covered 95 % at 4 D
     rows, 60 % at 2 D and 0 % at D.
     """
     # A percentile bootstrap is not offered. A Fréchet distance of n rows reads too high by about c / n, and
@@ -94,6 +98,23 @@ def jackknife_interval(
     value = k * statistic(whole) - (k - 1) * float(without.mean())
     standard_error = ((k - 1) / k * float(np.square(without - without.mean()).sum())) ** 0.5
     return _student(value, standard_error, k - 1, confidence)
+
+
+def uncovered(images: int, features: int, blocks: int) -> str | None:
+    """Why the Fréchet distance of so many images gets no jackknife, in a sentence for people; None where it gets one.
+
+    Args:
+        features: D.
+        blocks: seed blocks, into which images are split, as they are into the groups of the jackknife.
+    """
+    if images >= COVERED * features:
+        return None
+    unit = math.lcm(blocks, JACKKNIFE_GROUPS)
+    return (
+        f"Fréchet distances get no corrected value and no interval of it, which would not cover: {images:,} images are"
+        f" fewer than {COVERED} for each of {features:,} features; set sample.images to"
+        f" {-(-COVERED * features // unit) * unit:,} or more."
+    )
 
 
 def _student(value: float, standard_error: float, degrees: float, confidence: float) -> Interval:

@@ -6,7 +6,9 @@ from deme_core.data.images import DataParams
 from deme_core.errors import InputError
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.clip_score import ClipScoreParams
-from deme_core.metrics.features import FeatureParams
+from deme_core.metrics.evaluation import EvaluateParams
+from deme_core.metrics.features import FeatureParams, feature_count
+from deme_core.metrics.intervals import uncovered
 from deme_core.params import section
 from deme_core.prompts.settings import PromptParams
 from deme_core.prompts.table import load_prompts, prompt_params
@@ -47,6 +49,7 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
         lines += _measured(measured, counts, top.N, len(params["dag"]["models"]), training.batch_size)
     else:
         lines.append("  time, FLOPs, memory, disk: told once the model is there")
+    lines += _uncovered(features.extractor, sample.images, section(params, "evaluate", EvaluateParams).blocks)
     missing = sum(artefact.path is None for artefact in found)
     lines += ["", f"{missing} of {len(found)} missing" if missing else "everything is there"]
     return "\n".join(lines), not missing
@@ -66,6 +69,16 @@ def _artefact_line(artefact: Artefact) -> str:
     # A path of no name stands for what comes with a package, or is made by the run.
     size = f" ({amount(artefact.size or 0, 'B')})" if artefact.path.name else ""
     return f"  present  {artefact.kind:<10} {artefact.name}{size}"
+
+
+def _uncovered(extractor: str, images: int, blocks: int) -> list[str]:
+    """A warning where distances of so few images get no interval."""
+    try:
+        count = feature_count(extractor)
+    except InputError:  # named among what is missing
+        return []
+    note = uncovered(images, count, blocks) if count else None
+    return [f"  warning: {note}"] if note else []
 
 
 def _counts(counts: Counts) -> list[str]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from deme_core.dag import DEME, NONNEGATIVE, OWN, SOUP_FULL_RANGE, SOUP_GREEDY
 from deme_core.errors import InputError
-from deme_core.metrics.intervals import paired_interval
+from deme_core.metrics.intervals import paired_interval, uncovered
 
 MODELS = {
     "pretrained": "pretrained",
@@ -189,8 +189,8 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
         f"Protocol: {base.images:,} images a model from the seed block {base.seed_block}, in {blocks}; sampler"
         f" {base.sampler_kind}, {base.sampler_steps} steps, {base.sampler_spacing} spacing, {base.sampler_dtype};"
         f" features of `{base.extractor}`; {base.reference_images:,} reference images in the training part.",
-        "How to read it: lower is better. A distance stands as its plain value, which other tools print, and below it"
-        " freed of its upward bias, with a 95 % interval, by the jackknife over groups of images. A change is the mean"
+        "How to read it: lower is better. A distance stands as its plain value, which other tools print"
+        f"{_corrected_note(table)} A change is the mean"
         f" difference to the pretrained model on the same noise, with a 95 % t interval of the differences over the"
         f" {blocks}; its percentage is of the pretrained model's plain value. Compare models by the change, not by"
         " whether their own intervals overlap. The intervals cover the luck of sampling, not that of training, and"
@@ -247,14 +247,27 @@ def _parts(table: pd.DataFrame) -> list[tuple[str, str]]:
     return [(key, part) for key, part in FRECHET.items() if key in table]
 
 
+def _uncovered(table: pd.DataFrame) -> str | None:
+    base: Any = table.loc["pretrained"]
+    return uncovered(base.images, base.feature_count, base.seed_blocks) if "feature_count" in table else None
+
+
+def _corrected_note(table: pd.DataFrame) -> str:
+    """The end of the sentence on plain values: what stands below them, or why nothing does."""
+    if note := _uncovered(table):
+        return f". {note}"
+    return ", and below it freed of its upward bias, with a 95 % interval, by the jackknife over groups of images."
+
+
 def _readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the results as text, with four significant digits of the pretrained model's values."""
     base: Any = table.loc["pretrained"]
     unit = 1000 if abs(base.kid_train) < 0.1 else 1
     kid_digits = _digits(base.kid_train * unit)
-    header = ["model"]
+    header, covered = ["model"], _uncovered(table) is None
     for _, part in _parts(table):
-        header += [f"Fréchet distance, {part}<br>plain; corrected [95 %]", "its change<br>paired [95 %]"]
+        shown = "plain; corrected [95 %]" if covered else "plain"
+        header += [f"Fréchet distance, {part}<br>{shown}", "its change<br>paired [95 %]"]
         header += ["against the best rival<br>paired [95 %]"] if "best_rival" in table else []
     header += [f"KID, training part{', in 10⁻³' * (unit > 1)}<br>± 95 %", "copy rate"]
     header += ["training steps", "parameters", "MACs a step"]
@@ -265,7 +278,8 @@ def _readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             digits = _digits(base[key])
             percent = number(row[f"{key}_change_percent"], 1, "+")
             change = f"{_interval(row, f'{key}_change', '', digits, '+')}<br>({percent} %)"
-            cells += [f"{number(row[key], digits)}<br>{_interval(row, key, '_corrected', digits)}"]
+            corrected = f"<br>{_interval(row, key, '_corrected', digits)}" if covered else ""
+            cells += [f"{number(row[key], digits)}{corrected}"]
             cells += ["—" if model == "pretrained" else change]
             if "best_rival" in row:
                 own = model == row["best_rival"]

@@ -14,10 +14,11 @@ pretrained model:
 A finetuned rival stands in the tables as trained, and as `name+scale` with the scale of its task vector searched.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deme_core.errors import InputError
+from deme_core.inputs import UNCHANGING
 
 SOUP_GREEDY, LOSS_EQUIVALENT, SOUP_FULL_RANGE = "soup_greedy", "loss_equivalent", "soup_full_range"
 RIVALS = (
@@ -28,8 +29,11 @@ NONNEGATIVE = "merged_nonnegative"
 OWN = ("pretrained", *DEME, NONNEGATIVE)  # no rivals
 
 
-def dag(N: int, rivals: Sequence[str], prompts: Sequence[str] = ()) -> dict[str, Any]:
+def dag(N: int, rivals: Sequence[str], references: Mapping[str, str | None] | None = None) -> dict[str, Any]:
     """The section `dag`.
+
+    Args:
+        references: every prompt set -> its `reference`.
 
     Returns:
         ranges: 1 … N.
@@ -37,7 +41,8 @@ def dag(N: int, rivals: Sequence[str], prompts: Sequence[str] = ()) -> dict[str,
         finetunes: every rival that is trained -> what its training waits for beside data and base.
         searches: every model that a search beside DeMe's makes -> the vectors that it combines, and its kind (a row of
             `deme_core.merging.search.KINDS`).
-        prompted: every model on every prompt set (`prompts` names them), MODEL+SET -> both, and the model's path.
+        prompted: every model on every prompt set, MODEL+SET -> both, the model's path, and the features of real images
+            that evaluate_prompts reads (of a set without them what never changes).
         prompt_reports: what shows them -> its folder; none without prompt sets.
 
     Raises:
@@ -61,19 +66,26 @@ def dag(N: int, rivals: Sequence[str], prompts: Sequence[str] = ()) -> dict[str,
     if SOUP_GREEDY in rivals:
         searches[SOUP_GREEDY] = {"kind": "greedy", "vectors": f"models/n{N}/vectors"}
     models = {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in [*own, *finetunes, *searches]}
+    sets = {name: reference or UNCHANGING for name, reference in (references or {}).items()}
     return {
         "ranges": list(range(1, N + 1)),
         "models": models,
         "finetunes": finetunes,
         "searches": searches,
-        "prompted": {f"{m}+{s}": {"model": m, "path": path, "set": s} for s in prompts for m, path in models.items()},
-        "prompt_reports": {"table2": "reports/prompts"} if prompts else {},
+        "prompted": {
+            f"{model}+{name}": {"model": model, "path": path, "set": name, "reference": reference}
+            for name, reference in sets.items()
+            for model, path in models.items()
+        },
+        "prompt_reports": {"table2": "reports/prompts"} if sets else {},
     }
 
 
-def check_dag(section: Any, N: int, rivals: Sequence[str], prompts: Iterable[str] = ()) -> None:
+def check_dag(
+    section: Any, N: int, rivals: Sequence[str], references: Mapping[str, str | None] | None = None
+) -> None:  # fmt: skip
     """Refuse a section that belongs to other params: dvc.yaml would make stages of it."""
-    if section != dag(N, rivals, list(prompts)):
+    if section != dag(N, rivals, references):
         raise InputError(
             f"params: dag is not that of N = {N}, rivals = {list(rivals)}; it is derived: set these with"
             " `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"

@@ -6,6 +6,7 @@ Each dataclass lives beside the code it governs; this module knows none of them.
 import dataclasses
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,12 @@ def check(condition: bool, key: str, value: Any, rule: str) -> None:
     """Refuse a param value in one line: key, value and the rule with its remedy."""
     if not condition:
         raise InputError(f"params: {key} = {value!r}: {rule}")
+
+
+def check_keys(params: dict[str, Any], known: Sequence[str]) -> None:
+    """Refuse a top-level key that is none of the known ones."""
+    for key in params:
+        check(key in known, key, "…", f"unknown key; valid keys are {', '.join(known)}")
 
 
 def _parse(cls: Any, value: Any, where: str) -> Any:

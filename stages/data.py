@@ -5,6 +5,7 @@ from pathlib import Path
 
 from deme_core.data.images import DataParams, save_part
 from deme_core.data.sources import read_parts
+from deme_core.inputs import check_inputs
 from deme_core.params import read, section
 from deme_core.sampling.archive import write_grid
 from deme_core.stage import run
@@ -14,11 +15,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the parts")
     args = parser.parse_args()
-    params = section(read(), "data", DataParams)
-    parts = read_parts(params)
+    check_inputs(params := read())  # a folder may have come since validate ran
+    data = section(params, "data", DataParams)
+    parts = read_parts(data)
     for part, images in parts.items():
         save_part(args.out, part, images)
-    write_grid(args.out / "preview.png", parts["train"].pixels[:100], columns=20, scale=max(1, 64 // params.size))
+    write_grid(args.out / "preview.png", parts["train"].pixels[:100], columns=20, scale=max(1, 64 // data.size))
     print({part: len(images) for part, images in parts.items()})
 
 

@@ -19,7 +19,7 @@ from deme_core.stage import run
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", required=True, help="name of the prompt set")
-    parser.add_argument("--prompts", type=Path, required=True, help="output of the stage prompts")
+    parser.add_argument("--prompts", type=Path, required=True, help="folder of the outputs of the stages prompts")
     parser.add_argument("--samples", type=Path, required=True, help="images of the set's prompts, in turn")
     parser.add_argument("--out", type=Path, required=True, help="flat JSON")
     parser.add_argument("--scores", type=Path, required=True, help="CSV of the score of each image")

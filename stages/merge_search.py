@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, required=True, help="folder of the task vectors")
     parser.add_argument("--reference", type=Path, required=True, help="output of the stage reference")
     parser.add_argument("--data", type=Path, required=True, help="output of the stage data, for its captions")
-    parser.add_argument("--prompts", type=Path, required=True, help="output of the stage prompts")
+    parser.add_argument("--prompts", type=Path, required=True, help="folder of the outputs of the stages prompts")
     parser.add_argument("--examples", type=Path, required=True, help="output of the stage encode, for the loss")
     parser.add_argument("--kind", choices=KINDS, default="deme", help="whose search: DeMe's, with w >= 0, a rival's")
     parser.add_argument("--out", type=Path, required=True, help="folder of trials.csv and result.json")

@@ -1,12 +1,15 @@
 """Bring the pretrained pipeline in: from the zoo, a directory, the hub, or by training one from scratch."""
 
 import argparse
+import json
 from pathlib import Path
 
 from deme_core.checkpoints import resolve_source, verify_pipeline
+from deme_core.commits import say_commit
 from deme_core.data.examples import Pixels
 from deme_core.data.images import load_part
 from deme_core.hub_layouts import import_pipeline
+from deme_core.inputs import check_inputs
 from deme_core.params import read, section
 from deme_core.processes import by_main
 from deme_core.stage import run, run_params
@@ -18,7 +21,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="output of the stage data, for source: train")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pipeline")
     args = parser.parse_args()
-    params = read()
+    check_inputs(params := read())  # a folder may have come since validate ran
     load = section(params, "pretrain_load", PretrainParams)
     if load.train is not None:
         from deme_core.training.scratch import train_from_scratch
@@ -26,8 +29,15 @@ def main() -> None:
         seed = run_params(params).seed
         train_from_scratch(load.train, Pixels(load_part(args.data, "train").pixels), args.out, seed=seed)
     else:
-        by_main(lambda: import_pipeline(resolve_source(load.source, load.revision), args.out))
+        by_main(lambda: bring_in(load, args.out))
     verify_pipeline(args.out)
+
+
+def bring_in(load: PretrainParams, out: Path) -> None:
+    folder = resolve_source(load.source, load.revision)
+    import_pipeline(folder, out)
+    if folder != Path(load.source) and (commit := say_commit(load.source, folder, "pretrain_load.revision")):
+        (out / "hub.json").write_text(json.dumps({"source": load.source, "commit": commit}) + "\n")
 
 
 if __name__ == "__main__":

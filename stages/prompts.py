@@ -1,4 +1,4 @@
-"""The texts of the prompt sets that text-to-image models are sampled with, as one JSON; none for other models.
+"""The texts of one prompt set that text-to-image models are sampled with.
 
 What will measure the images is opened here, too: a CLIP model that is missing ends a run before anything is trained.
 """
@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from deme_core.inputs import check_inputs
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import FeatureParams
 from deme_core.metrics.prompt_check import check_measures
@@ -18,16 +19,16 @@ from deme_core.stage import run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="JSON: the name of a set -> its texts, and images each")
+    parser.add_argument("--set", required=True, help="name of the prompt set")
+    parser.add_argument("--out", type=Path, required=True, help="JSON of its name, its texts, and images each")
     args = parser.parse_args()
-    params = read()
-    wanted = prompt_params(params)
-    sets = {name: asdict(load_prompts(name, own)) for name, own in wanted.items()}
-    if wanted:
-        extractor = section(params, "reference", FeatureParams).extractor
-        check_measures(wanted.values(), section(params, "clip_score", ClipScoreParams), extractor)
+    check_inputs(params := read())  # a folder may have come since validate ran
+    own = prompt_params(params)[args.set]
+    prompts = load_prompts(args.set, own)
+    extractor = section(params, "reference", FeatureParams).extractor
+    check_measures(own, section(params, "clip_score", ClipScoreParams), extractor)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(sets, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    args.out.write_text(json.dumps(asdict(prompts), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="a pipeline, or the folder of the experts")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
-    parser.add_argument("--prompts", type=Path, required=True, help="output of the stage prompts")
+    parser.add_argument("--prompts", type=Path, required=True, help="folder of the outputs of the stages prompts")
     parser.add_argument("--set", help="a prompt set, all of it; else the images that the section sample asks for")
     parser.add_argument("--out", type=Path, required=True, help="folder of the archives")
     args = parser.parse_args()

@@ -1,7 +1,6 @@
 """Check the whole of params.yaml, before any stage spends time or DVC clears an output."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from deme_core.dag import check_dag
@@ -9,15 +8,15 @@ from deme_core.data.encode import EncodeParams
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
 from deme_core.hub_layouts import local_pipeline, source_schedule
+from deme_core.inputs import check_inputs
 from deme_core.merging.methods import MergeParams, check_blocks
 from deme_core.merging.search import check_search
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.calibration import CalibrateParams
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams, check_samples
-from deme_core.metrics.features import FeatureParams, feature_count
-from deme_core.metrics.intervals import uncovered
-from deme_core.params import check, read, section
+from deme_core.metrics.features import FeatureParams
+from deme_core.params import check, check_keys, read, section
 from deme_core.prompts.table import prompt_params
 from deme_core.sampling.conditions import check_prompts
 from deme_core.sampling.settings import LossMatrixParams, SampleParams, SamplerParams
@@ -39,11 +38,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="written once everything is right, always the same")
     args = parser.parse_args()
     params = read()
-    known = [*RunParams.__dataclass_fields__, *SECTIONS, "prompts", "dag"]
-    for key in params:
-        check(key in known, key, "…", f"unknown key; valid keys are {', '.join(known)}")
-    top = run_params(params)
-    check_dag(params.get("dag"), top.N, top.rivals, sets := prompt_params(params))
+    check_keys(params, [*RunParams.__dataclass_fields__, *SECTIONS, "prompts", "dag", "inputs"])
+    top, sets = run_params(params), prompt_params(params)
+    check_dag(params.get("dag"), top.N, top.rivals, {name: own.reference for name, own in sets.items()})
     parsed = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
     check((data := parsed["data"].source) in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
     kinds, texts = [s["kind"] for s in params["dag"]["searches"].values()], parsed["sample"].prompts is not None
@@ -51,12 +48,10 @@ def main() -> None:
     check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)
     pipeline = local_pipeline(parsed["pretrain_load"].source)
     check_prompts(parsed["sample"].prompts, sets, parsed["sampler"].guidance, pipeline)
-    check_samples(images := parsed["sample"].images, blocks := parsed["evaluate"].blocks)
-    count = feature_count(parsed["reference"].extractor)
-    if count and (note := uncovered(images, count, blocks)):
-        print(f"warning: {note}", file=sys.stderr)
+    check_samples(parsed["sample"].images, parsed["evaluate"].blocks, parsed["reference"].extractor)
     if pipeline is not None:
         check_schedule(source_schedule(pipeline), top, parsed["finetune_rival"], parsed["sampler"].steps)
+    check_inputs(params)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("every section of params.yaml is well-formed\n")
 

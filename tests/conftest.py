@@ -26,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from deme_core.checkpoints import denoiser_dir, load_denoiser, save_denoiser, weights_file
 from deme_core.data.images import DataParams
 from deme_core.data.sources import read_digits
+from deme_core.inputs import inputs
 from deme_core.merging.task_vectors import vector_files, write_task_vector
 from deme_core.metrics.features import SmallClassifier
 from deme_core.projection import insert_projections
@@ -202,7 +203,7 @@ def run_dag(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> set[str]
     import networkx
     from dvc.repo import Repo
 
-    Path("params.yaml").write_text(yaml.safe_dump(params))
+    Path("params.yaml").write_text(yaml.safe_dump(params | {"inputs": inputs(params)}))
     shutil.copy(REPOSITORY / "dvc.yaml", ".")
     Path(".dvc").mkdir()
     Path(".dvc/config").write_text("[core]\n    no_scm = true\n")

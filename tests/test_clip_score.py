@@ -29,6 +29,7 @@ class Compass:
     """A stand-in for a model: texts are directions, an image is the direction of its first pixel, in half degrees."""
 
     asked: list[Sequence[str]]
+    folder: Path = Path("compass")
 
     def extractor(self, name: str) -> Extractor:
         return Extractor(name, "0123456789", lambda pixels: 3 * direction(pixels[:, 0, 0, 0] * 2.0), 2)

@@ -6,6 +6,7 @@ import pytest
 
 from deme_core.dag import DEME, OWN, RIVALS, check_dag, dag
 from deme_core.errors import InputError
+from deme_core.inputs import UNCHANGING
 from deme_core.merging.search import KINDS
 
 DAG = dag(3, ["full_range", "soup_greedy", "loss_equivalent"])
@@ -26,14 +27,18 @@ def test_without_rivals_there_are_the_ranges_and_the_models_of_deme() -> None:
 
 
 def test_every_model_meets_every_prompt_set() -> None:
-    section = dag(2, ["full_range"], ["coco", "parti"])
+    references = {"coco": "real/coco.safetensors", "parti": None}
+    section = dag(2, ["full_range"], references)
     assert list(section["prompted"])[:2] == ["pretrained+coco", "ensemble+coco"]
     assert section["prompted"]["full_range+scale+parti"] == {
-        "model": "full_range+scale", "path": "n2/full_range+scale", "set": "parti",
+        "model": "full_range+scale", "path": "n2/full_range+scale", "set": "parti", "reference": UNCHANGING,
     }  # fmt: skip
+    assert section["prompted"]["merged+coco"]["reference"] == "real/coco.safetensors"
     assert len(section["prompted"]) == 2 * len(section["models"])
     assert section["prompt_reports"] == {"table2": "reports/prompts"}
-    check_dag(section, 2, ["full_range"], ["coco", "parti"])
+    check_dag(section, 2, ["full_range"], references)
+    with pytest.raises(InputError, match="params: dag is not that of"):
+        check_dag(section, 2, ["full_range"], references | {"coco": "real/other.safetensors"})
 
 
 def test_the_dag_of_three_rivals_by_hand() -> None:
@@ -106,7 +111,7 @@ def test_the_dag_of_the_params_passes() -> None:
         dag(4, ["min_snr"]),
         dag(4, ["full_range"]) | {"ranges": [1, 2, 3]},
         dag(4, ["full_range"]) | {"more": 1},
-        dag(4, ["full_range"], ["coco"]),
+        dag(4, ["full_range"], {"coco": None}),
     ],
 )
 def test_a_dag_of_other_params_is_refused_with_the_way_to_compose_it(section: object) -> None:

@@ -16,6 +16,7 @@ from deme_core.checkpoints import WEIGHTS, denoiser_dir, load_denoiser, resolve_
 from deme_core.data.examples import Pixels
 from deme_core.errors import InputError
 from deme_core.hub_layouts import ATTENTION, PICKLED, find_layout, import_pipeline, source_schedule
+from deme_core.inputs import inputs
 from deme_core.params import read
 from deme_core.stage import run
 from deme_core.tensors import read_recipe
@@ -237,7 +238,7 @@ def test_the_stage_loads_a_flat_repository_and_an_expert_is_trained_on_it(
     write_flat(tmp_path / "flat", geometry)
     params = read(REPOSITORY / "params.yaml")
     params["pretrain_load"] = {"source": "flat", "revision": None, "train": None}
-    (tmp_path / "params.yaml").write_text(json.dumps(params))
+    (tmp_path / "params.yaml").write_text(json.dumps(params | {"inputs": inputs(params, tmp_path)}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["pretrain_load", "--data", "nothing", "--out", "out"])
     monkeypatch.syspath_prepend(REPOSITORY / "stages")

@@ -425,7 +425,7 @@ def test_validate_counts_the_weights_of_a_block(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_validate_knows_the_dag_but_no_longer_the_ranges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"params: ranges = '…': unknown key; valid keys are .*rivals.*, dag$"):
+    with pytest.raises(SystemExit, match=r"params: ranges = '…': unknown key; valid keys are .*rivals.*, dag, inputs$"):
         validate(composed(monkeypatch=monkeypatch) | {"ranges": [1, 2, 3, 4]}, tmp_path, monkeypatch)
 
 

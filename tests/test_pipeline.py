@@ -117,7 +117,7 @@ def finished(first: tuple[Path, list[str]], tmp_path: Path) -> Path:
 
 def every_stage(N: int, rivals: Sequence[str] = ()) -> list[str]:
     """The stages of dvc.yaml with their foreach spelled out: over a list its entries, over a section its keys."""
-    section = {f"${{dag.{name}}}": items for name, items in dag(N, rivals).items()}
+    section = {f"${{dag.{name}}}": items for name, items in dag(N, rivals).items()} | {"${inputs.prompts}": []}
     items = {name: section[stage["foreach"]] if "foreach" in stage else None for name, stage in DAG.items()}
     names = [name for name, each in items.items() if each is None]
     return names + [f"{name}@{item}" for name, each in items.items() if each is not None for item in each]

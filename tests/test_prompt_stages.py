@@ -20,9 +20,11 @@ from deme_core.data.images import DataParams
 from deme_core.data.sources import read_digits
 from deme_core.errors import InputError
 from deme_core.hub_layouts import import_pipeline
+from deme_core.inputs import inputs
 from deme_core.metrics.feature_files import read_features, write_features
 from deme_core.metrics.features import load_extractor
 from deme_core.prompts.saved import read_prompts
+from deme_core.prompts.settings import Prompts
 from deme_core.sampling.archive import PROTOCOL, write_archive
 
 MODELS = {"pretrained": "pretrained", "merged": "n4/merged"}
@@ -39,7 +41,7 @@ def folder(empty_folder: Path, extractor_dir: Path, digits: torch.Tensor, monkey
     params |= {"prompts": {"directions": one}, "clip_score": {"model": "compass", "pretrained": None}}
     params["reference"]["extractor"] = str(extractor_dir)
     params["dag"]["models"] = MODELS
-    (empty_folder / "params.yaml").write_text(yaml.safe_dump(params))
+    write_params(params)
     protocol = {"images": 12, "prompts": 3, "seed_block": "EVALUATION", "sampler": {"kind": "pndm", "steps": 2}}
     for k, model in enumerate(MODELS):
         samples = empty_folder / "samples" / "directions" / model
@@ -51,10 +53,18 @@ def folder(empty_folder: Path, extractor_dir: Path, digits: torch.Tensor, monkey
     return empty_folder
 
 
+def write_params(params: dict[str, Any]) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump(params | {"inputs": inputs(params)}))
+
+
+def write_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage("prompts", "--set", "directions", "--out", "data/prompts/directions.json", monkeypatch=monkeypatch)
+
+
 def evaluate(model: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    stage("prompts", "--out", "data/prompts.json", monkeypatch=monkeypatch)
+    write_prompts(monkeypatch)
     stage(
-        "evaluate_prompts", "--set", "directions", "--prompts", "data/prompts.json",
+        "evaluate_prompts", "--set", "directions", "--prompts", "data/prompts",
         "--samples", f"samples/directions/{model}", "--out", f"metrics/prompts/directions/{model}.json",
         "--scores", f"scores/prompts/directions/{model}.csv", monkeypatch=monkeypatch,
     )  # fmt: skip
@@ -79,12 +89,11 @@ def test_samples_become_scores_a_table_and_a_gallery(folder: Path, monkeypatch: 
     assert "| DeMe merged, searched w |" in Path("reports/prompts/table2.md").read_text()
 
 
-def test_a_set_or_a_prompts_file_that_is_not_there_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"prompts\.json: no such file; `dvc repro prompts` writes it"):
-        read_prompts(Path("data/prompts.json"), "directions")
-    evaluate("merged", monkeypatch)
-    with pytest.raises(InputError, match="no prompt set 'coco'; it holds directions; see params: prompts"):
-        read_prompts(Path("data/prompts.json"), "coco")
+def test_a_set_that_is_not_there_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"directions\.json: no such file; `dvc repro prompts@directions` writes it"):
+        read_prompts(Path("data/prompts"), "directions")
+    write_prompts(monkeypatch)
+    assert read_prompts(Path("data/prompts"), "directions") == Prompts("directions", ("right", "up", "left"), 4)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +111,10 @@ def test_what_cannot_measure_is_named_before_anything_is_trained(
                    replace(extractor, sha256="0" * 64))  # fmt: skip
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["prompts"]["directions"] |= change
-    Path("params.yaml").write_text(yaml.safe_dump(params))
+    write_params(params)
     with pytest.raises((InputError, SystemExit), match=message):
-        stage("prompts", "--out", "data/prompts.json", monkeypatch=monkeypatch)
-    assert not Path("data/prompts.json").exists()
+        write_prompts(monkeypatch)
+    assert not Path("data/prompts").exists()
 
 
 def test_a_clip_model_that_is_missing_is_named_before_anything_is_trained(
@@ -116,7 +125,7 @@ def test_a_clip_model_that_is_missing_is_named_before_anything_is_trained(
 
     monkeypatch.setattr("deme_core.metrics.clip_score.load_open_clip", missing)
     with pytest.raises((InputError, SystemExit), match="no such CLIP model"):
-        stage("prompts", "--out", "data/prompts.json", monkeypatch=monkeypatch)
+        write_prompts(monkeypatch)
 
 
 def test_a_set_is_sampled_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,10 +134,10 @@ def test_a_set_is_sampled_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["sampler"] |= {"kind": "pndm", "steps": 2, "block": 6, "guidance": 2.0}
     params["prompts"]["directions"]["each"] = 2
-    Path("params.yaml").write_text(yaml.safe_dump(params))
-    stage("prompts", "--out", "data/prompts.json", monkeypatch=monkeypatch)
+    write_params(params)
+    write_prompts(monkeypatch)
     stage(
-        "sample", "--model", "sd", "--pretrained", "sd", "--prompts", "data/prompts.json", "--set", "directions",
+        "sample", "--model", "sd", "--pretrained", "sd", "--prompts", "data/prompts", "--set", "directions",
         "--out", "out", monkeypatch=monkeypatch,
     )  # fmt: skip
     protocol = json.loads((folder / "out" / PROTOCOL).read_text())

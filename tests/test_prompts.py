@@ -102,15 +102,15 @@ def test_images_take_the_prompts_in_turn() -> None:
 
 
 def test_a_search_takes_captions_in_turn_with_its_sets(tmp_path: Path) -> None:
-    sets = {"names": {"texts": ["one", "two"], "each": 5}, "free": {"texts": ["x"], "each": 1}}
-    (tmp_path / "prompts.json").write_text(json.dumps(sets))
+    (tmp_path / "names.json").write_text(json.dumps({"texts": ["one", "two"], "each": 5}))
+    (tmp_path / "free.json").write_text(json.dumps({"texts": ["x"], "each": 1}))
     captions = ("a", "b", "c")
-    assert search_prompts(captions, tmp_path / "nothing.json", []) == captions
-    both = search_prompts(captions, tmp_path / "prompts.json", ["names", "free"])
+    assert search_prompts(captions, tmp_path / "nothing", []) == captions
+    both = search_prompts(captions, tmp_path, ["names", "free"])
     assert both == ("a", "one", "x", "b", "two", "x", "c", "one", "x")
-    assert search_prompts((), tmp_path / "prompts.json", ["names"]) == ()  # an unconditional model
-    with pytest.raises(InputError, match="no prompt set 'other'; it holds names, free"):
-        search_prompts(captions, tmp_path / "prompts.json", ["other"])
+    assert search_prompts((), tmp_path, ["names"]) == ()  # an unconditional model
+    with pytest.raises(InputError, match=r"other\.json: no such file; `dvc repro prompts@other` writes it"):
+        search_prompts(captions, tmp_path, ["other"])
 
 
 @pytest.mark.parametrize("source", [source for source in SOURCES if source != "heldout"])

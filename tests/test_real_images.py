@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import REPOSITORY
 from test_hub_layouts import write_flat
 from test_image_sources import BROKEN, encoded, noise, users_images, write_folder
 from test_pipeline import TOY, change_params, dvc, repro
 
+from deme_core.inputs import inputs
 from deme_core.tensors import read_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -22,7 +24,6 @@ def project(tmp_path: Path, rgb_extractor: Path) -> Path:
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
         shutil.copy(REPOSITORY / name, tmp_path)
-    shutil.copytree(REPOSITORY / "zoo" / "digits-ddpm", tmp_path / "zoo" / "digits-ddpm")  # a dep of pretrain_load
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    check_update = false\n")
     write_flat(tmp_path / "flat", "cifar10")
@@ -40,6 +41,8 @@ def project(tmp_path: Path, rgb_extractor: Path) -> Path:
             "calibrate": {"value": 1e6, "source": "nobody"},
         },
     )
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    change_params(tmp_path, {"inputs": inputs(params, tmp_path)})
     return tmp_path
 
 

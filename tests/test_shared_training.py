@@ -21,6 +21,7 @@ from conftest import ARCHITECTURE, REPOSITORY, files_of, stage, training_params
 from deme_core.checkpoints import WEIGHTS
 from deme_core.data.examples import Latents, Pixels
 from deme_core.errors import InputError
+from deme_core.inputs import inputs
 from deme_core.params import read
 from deme_core.tensors import read_recipe, read_tensors, write_tensors
 from deme_core.training.batches import Batches
@@ -70,6 +71,7 @@ def project(template: Path, tmp_path: Path) -> Path:
 def with_params(project: Path, section: str, **changes: Any) -> None:
     params = yaml.safe_load((project / "params.yaml").read_text())
     params[section] |= changes
+    params["inputs"] = inputs(params)
     (project / "params.yaml").write_text(yaml.safe_dump(params))
 
 

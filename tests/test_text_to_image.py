@@ -26,6 +26,7 @@ from deme_core.dag import dag
 from deme_core.data.examples import load_examples
 from deme_core.errors import InputError
 from deme_core.hub_layouts import import_pipeline, local_pipeline
+from deme_core.inputs import inputs
 from deme_core.projection import fold_projections, insert_projections
 from deme_core.sampling.archive import read_images, read_protocol
 from deme_core.tensors import read_tensors
@@ -76,7 +77,7 @@ def project(hub: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFac
     params["pretrain_load"]["source"], params["reference"]["extractor"] = str(hub), str(extractor_dir)
     for name, own in CHANGES.items():
         params[name] |= own
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    (folder / "params.yaml").write_text(yaml.safe_dump(params | {"inputs": inputs(params)}))
     base = ["--pretrained", "models/pretrained"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -88,7 +89,8 @@ def project(hub: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFac
         run("data", "--out", "data/images")
         run("reference", "--data", "data/images", "--out", "data/reference")
         run("pretrain_load", "--data", "data/images", "--out", "models/pretrained")
-        run("prompts", "--out", "data/prompts.json")
+        for name in CHANGES["prompts"]:
+            run("prompts", "--set", name, "--out", f"data/prompts/{name}.json")
         run("encode", "--data", "data/images", *base, "--out", "data/examples")
         with pytest.MonkeyPatch.context() as frozen:  # from here to the sampling, no VAE and no text encoder runs
             frozen.setattr(components.Autoencoder, "__init__", never)
@@ -102,12 +104,12 @@ def project(hub: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFac
             more = ["--merged", "models/merged", "--out", "loss_matrix.csv"]
             run("loss_matrix", "--examples", "data/examples", *base, "--experts", "models/ensemble", *more)
         given = [*base, "--vectors", "models/vectors", "--reference", "data/reference", "--data", "data/images"]
-        given += ["--prompts", "data/prompts.json"]
+        given += ["--prompts", "data/prompts"]
         run("merge_search", *given, "--examples", "data/examples", "--out", "search")
         for model in ("pretrained", "merged", "ensemble"):
-            given = ["--model", f"models/{model}", *base, "--prompts", "data/prompts.json"]
+            given = ["--model", f"models/{model}", *base, "--prompts", "data/prompts"]
             run("sample", *given, "--out", f"samples/{model}")
-        given = ["--model", "models/merged", *base, "--prompts", "data/prompts.json"]
+        given = ["--model", "models/merged", *base, "--prompts", "data/prompts"]
         run("sample", *given, "--set", "two", "--out", "samples/two")
     return folder
 
@@ -123,7 +125,8 @@ def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
     hub: Path, extractor_dir: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commands that DVC makes of dvc.yaml, in the order of its graph; a stand-in takes the place of open_clip."""
-    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"N": N, "dag": dag(N, [], list(SETS))}
+    references = {name: own.get("reference") for name, own in SETS.items()}
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"N": N, "dag": dag(N, [], references)}
     params["pretrain_load"]["source"], params["reference"]["extractor"] = str(hub), str(extractor_dir)
     for name, own in (CHANGES | {"prompts": SETS}).items():
         params[name] |= own
@@ -166,8 +169,8 @@ def test_two_processes_share_a_stage_and_make_the_same_bytes(project: Path, tmp_
     given = {
         "encode": "--data data/images",
         "merge_search": "--vectors models/vectors --reference data/reference --data data/images"
-        " --prompts data/prompts.json --examples data/examples",
-        "sample": "--model models/merged --prompts data/prompts.json --set captions",
+        " --prompts data/prompts --examples data/examples",
+        "sample": "--model models/merged --prompts data/prompts --set captions",
     }[name].split()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     made = {}
@@ -337,7 +340,7 @@ def test_the_projection_has_one_site_a_block_and_folds_everywhere() -> None:
 
 
 def test_samples_are_images_of_the_prompts(project: Path) -> None:
-    prompts = json.loads((project / "data" / "prompts.json").read_text())["captions"]["texts"]
+    prompts = json.loads((project / "data" / "prompts" / "captions.json").read_text())["texts"]
     for model in ("pretrained", "merged", "ensemble"):
         pixels = torch.cat(list(read_images(project / "samples" / model, 6)))
         assert (pixels.dtype, pixels.shape) == (torch.uint8, (6, 1, SIZE, SIZE))

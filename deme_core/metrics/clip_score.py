@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from deme_core.commits import commit_of, say_commit
 from deme_core.errors import InputError
 from deme_core.metrics.open_clip_models import OpenClip, load_open_clip
 
@@ -34,12 +35,19 @@ class ClipScore:
     def of(cls, params: ClipScoreParams) -> "ClipScore":
         """The score by the model of `params`."""
         name = params.model if params.pretrained is None else f"{params.model}/{params.pretrained}"
-        return cls(load_open_clip(params.model, params.pretrained, params.revision), name)
+        clip = load_open_clip(params.model, params.pretrained, params.revision)
+        say_commit(name, clip.folder, "clip_score.revision")
+        return cls(clip, name)
 
     @property
     def name(self) -> str:
         """The model and the beginning of its hash, for protocols."""
         return f"{self.extractor.name}-{self.extractor.sha256[:8]}"
+
+    @property
+    def commit(self) -> str | None:
+        """Of a model from the hub."""
+        return commit_of(self.clip.folder)
 
     def __call__(self, images: Iterable[torch.Tensor], texts: Sequence[str]) -> np.ndarray:
         """Scores float32 [n] in [0, 100] of a stream of images, uint8 [k, C, H, W], and one text an image.

@@ -1,10 +1,12 @@
 """The metrics of one model's samples, with intervals, and their change against the pretrained model."""
 
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 
+from deme_core.metrics.features import feature_count
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.intervals import (
     JACKKNIFE_GROUPS,
@@ -101,14 +103,20 @@ class Targets:
         return scores | {name: [to.distance(rows) for rows in parts] for name, to in self.kernel.items()}
 
 
-def check_samples(images: int, blocks: int) -> None:
-    """The seed blocks and the groups of the jackknife must be equal, and large enough for a covariance."""
+def check_samples(images: int, blocks: int, extractor: str | None = None) -> None:
+    """The seed blocks and the groups of the jackknife must be equal, and large enough for a covariance.
+
+    Args:
+        extractor: its folder. Too few images for an interval of its distances are warned of.
+    """
     unit = math.lcm(blocks, JACKKNIFE_GROUPS)
     check(
         images % unit == 0 and images >= 2 * unit, "sample.images", images,
         f"must be a multiple of {unit} ({blocks} seed blocks, {JACKKNIFE_GROUPS} groups of the jackknife), at least"
         f" {2 * unit}",
     )  # fmt: skip
+    if extractor and (count := feature_count(extractor)) and (note := uncovered(images, count, blocks)):
+        print(f"warning: {note}", file=sys.stderr)
 
 
 def _spread(rows: np.ndarray, count: int) -> np.ndarray:

@@ -92,6 +92,7 @@ def evaluate_prompts(
 
     table = clip_scores(measured, count, prompts, score)
     metrics = {"set": prompts.name, "prompts": len(prompts.texts), "images": count, "clip_model": score.name}
+    metrics |= {"clip_commit": score.commit} if score.commit else {}
     metrics |= {"size": of_set.size} | clip_metrics(table)
     if of_set.reference is not None:
         real = read_features(Path(of_set.reference), extractor.sha256)

@@ -1,0 +1,83 @@
+"""The files and folders that params name, for DVC to look at: the derived section `inputs` of params.yaml.
+
+A dep must exist. In the place of what is no file of this machine (a hub id, null, `train`) stands the mark that the
+stage validate leaves, which is always there and always the same.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deme_core.errors import InputError
+
+UNCHANGING = "data/params.checked"
+PROMPTS = "data/prompts"  # what the stages prompts write
+OF_THE_RUN = Path("data/reference")  # features of the run's own images
+OF_A_PIPELINE = ("model_index.json", "scheduler/scheduler_config.json", "scheduler_config.json")
+
+
+def inputs(params: Mapping[str, Any], root: Path = Path()) -> dict[str, Any]:
+    """The section `inputs`; `root` is the folder that relative paths start from.
+
+    Returns:
+        data: what the stage data reads.
+        statistics: what reference reads, beside the data.
+        base: what pretrain_load reads.
+        prompts: every prompt set -> its `path`, and the `reference` that prompts opens: none that the run makes.
+        clip: the CLIP model that prompts and evaluate_prompts open.
+        search_clip, search_prompts: the CLIP model of merge_search, and its texts beside captions.
+        sample_prompts: the texts of sample.
+    """
+    load, search, score = params["pretrain_load"]["source"], params["merge_search"], params["clip_score"]
+    clip = UNCHANGING if score.get("pretrained", True) else _model(score["model"], root)
+    sets, sample = search.get("prompts") or (), params["sample"].get("prompts")
+    return {
+        "data": _data(params["data"], root),
+        "statistics": params["reference"].get("statistics") or UNCHANGING,
+        "base": UNCHANGING if load == "train" else _pipeline(_model(load, root), root),
+        "prompts": {name: _prompts(own) for name, own in (params.get("prompts") or {}).items()},
+        "clip": clip,
+        "search_clip": clip if "clip_score" in search["objective"] else UNCHANGING,
+        # A template of dvc.yaml gives one path: of several sets that of all.
+        "search_prompts": (f"{PROMPTS}/{sets[0]}.json" if len(sets) == 1 else PROMPTS) if sets else UNCHANGING,
+        "sample_prompts": f"{PROMPTS}/{sample}.json" if sample else UNCHANGING,
+    }
+
+
+def check_inputs(params: Mapping[str, Any]) -> None:
+    """Refuse a section that belongs to other params, or to other folders: DVC would look at the wrong files."""
+    section, now = params.get("inputs") or {}, inputs(params)
+    for key in sorted(section.keys() | now.keys()):
+        if section.get(key) != now.get(key):
+            raise InputError(
+                f"params: inputs.{key} = {section.get(key)!r}: what the params name is {now.get(key)!r}; it is derived:"
+                " `dvc exp run` and `make params` compose params.yaml anew"
+            )
+
+
+def _data(data: Mapping[str, Any], root: Path) -> str:
+    if (path := data.get("path")) is None:
+        return UNCHANGING
+    if data["source"] == "hub":
+        return _model(path, root)
+    return str(Path(path).parent) if set("*?[") & set(Path(path).name) else path  # of a pattern the folder
+
+
+def _model(name: str, root: Path) -> str:
+    """A folder as it stands; `owner/name` is the hub's where there is no such folder."""
+    of_the_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+){0,2}", name) and not name.startswith((".", "zoo/"))
+    return UNCHANGING if of_the_hub and not (root / name).is_dir() else name
+
+
+def _pipeline(folder: str, root: Path) -> str:
+    """The folder that is read with a denoiser's: that of its pipeline, where it lies in one."""
+    own = root / folder
+    beside = any((own.parent / file).is_file() and not (own / file).is_file() for file in OF_A_PIPELINE)
+    return str(Path(folder).parent) if beside else folder
+
+
+def _prompts(own: Mapping[str, Any]) -> dict[str, str]:
+    reference = own.get("reference") or UNCHANGING
+    of_the_run = OF_THE_RUN in Path(reference).parents
+    return {"path": own.get("path") or UNCHANGING, "reference": UNCHANGING if of_the_run else reference}

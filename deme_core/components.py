@@ -1,5 +1,6 @@
 """The frozen parts of a text-to-image pipeline: VAE, tokenizer and text encoder. They are read, never trained here."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 
 from deme_core.errors import InputError
 from deme_core.json_files import Kinds, blamed_on, read_json
+from deme_core.parallel import in_order
 from deme_core.tensors import weights_hash
 
 Condition = Mapping[str, torch.Tensor]  # keyword arguments of the denoiser, a row an image; none for a plain one
@@ -74,21 +76,26 @@ class Autoencoder:
         self.device, self.config = device, self.vae.config
         self.factor = _factor(self.config.block_out_channels)
 
-    @torch.inference_mode()
     def moments(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the scaled latents. float [n, C, H, W] in [-1, 1] -> twice [n, c, h, w]."""
         if not len(x):
             none = torch.empty(0, self.config.latent_channels, x.shape[2] // self.factor, x.shape[3] // self.factor)
             return none, none
-        found = [self.vae.encode(part.to(self.device)).latent_dist for part in x.split(self._batch(x, 1))]
+        found = list(in_order(self._encode, x.split(self._batch(x, 1)), self.device))
         mean, std = (torch.cat([getattr(d, name) for d in found]).cpu() for name in ("mean", "std"))
         return mean * self.config.scaling_factor, std * self.config.scaling_factor
 
-    @torch.inference_mode()
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Images in [-1, 1] of scaled latents. float [n, c, h, w] -> float [n, C, H, W]."""
-        parts = (z.to(self.device, torch.float32) / self.config.scaling_factor).split(self._batch(z, self.factor))
-        return torch.cat([self.vae.decode(part).sample for part in parts])
+        return torch.cat(list(in_order(self._decode, z.split(self._batch(z, self.factor)), self.device)))
+
+    @torch.inference_mode()
+    def _encode(self, x: torch.Tensor) -> Any:
+        return self.vae.encode(x.to(self.device)).latent_dist
+
+    @torch.inference_mode()
+    def _decode(self, z: torch.Tensor) -> torch.Tensor:
+        return self.vae.decode(z.to(self.device, torch.float32) / self.config.scaling_factor).sample
 
     @staticmethod
     def _batch(x: torch.Tensor, factor: int) -> int:
@@ -106,7 +113,7 @@ class TextEncoder:
         with blamed_on(pipeline / "text_encoder", "no text encoder can be loaded from it"):
             model: Any = CLIPTextModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32, **LOCAL)
         self.model = model.to(device).eval().requires_grad_(False)
-        self.device = device
+        self.device, self.reading = device, threading.Lock()
         self.tokens = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
@@ -121,20 +128,21 @@ class TextEncoder:
                 f" takes, and are cut after them, as CLIP does; the first is {cut[0][:80]!r}"
             )
 
-    @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """Their last hidden states, float32 [n, tokens, width] on the device, as StableDiffusionPipeline gives them."""
-        states = []
-        for start in range(0, len(texts), TEXTS):
-            part = list(texts[start : start + TEXTS])
-            padded = part + [""] * (TEXTS - len(part))
+        parts = [list(texts[start : start + TEXTS]) for start in range(0, len(texts), TEXTS)]
+        return torch.cat(list(in_order(self._states, parts, self.device)))
+
+    @torch.inference_mode()
+    def _states(self, texts: list[str]) -> torch.Tensor:
+        padded = texts + [""] * (TEXTS - len(texts))
+        with self.reading:  # a fast tokenizer sets padding and truncation in itself, and refuses a second thread
             tokens = self.tokenizer(
                 padded, padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt"
             )
-            mask = tokens.attention_mask.to(self.device) if self._masks() else None
-            hidden = self.model(tokens.input_ids.to(self.device), attention_mask=mask).last_hidden_state
-            states.append(hidden[: len(part)])
-        return torch.cat(states)
+        mask = tokens.attention_mask.to(self.device) if self._masks() else None
+        hidden = self.model(tokens.input_ids.to(self.device), attention_mask=mask).last_hidden_state
+        return hidden[: len(texts)]
 
     def _masks(self) -> bool:
         return bool(getattr(self.model.config, "use_attention_mask", False))

@@ -41,6 +41,7 @@ def main() -> None:
         "extractor": f"{made['extractor']}-{made['extractor_sha256'][:8]}",
         **({"reference_statistics": f"{published['file']}-{published['sha256'][:8]}"} if published else {}),
         **{f"sampler_{key}": value for key, value in made["sampler"].items()},
+        "device": made["device"],
         "parameters": made["parameters"],
         "macs_per_step": made["macs_per_step"],
     }

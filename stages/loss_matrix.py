@@ -32,7 +32,9 @@ def main() -> None:
     folders |= {merged.name: denoiser_dir(merged) for merged in args.merged}
     schedule, device = load_noise_schedule(args.pretrained), best_device()
     rows = {
-        name: range_losses(single(load_denoiser(folder), device), schedule, examples, ranges, draws, device)
+        name: range_losses(
+            single(load_denoiser(folder), device), schedule, examples, ranges, draws, device, str(folder)
+        )
         for name, folder in folders.items()
     }
     columns = [f"[{low}, {high})" for low, high in map(ranges.range, range(1, ranges.N + 1))]

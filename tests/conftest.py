@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,13 @@ ARCHITECTURE = {
     "down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "norm_num_groups": 4,
     "add_attention": False,
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A test may give torch more threads, for itself alone."""
+    yield
+    torch.set_num_threads(1)
 
 
 def write_pipeline(directory: Path, *, seed: int = 0, dropout: float = 0.0, **schedule: Any) -> Path:

@@ -67,6 +67,15 @@ def test_images_and_texts_must_be_as_many() -> None:
         ClipScore(Compass([]), "compass")([images(0, 90)], ["right"])
 
 
+def test_features_that_are_not_finite_have_no_score() -> None:
+    ANGLES["nowhere"] = float("nan")
+    try:
+        with pytest.raises(InputError, match="CLIP model compass: 1 of 2 texts have features that are not finite; its"):
+            ClipScore(Compass([]), "compass")([images(0, 90, 0)], ["nowhere", "up", "nowhere"])
+    finally:
+        del ANGLES["nowhere"]
+
+
 # Through open_clip
 
 
@@ -114,6 +123,20 @@ def test_scores_are_those_of_open_clip_itself(model: Path) -> None:
     change(model, "preprocess_cfg", "mean", to=[0.0] * 3)  # the preprocessing comes from the folder
     other = ClipScore.of(ClipScoreParams(model=str(model), pretrained=None))
     assert not np.allclose(other([pixels], texts), found, atol=1e-2)
+
+
+def test_scores_do_not_depend_on_the_number_of_cores() -> None:
+    """The last block, of ten images, is one whose features do where operations are what cores share."""
+    pytest.importorskip("open_clip", reason="open_clip needs a torchvision that matches torch", exc_type=Exception)
+    score = ClipScore.of(ClipScoreParams(model=str(REPOSITORY / "zoo" / "digits-clip"), pretrained=None))
+    pixels = torch.randint(0, 256, (60, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    texts, found = [f"the digit {WORDS[k % 10]}" for k in range(60)], []
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        found.append((score(pixels.split(7), texts), score.extractor([pixels])))
+    for scores, features in found[1:]:
+        assert np.array_equal(scores, found[0][0])
+        assert np.array_equal(features, found[0][1])
 
 
 def test_long_texts_are_cut_and_counted(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Latents and embeddings: computed once, as diffusers computes them, and drawn from as often as one likes."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from deme_core.data.examples import Latents, Pixels, load_examples
 from deme_core.data.images import Images, load_part, to_model
 from deme_core.errors import InputError
 from deme_core.hub_layouts import import_pipeline
+from deme_core.tensors import read_tensors, write_tensors
 
 CPU = torch.device("cpu")
 
@@ -51,6 +53,22 @@ def latents(n: int = 1, captions: int = 1, flips: bool = False) -> Latents:
 
 
 # What is cached
+
+
+@pytest.mark.parametrize(("part", "bias"), [("vae", float("nan")), ("vae", 1e6), ("text_encoder", float("nan"))])
+def test_what_is_not_finite_is_not_written(sd: Path, tmp_path: Path, part: str, bias: float) -> None:
+    """A million is finite, but not in half precision."""
+    folder = shutil.copytree(sd, tmp_path / "pipeline")
+    file = next((folder / part).glob("*.safetensors"))
+    weights = read_tensors(file)
+    key = "quant_conv.bias" if part == "vae" else next(key for key in weights if key.endswith("final_layer_norm.bias"))
+    weights[key][:4] = bias
+    write_tensors(file, weights)
+    write_data(tmp_path / "images")
+    name = "latents 0 to 7: mean" if part == "vae" else "embeddings 0 to .: embeddings"
+    with pytest.raises(InputError, match=f"^{name} is not finite in half precision; VAE or text encoder are broken"):
+        encode_parts(folder, tmp_path / "images", EncodeParams(flips=False), tmp_path / "out", tmp_path / "work")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_mean_and_deviation_are_those_of_the_vae(sd: Path, encoded: tuple[Path, Path]) -> None:

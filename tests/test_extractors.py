@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from deme_core.errors import InputError
+from deme_core.metrics.extractor import Extractor
 from deme_core.metrics.features import EXTRACTORS, feature_count, load_extractor, read_config
 from deme_core.metrics.inception import BLOCK, FILE, RESIZING
 
@@ -288,6 +290,45 @@ def test_without_open_clip_the_remedy_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(InputError, match="needs open_clip_torch and a torchvision that matches torch"):
         load_extractor(write_config(tmp_path, _class_name="CLIP", source="x"))
+
+
+# The share of the CPU
+
+
+@pytest.mark.parametrize("kind", [*RESIZING, "DINOv2", "CLIP", "SmallClassifier"])
+def test_features_do_not_depend_on_who_prepares_the_images(tmp_path: Path, kind: str, rgb_extractor: Path) -> None:
+    """Not on the number of workers, and not on whether these prepare a few images each for a network on a GPU."""
+    if kind in RESIZING:
+        pytest.importorskip("cleanfid")
+        write_stub(tmp_path)
+        folder = inception(tmp_path, kind)
+    elif kind == "SmallClassifier":
+        folder = str(rgb_extractor)
+    else:
+        source = write_dinov2(tmp_path / "model") if kind == "DINOv2" else write_clip(tmp_path / "model", 0.3)
+        folder = write_config(tmp_path / "own", _class_name=kind, source=str(source))
+    extractor, images = replace(load_extractor(folder), block=50), pictures(BLOCK + 12, size=20)
+
+    def as_on_a_gpu(x: torch.Tensor) -> torch.Tensor:
+        torch.set_num_threads(1)  # whatever the cores do, this network is not theirs
+        return extractor.forward(x)
+
+    with torch.inference_mode():  # whole blocks in one thread
+        expected = torch.cat([extractor.forward(extractor.prepare(block)) for block in images.split(50)]).numpy()
+    for threads in (1, 3):
+        for way in (extractor, replace(extractor, forward=as_on_a_gpu, device=torch.device("cuda"))):
+            torch.set_num_threads(threads)
+            assert np.array_equal(way(images.split(13)), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_features_that_are_not_finite_are_refused(threads: int) -> None:
+    torch.set_num_threads(threads)
+    bright = torch.tensor([9, 0, 7, 0, 5], dtype=torch.uint8).reshape(5, 1, 1, 1)
+    extractor = Extractor("inverse", "0", lambda pixels: 1 / pixels.float().flatten(1), 3)
+    with pytest.raises(InputError, match=r"^extractor inverse: 1 of 3 images have features that are not finite; its "):
+        extractor([bright])
+    assert torch.get_num_threads() == threads
 
 
 # The table

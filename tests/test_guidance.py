@@ -130,6 +130,16 @@ def test_the_same_pictures_for_any_way_of_asking(make: Callable[..., Path]) -> N
     assert not torch.equal(sampler.images(denoise, SeedBlock.SEARCH, 0, 10), whole)
 
 
+def test_a_vae_whose_pictures_are_not_finite_is_found_out(make: Callable[..., Path]) -> None:
+    sampler = Sampler.of(make(), sampler_params(steps=2), CPU, PROMPTS)
+    denoise = single(load_denoiser(make() / "unet"), CPU)
+    vae = sampler.decode.__self__.vae  # type: ignore[attr-defined]
+    with torch.no_grad():
+        vae.decoder.conv_out.bias.fill_(float("inf"))
+    with pytest.raises(InputError, match=r"^m: the VAE turns finite latents into pictures that are not finite"):
+        sampler.images(denoise, SeedBlock.EVALUATION, 0, 3, lambda t: "m")
+
+
 def test_prompts_and_pipelines_must_belong_together(make: Callable[..., Path], pipeline: Path) -> None:
     with pytest.raises(InputError, match="sampled with prompts, and there are none"):
         Sampler.of(make(), sampler_params(), CPU)

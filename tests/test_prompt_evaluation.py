@@ -18,7 +18,9 @@ from deme_core.metrics.prompt_evaluation import clip_metrics, clip_scores, evalu
 from deme_core.prompts.settings import PromptParams, Prompts
 
 PROMPTS = Prompts("mine", ("right", "up", "left"), each=2)
-PROTOCOL = {"images": 24, "prompts": 3, "seed_block": "EVALUATION", "sampler": {"kind": "ddim", "steps": 3}}
+PROTOCOL = {
+    "images": 24, "prompts": 3, "seed_block": "EVALUATION", "device": "cpu", "sampler": {"kind": "ddim", "steps": 3},
+}  # fmt: skip
 SCORE = ClipScore(Compass([]), "compass")
 MOMENTS = Extractor(
     "moments", "abcdef0123", lambda x: torch.stack([x.float().mean((1, 2, 3)), x.float().amax((1, 2, 3))], 1)

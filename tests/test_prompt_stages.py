@@ -42,7 +42,8 @@ def folder(empty_folder: Path, extractor_dir: Path, digits: torch.Tensor, monkey
     params["reference"]["extractor"] = str(extractor_dir)
     params["dag"]["models"] = MODELS
     write_params(params)
-    protocol = {"images": 12, "prompts": 3, "seed_block": "EVALUATION", "sampler": {"kind": "pndm", "steps": 2}}
+    protocol = {"images": 12, "prompts": 3, "seed_block": "EVALUATION", "device": "cpu"}
+    protocol["sampler"] = {"kind": "pndm", "steps": 2}
     for k, model in enumerate(MODELS):
         samples = empty_folder / "samples" / "directions" / model
         pixels = images(*[20 - 20 * k, 90, 180] * 4).expand(-1, 1, 8, 8).clone()

@@ -36,7 +36,7 @@ def measured(gain: float = 0.0, frechet: float | None = None, **changes: object)
     if frechet is not None:
         blocks = {f"frechet_block{k + 1}": frechet + 1 + 0.1 * k + 0.01 * np.sin(k * frechet) for k in range(6)}
         metrics |= REAL | {"frechet": frechet} | blocks
-    metrics |= {"seed_block": "EVALUATION", "sampler_kind": "pndm", "sampler_steps": 25}
+    metrics |= {"seed_block": "EVALUATION", "device": "cpu", "sampler_kind": "pndm", "sampler_steps": 25}
     return Measured(metrics | changes, table)
 
 

@@ -50,6 +50,7 @@ RANGES = {1: ["[0, 1000)"], 2: ["[0, 500)", "[500, 1000)"], 4: [f"[{t}, {t + 250
 def metrics(change: tuple[float, float, float] = (0, 0, 0), heldout: bool = True, **other: Any) -> dict[str, Any]:
     """Flat metrics; `change` to the training part is (value, low, high), that to the held-out part its negative."""
     out: dict[str, Any] = {"images": 1200, "seed_block": "EVALUATION", "seed_blocks": 6, "reference_images": 1437}
+    out |= {"device": "cpu"}
     for part, sign in {"train": 1, "heldout": -1}.items() if heldout else {"train": 1}.items():
         value, *ends = (sign * x for x in change)
         out |= {f"frechet_{part}": 0.8, f"frechet_{part}_corrected": 0.5}

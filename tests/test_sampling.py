@@ -5,10 +5,13 @@ import itertools
 import json
 import math
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,8 +26,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from deme_core.checkpoints import load_denoiser, load_noise_schedule
+from deme_core.checkpoints import load_denoiser, load_noise_schedule, save_denoiser, weights_file
 from deme_core.data.examples import Pixels
 from deme_core.data.images import to_model, to_pixels
 from deme_core.errors import InputError
@@ -34,6 +38,7 @@ from deme_core.sampling.loss_matrix import range_losses
 from deme_core.sampling.sample import denoisers, sample_model, write_missing
 from deme_core.sampling.schedulers import SpacedDDIMScheduler, make_scheduler
 from deme_core.seeds import SeedBlock, image_generators
+from deme_core.tensors import read_recipe
 from deme_core.timesteps import TimestepRanges
 
 CPU = torch.device("cpu")
@@ -203,6 +208,115 @@ def test_pixels_are_rounded_as_diffusers_rounds_them() -> None:
     assert np.array_equal(to_pixels(x).numpy(), expected)
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_pixels(to_model(levels)), levels)
+
+
+# Numbers that are not finite
+
+
+def breaking(step: int, value: float) -> Callable:
+    """A denoiser that predicts `value` in one pixel of one image, at one step."""
+    calls = itertools.count(1)
+
+    def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        prediction = 0.1 * x
+        if next(calls) == step:
+            prediction[-1, 0, 1, 1] = value
+        return prediction
+
+    return denoise
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("kind", "step", "t", "dtype", "remedy"),
+    [
+        ("ddim", 1, 800, "float16", "take sampler.dtype=float32 or bfloat16"),
+        ("ddim", 5, 0, "bfloat16", "take sampler.dtype=float32, or look at the curve of its training"),
+        ("ddpm", 3, 400, "float32", "look at the curve of its training, and at the weights that it was merged with"),
+        ("pndm", 6, 0, "float32", "look at the curve"),
+        ("dpm_solver", 2, 664, "float32", "look at the curve"),
+    ],
+)
+def test_a_prediction_that_is_not_finite_becomes_no_pixel(
+    kind: str, step: int, t: int, dtype: str, remedy: str, value: float
+) -> None:
+    """Even where the scheduler clips x_0, and would turn an overflow into black or white."""
+    schedule = DDPMScheduler(**SCHEDULE | {"clip_sample": True})
+    sampler = Sampler(schedule, sampler_params(kind=kind, steps=5, dtype=dtype), (1, 2, 2), CPU)
+    assert sampler.images(breaking(100, value), SeedBlock.SEARCH, 0, 4).shape == (4, 1, 2, 2)
+    where = rf"step {step} of {5 + (kind == 'pndm')} \(t = {t}\) is not finite \(images 4–7 of the seeds SEARCH\); "
+    with pytest.raises(InputError, match=rf"^m{t}: its prediction at {where}{re.escape(remedy)}") as error:
+        sampler.images(breaking(step, value), SeedBlock.SEARCH, 4, 2, lambda t: f"m{t}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_step_that_overflows_is_told_from_a_prediction() -> None:
+    """Finite predictions so large that x_t is infinite."""
+    sampler = Sampler(DDPMScheduler(**SCHEDULE), sampler_params(), (1, 2, 2), CPU)
+    with pytest.raises(InputError, match="the model: a step of the sampler overflows, though all predictions are"):
+        sampler.images(lambda x, t: torch.full_like(x, 3e38), SeedBlock.SEARCH, 0, 4)
+
+
+def test_an_overflow_in_half_precision_stops_and_in_others_does_not(pipeline: Path) -> None:
+    """A network whose normalisation hides weights that are a million times too large, but not from float16."""
+    model = load_denoiser(pipeline / "unet")
+    with torch.no_grad():
+        model.conv_in.weight.mul_(1e6)
+    for dtype in ("float32", "bfloat16"):
+        sampler = Sampler.of(pipeline, sampler_params(dtype=dtype), CPU)
+        assert len(sampler.images(single(model, CPU), SeedBlock.SEARCH, 0, 4)) == 4
+    sampler = Sampler.of(pipeline, sampler_params(dtype="float16"), CPU)
+    with pytest.raises(InputError, match=r"step 1 of 3 \(t = 666\) is not finite .* take sampler.dtype=float32 or bf"):
+        sampler.images(single(model, CPU), SeedBlock.SEARCH, 0, 4)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_denoiser_that_broke_is_named_and_nothing_is_written(
+    pipeline_copy: Path, experts: list[Path], empty_folder: Path, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    shutil.copytree(experts[0].parent, empty_folder / "experts")
+    for folder in (pipeline_copy / "unet", empty_folder / "experts" / "1"):
+        model = load_denoiser(folder)
+        with torch.no_grad():
+            model.conv_out.bias.fill_(math.nan)
+        save_denoiser(folder, folder, model.state_dict(), read_recipe(weights_file(folder)))
+    for model, message in (
+        (pipeline_copy, rf"^{pipeline_copy / 'unet'}: its prediction at step 1 of 3 \(t = 666\)"),
+        (empty_folder / "experts", rf"^{empty_folder / 'experts' / '1'}: its prediction at step 2 of 3 \(t = 333\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sample_model(model, pipeline_copy, sampler_params(), 20, empty_folder / "out")
+    assert not (empty_folder / "out").exists()
+    assert list((empty_folder / ".checkpoints").rglob("*.zip")) == []
+    assert torch.get_num_threads() == threads
+
+
+# Steps do not wait for a GPU
+
+
+class Waits(TorchDispatchMode):
+    """Refuses what a CPU would wait for a device over; on the device `meta` no number can be read anyway."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        options = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and options.get("device", args[0].device) != args[0].device:
+            assert options.get("non_blocking"), "a copy that the CPU waits for"
+        return func(*args, **options)
+
+
+@pytest.mark.parametrize("kind", ["ddim", "pndm", "dpm_solver"])
+@pytest.mark.parametrize("experts", [1, 2])
+def test_no_step_waits_for_the_device(pipeline: Path, kind: str, experts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    meta = torch.device("meta")
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no such device
+    sampler = Sampler.of(pipeline, sampler_params(kind=kind), meta)
+    models = [load_denoiser(pipeline / "unet") for _ in range(experts)]
+    denoise = ensemble(models, TimestepRanges.equal(2, 1000), meta) if experts == 2 else single(models[0], meta)
+    x, scheduler = torch.zeros(4, *sampler.shape, device=meta), make_scheduler(sampler.noise_schedule, sampler.params)
+    with torch.no_grad(), Waits():
+        x, good_steps = sampler.denoised(denoise, scheduler, x, [])
+    assert (x.device, good_steps.device) == (meta, meta)
 
 
 # Ensemble
@@ -425,6 +539,15 @@ def test_every_model_meets_the_same_noise(pipeline: Path, digits: torch.Tensor) 
     first, again = (range_losses(denoise, schedule, Pixels(digits), ranges, 2, CPU) for _ in range(2))
     assert first == again
     assert first[0] != first[1]
+
+
+def test_a_loss_that_is_not_finite_is_refused_with_its_model_and_range(digits: torch.Tensor) -> None:
+    def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.where(t[:, None, None, None] == t.max(), math.nan if t.max() >= 500 else 0.0, x)
+
+    ranges = TimestepRanges.equal(2, 1000)
+    with pytest.raises(InputError, match=r"^expert 1: its loss on range 2, timesteps \[500, 1000\), is not finite"):
+        range_losses(denoise, DDPMScheduler(**SCHEDULE), Pixels(digits), ranges, 2, CPU, "expert 1")
 
 
 def test_an_empty_held_out_part_has_no_loss(digits: torch.Tensor) -> None:

@@ -523,6 +523,17 @@ def test_a_trials_score_is_that_of_the_stages_under_released(
     assert trial == staged
 
 
+def test_a_trial_whose_images_are_not_finite_names_its_weights(
+    pipeline: Path, vectors: list[Path], extractor_dir: Path, digits: torch.Tensor
+) -> None:
+    extractor = load_extractor(str(extractor_dir))
+    sampler = Sampler.of(pipeline, sampler_params(block=16), CPU)
+    loss = MergedLoss(MergedModel(pipeline, vectors), DenoisingLoss(sampler.noise_schedule, Pixels(digits), CPU))
+    objective = make_objective("frechet", loss, sampler, Scorer(extractor, extractor([digits])))
+    with pytest.raises(InputError, match=r"^the merge with w = \(0\.5, 1e\+36\): its prediction at step 1 of 3"):
+        objective((0.5, 1e36), SeedBlock.SEARCH, 0, 16)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_scores_depend_on_weights_and_seed_block(
     name: str, pipeline: Path, vectors: list[Path], extractor_dir: Path, digits: torch.Tensor

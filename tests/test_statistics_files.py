@@ -106,7 +106,7 @@ def test_the_stages_carry_the_statistics_into_the_protocol(
     extractor = load_extractor(str(extractor_dir))
     features = extractor([parts["train"].pixels[:240]])
     made = {
-        "images": 240, "seed_block": 3, "sampler": {"steps": 2}, "parameters": 1, "macs_per_step": 1,
+        "images": 240, "seed_block": 3, "device": "cpu", "sampler": {"steps": 2}, "parameters": 1, "macs_per_step": 1,
     }  # fmt: skip
     write_features(Path("features.safetensors"), features, extractor, made)
     moments = Moments.of(features)

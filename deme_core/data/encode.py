@@ -126,8 +126,13 @@ def _chunks(work: Path, name: str, count: int, encode: Callable[[slice], dict[st
     own = list(zip(starts, files, strict=True))[state().process_index :: state().num_processes]
     for start, file in tqdm(own, desc=name, unit="chunk", disable=not is_main()):
         if not file.is_file():
-            chunk = encode(slice(start, start + CHUNK))
-            write_tensors(file, {key: value.cpu().to(KEPT) for key, value in chunk.items()})
+            chunk = {key: value.cpu().to(KEPT) for key, value in encode(slice(start, start + CHUNK)).items()}
+            if bad := [key for key, value in chunk.items() if not value.isfinite().all()]:
+                raise InputError(
+                    f"{name} {start} to {min(start + CHUNK, count) - 1}: {bad[0]} is not finite in half precision; VAE"
+                    " or text encoder are broken, so fetch the pipeline again"
+                )
+            write_tensors(file, chunk)
     return files
 
 

@@ -152,10 +152,14 @@ def make_objective(name: str, loss: "MergedLoss", sampler: Sampler, scorer: Scor
 
     def objective(w: Sequence[float], block: SeedBlock, first: int, images: int) -> float:
         denoise = single(loss.model.at(w), sampler.device)
-        generated: Iterable[torch.Tensor] = sampler.generate(denoise, block, first, images)
+
+        def merged(t: int) -> str:
+            return f"the merge with w = ({', '.join(f'{weight:g}' for weight in w)})"
+
+        generated: Iterable[torch.Tensor] = sampler.generate(denoise, block, first, images, merged)
         if state().num_processes > 1:
             whole = sampler.params.block
-            generated = [shared(lambda at, n: sampler.images(denoise, block, first + at, n), images, whole)]
+            generated = [shared(lambda at, n: sampler.images(denoise, block, first + at, n, merged), images, whole)]
         elif len(scores) > 1:
             generated = list(generated)
         texts = sampler.conditions.texts(range(first, first + images))

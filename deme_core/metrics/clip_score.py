@@ -53,7 +53,7 @@ class ClipScore:
         """Scores float32 [n] in [0, 100] of a stream of images, uint8 [k, C, H, W], and one text an image.
 
         Raises:
-            InputError: there are not as many images as texts.
+            InputError: there are not as many images as texts, or features are not finite.
         """
         features = torch.from_numpy(self.extractor(images))
         if len(features) != len(texts):
@@ -62,5 +62,11 @@ class ClipScore:
             )
         distinct = list(dict.fromkeys(texts))
         row = {text: k for k, text in enumerate(distinct)}
-        own = self.clip.text_features(distinct)[[row[text] for text in texts]]
+        of_texts = self.clip.text_features(distinct)
+        if bad := int((~of_texts.isfinite()).any(1).sum()):
+            raise InputError(
+                f"CLIP model {self.extractor.name}: {bad} of {len(distinct)} texts have features that are not finite;"
+                " its weights are broken, so fetch them again"
+            )
+        own = of_texts[[row[text] for text in texts]]
         return (100 * torch.cosine_similarity(features, own).clamp(min=0)).numpy()

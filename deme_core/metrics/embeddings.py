@@ -43,12 +43,16 @@ def load_dinov2(directory: Path, config: dict[str, Any]) -> Extractor:
         mean, std = (torch.tensor(processor[key]).view(3, 1, 1) for key in ("image_mean", "image_std"))
     with blamed_on(architecture, "no DINOv2 can be loaded with it"):
         model = Dinov2Model.from_pretrained(folder).eval()
-    model = model.to(best_device())
+    device = best_device()
+    model = model.to(device)
 
-    def forward(pixels: torch.Tensor) -> torch.Tensor:
+    def prepare(pixels: torch.Tensor) -> torch.Tensor:
         x = torch.nn.functional.interpolate(
             rgb(pixels).float() / 255, size, mode="bicubic", antialias=True, align_corners=False
         ).clamp(0, 1)
-        return model(pixel_values=((x - mean) / std).to(best_device())).last_hidden_state[:, 0]
+        return (x - mean) / std
 
-    return Extractor(directory.name, weights_hash(folder / "model.safetensors"), forward, BLOCK)
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return model(pixel_values=x.to(device)).last_hidden_state[:, 0]
+
+    return Extractor(directory.name, weights_hash(folder / "model.safetensors"), forward, BLOCK, prepare, device)

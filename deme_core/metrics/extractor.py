@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from deme_core.errors import InputError
+from deme_core.parallel import CPU, PIECE, in_order
 
 
 @dataclass(frozen=True)
@@ -18,33 +19,57 @@ class Extractor:
     name: str
     sha256: str
     forward: Callable[[torch.Tensor], torch.Tensor]
-    """uint8 [n, C, H, W] on the CPU -> features [n, D], anywhere."""
+    """The network: what `prepare` gives, [n, …] on the CPU -> features [n, D], anywhere."""
     block: int = 500
     """Images a forward pass."""
+    prepare: Callable[[torch.Tensor], torch.Tensor] = lambda pixels: pixels
+    """The share of the CPU, such as resizing: uint8 [n, C, H, W] -> [n, …], each image for itself."""
+    device: torch.device = CPU
+    """Where `forward` computes."""
 
-    @torch.inference_mode()
     def __call__(self, images: Iterable[torch.Tensor]) -> np.ndarray:
         """Features of a stream of uint8 [n, C, H, W]: float32 [total, D].
 
         The network sees blocks of `block` images however the stream is cut, so that the same images give the same
-        bits in a search trial and in an evaluation.
+        bits in a search trial and in an evaluation. On a CPU as many blocks are computed at a time as torch has
+        threads; for a GPU these prepare the images that come next.
+
+        Raises:
+            InputError: there is no image, or a feature is not finite.
         """
-        parts = [self.forward(part).float().cpu() for part in batched(images, self.block)]
-        if not parts:
+        if self.device.type == "cpu":
+            parts = in_order(lambda block: self._features(self.prepare(block)), batched(images, self.block))
+        else:
+            ready = in_order(self.prepare, batched(images, PIECE), ahead=True)
+            parts = map(self._features, batched(ready, self.block))
+        if not (found := list(parts)):
             raise InputError(f"extractor {self.name}: no image to extract features from")
-        return torch.cat(parts).numpy()
+        return torch.cat(found).numpy()
+
+    @torch.inference_mode()
+    def _features(self, prepared: torch.Tensor) -> torch.Tensor:
+        features = self.forward(prepared).float().cpu()
+        if bad := int((~features.isfinite()).any(1).sum()):
+            raise InputError(
+                f"extractor {self.name}: {bad} of {len(features)} images have features that are not finite; its weights"
+                " are broken, so fetch them again"
+            )
+        return features
 
 
 def batched(parts: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
-    """The rows of `parts` in tensors of `size` rows, the last one shorter."""
-    rest: torch.Tensor | None = None
+    """The rows of `parts` in tensors of `size` rows, the last one shorter; cut from a part they share its memory."""
+    kept: list[torch.Tensor] = []
+    missing = size
     for part in parts:
-        rest = part if rest is None else torch.cat([rest, part])
-        while len(rest) >= size:
-            yield rest[:size]
-            rest = rest[size:]
-    if rest is not None and len(rest):
-        yield rest
+        while len(part) >= missing:
+            yield torch.cat([*kept, part[:missing]]) if kept else part[:missing]
+            part, kept, missing = part[missing:], [], size
+        if len(part):
+            kept.append(part)
+            missing -= len(part)
+    if kept:
+        yield torch.cat(kept) if len(kept) > 1 else kept[0]
 
 
 def rgb(pixels: torch.Tensor) -> torch.Tensor:

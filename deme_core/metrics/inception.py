@@ -46,16 +46,16 @@ def load_inception(directory: Path, config: dict[str, Any]) -> Extractor:
         network = InceptionV3W(str(file.parent), download=False, resize_inside=resize == "legacy_tensorflow")
     except (RuntimeError, AttributeError) as error:
         raise InputError(f"{file}: no TorchScript Inception ({_first_line(error)}); fetch it again") from None
-    network = network.eval().to(best_device())
-    resizer = build_resizer(resize)
+    device, resizer = best_device(), build_resizer(resize)
+    network = network.eval().to(device)
 
-    def forward(pixels: torch.Tensor) -> torch.Tensor:
+    def prepare(pixels: torch.Tensor) -> torch.Tensor:
         images = rgb(pixels).permute(0, 2, 3, 1).numpy()
         resized = np.stack([np.asarray(resizer(image), np.float32) for image in images])
-        return network(torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(best_device()))
+        return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous()
 
     digest = hashlib.sha256(file.read_bytes() + resize.encode())
-    return Extractor(directory.name, digest.hexdigest(), forward, BLOCK)
+    return Extractor(directory.name, digest.hexdigest(), lambda x: network(x.to(device)), BLOCK, prepare, device)
 
 
 def _download(url: str, file: Path) -> None:

@@ -16,6 +16,7 @@ from deme_core.device import best_device
 from deme_core.errors import InputError
 from deme_core.json_files import read_json
 from deme_core.metrics.extractor import Extractor, files_of_model, rgb
+from deme_core.parallel import in_order
 from deme_core.tensors import shapes, weights_hash
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -37,13 +38,16 @@ class OpenClip:
         """The image tower: features [n, D] before their normalisation."""
         from PIL import Image
 
-        def forward(pixels: torch.Tensor) -> torch.Tensor:
+        def prepare(pixels: torch.Tensor) -> torch.Tensor:
             images = [Image.fromarray(image.numpy()) for image in rgb(pixels).permute(0, 2, 3, 1).contiguous()]
-            return self.model.encode_image(torch.stack([self.preprocess(image) for image in images]).to(best_device()))
+            return torch.stack([self.preprocess(image) for image in images])
 
-        return Extractor(name, weights_hash(self.folder / WEIGHTS), forward, BLOCK)
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            return self.model.encode_image(x.to(device))
 
-    @torch.inference_mode()
+        device = best_device()
+        return Extractor(name, weights_hash(self.folder / WEIGHTS), forward, BLOCK, prepare, device)
+
     def text_features(self, texts: Sequence[str]) -> torch.Tensor:
         """float32 [n, D] on the CPU, before their normalisation; texts that are too long are cut, counted and told."""
         from open_clip import get_tokenizer
@@ -53,8 +57,13 @@ class OpenClip:
         length = tokens.shape[1]
         if cut := int((whole[1:, length:] != whole[0, -1]).any(1).sum()):
             print(f"{self.folder}: {cut} of {len(texts)} texts are longer than its {length} tokens, and are cut there")
-        parts = [self.model.encode_text(part.to(best_device())).float().cpu() for part in tokens.split(BLOCK)]
-        return torch.cat(parts)
+        device = best_device()
+
+        @torch.inference_mode()
+        def features(part: torch.Tensor) -> torch.Tensor:
+            return self.model.encode_text(part.to(device)).float().cpu()
+
+        return torch.cat(list(in_order(features, tokens.split(BLOCK), device)))
 
 
 def load_open_clip(source: str, pretrained: str | None = None, revision: str | None = None) -> OpenClip:

@@ -1,6 +1,7 @@
 """What a model's images of a prompt set are worth: CLIP score, and where there are real images, Fréchet distance."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from deme_core.metrics.extractor import Extractor
 from deme_core.metrics.feature_files import read_features
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.moments import Moments
+from deme_core.parallel import PIECE, in_order
 from deme_core.prompts.settings import PromptParams, Prompts
 
 Stream = Callable[[], Iterable[torch.Tensor]]
@@ -98,7 +100,7 @@ def evaluate_prompts(
         real = read_features(Path(of_set.reference), extractor.sha256)
         metrics |= {"extractor": f"{extractor.name}-{extractor.sha256[:8]}", "reference_images": len(real)}
         metrics |= frechet_metrics(measured, extractor, real, blocks)
-    metrics |= {"seed_block": protocol["seed_block"]}
+    metrics |= {"seed_block": protocol["seed_block"], "device": protocol["device"]}
     return metrics | {f"sampler_{key}": value for key, value in protocol["sampler"].items()}, table
 
 
@@ -108,10 +110,10 @@ def resized(images: Iterable[torch.Tensor], size: int | None) -> Iterator[torch.
         if size is None or part.shape[-2:] == (size, size):
             yield part
         else:
-            yield torch.stack([_resize(image, size) for image in part])
+            yield torch.cat(list(in_order(partial(_resize, size=size), part.split(PIECE))))
 
 
-def _resize(image: torch.Tensor, size: int) -> torch.Tensor:
-    channels: list[Any] = [Image.fromarray(channel.numpy()) for channel in image]
+def _resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    channels: list[Any] = [Image.fromarray(channel.numpy()) for channel in images.flatten(0, 1)]
     small = [np.array(channel.resize((size, size), Image.Resampling.BICUBIC)) for channel in channels]
-    return torch.from_numpy(np.stack(small))
+    return torch.from_numpy(np.stack(small)).unflatten(0, images.shape[:2])

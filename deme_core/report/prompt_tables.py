@@ -29,7 +29,7 @@ PAPER = {
     },
 }  # fmt: skip
 PAPERS_EXPERIMENT = "sd_v1_4"
-PROTOCOL = ("images", "prompts", "size", "clip_model", "extractor", "reference_images", "seed_block")
+PROTOCOL = ("images", "prompts", "size", "clip_model", "extractor", "reference_images", "seed_block", "device")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from deme_core.errors import InputError
+from deme_core.parallel import PIECE, in_order
 from deme_core.tensors import atomic_file
 
 PER_ARCHIVE = 1000
@@ -25,10 +27,9 @@ def write_archive(directory: Path, number: int, pixels: torch.Tensor) -> None:
         atomic_file(directory / f"{number:04d}.zip") as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
     ):
-        for k, image in enumerate(pixels, number * PER_ARCHIVE):
-            buffer = io.BytesIO()
-            to_pil(image).save(buffer, "png")
-            archive.writestr(zipfile.ZipInfo(f"{k:06d}.png", EPOCH), buffer.getvalue())
+        encoded = chain.from_iterable(in_order(_encode, pixels.split(PIECE)))
+        for k, png in enumerate(encoded, number * PER_ARCHIVE):
+            archive.writestr(zipfile.ZipInfo(f"{k:06d}.png", EPOCH), png)
 
 
 def read_protocol(directory: Path) -> dict[str, Any]:
@@ -48,13 +49,24 @@ def read_images(directory: Path, count: int) -> Iterator[torch.Tensor]:
     for path in sorted(directory.glob("*.zip")):
         with zipfile.ZipFile(path) as archive:
             names = sorted(archive.namelist())[: count - seen]
-            images = [np.asarray(Image.open(archive.open(name))) for name in names]
-        if images:
-            pixels = torch.from_numpy(np.stack(images))
+            files = [[archive.read(name) for name in names[k : k + PIECE]] for k in range(0, len(names), PIECE)]
+        if files:
+            pixels = torch.cat(list(in_order(_decode, files)))
             yield pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
-            seen += len(images)
+            seen += len(pixels)
     if seen < count:
         raise InputError(f"{directory}: {count} images are asked for, {seen} are there; raise sample.images")
+
+
+def _encode(pixels: torch.Tensor) -> list[bytes]:
+    files = [io.BytesIO() for _ in pixels]
+    for image, file in zip(pixels, files, strict=True):
+        to_pil(image).save(file, "png")
+    return [file.getvalue() for file in files]
+
+
+def _decode(files: Sequence[bytes]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files]))
 
 
 def write_grid(path: Path, pixels: torch.Tensor, columns: int, scale: int = 1) -> None:

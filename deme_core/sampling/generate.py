@@ -1,7 +1,10 @@
 """Images from a denoiser: image k depends on its seed alone, not on the batch it is sampled in."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,26 @@ from torch import nn
 from deme_core.checkpoints import denoiser_shape, load_noise_schedule, schedule_identity
 from deme_core.components import Autoencoder, frozen_hashes, is_text_to_image
 from deme_core.data.images import to_pixels
+from deme_core.errors import InputError
+from deme_core.parallel import in_order
 from deme_core.sampling.conditions import UNCONDITIONAL, Conditions, Denoise, guided, refuse_text
 from deme_core.sampling.schedulers import make_scheduler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock, image_generators
 from deme_core.timesteps import TimestepRanges
+
+Name = Callable[[int], str]
+"""t -> what a message calls the model that predicts at this timestep."""
+REMEDIES = {
+    "float16": "take sampler.dtype=float32 or bfloat16, which hold larger numbers",
+    "bfloat16": "take sampler.dtype=float32, or look at the curve of its training",
+    "float32": "look at the curve of its training, and at the weights that it was merged with",
+}
+
+
+def unnamed(t: int) -> str:
+    """A Name for whoever has but one model."""
+    return "the model"
 
 
 @dataclass(frozen=True)
@@ -56,45 +74,110 @@ class Sampler:
             "prompts": self.conditions.sha256, "frozen": dict(self.frozen),
         }  # fmt: skip
 
-    def generate(self, denoise: Denoise, block: SeedBlock, first: int, count: int) -> Iterator[torch.Tensor]:
+    def generate(
+        self, denoise: Denoise, block: SeedBlock, first: int, count: int, name: Name = unnamed
+    ) -> Iterator[torch.Tensor]:
         """Images `first` to `first + count − 1` of a seed block, in order.
 
         A U-Net's float results change with the batch size, so that the network always sees the same, full blocks of
-        `params.block` images, aligned with the image index; what was not asked for is thrown away.
+        `params.block` images, aligned with the image index; what was not asked for is thrown away. On a CPU as many
+        blocks are sampled at a time as torch has threads.
 
         Yields:
             uint8 [n, C, H, W] on the CPU, n <= params.block.
-        """
-        size = self.params.block
-        for start in range(first - first % size, first + count, size):
-            pixels = self._block(denoise, block, start)
-            yield pixels[max(first - start, 0) : first + count - start]
 
-    def images(self, denoise: Denoise, block: SeedBlock, first: int, count: int) -> torch.Tensor:
+        Raises:
+            InputError: a number on the way to the images is not finite.
+        """
+        for _, pixels in self._parts(denoise, block, [range(first, first + count)], name):
+            yield pixels
+
+    def images(self, denoise: Denoise, block: SeedBlock, first: int, count: int, name: Name = unnamed) -> torch.Tensor:
         """The images of `generate` as one tensor, uint8 [count, C, H, W]."""
-        return torch.cat(list(self.generate(denoise, block, first, count)))
+        return torch.cat(list(self.generate(denoise, block, first, count, name)))
+
+    def spans(
+        self, denoise: Denoise, block: SeedBlock, spans: Iterable[range], name: Name = unnamed
+    ) -> Iterator[torch.Tensor]:
+        """The images of each span of indices as one tensor; the next span is begun before the last one is complete."""
+        for _, parts in groupby(self._parts(denoise, block, spans, name), key=itemgetter(0)):
+            yield torch.cat([pixels for _, pixels in parts])
+
+    def _parts(
+        self, denoise: Denoise, block: SeedBlock, spans: Iterable[range], name: Name
+    ) -> Iterator[tuple[range, torch.Tensor]]:
+        size = self.params.block
+        wanted = [(span, k) for span in spans for k in range(span.start - span.start % size, span.stop, size)]
+        blocks = in_order(partial(self._block, denoise, block, name), [start for _, start in wanted], self.device)
+        for (span, start), pixels in zip(wanted, blocks, strict=True):
+            yield span, pixels[max(span.start - start, 0) : span.stop - start]
 
     @torch.inference_mode()
-    def _block(self, denoise: Denoise, block: SeedBlock, start: int) -> torch.Tensor:
+    def _block(self, denoise: Denoise, block: SeedBlock, name: Name, start: int) -> torch.Tensor:
+        indices = range(start, start + self.params.block)
         scheduler = make_scheduler(self.noise_schedule, self.params)
-        generators = image_generators(block, range(start, start + self.params.block))
-        noise = [torch.randn(self.shape, generator=generator) for generator in generators]
-        x = torch.stack(noise).to(self.device) * scheduler.init_noise_sigma
+        generators = image_generators(block, indices)
+        noise = torch.stack([torch.randn(self.shape, generator=generator) for generator in generators])
+        condition, blank = self.conditions.of(indices), self.conditions.blank(len(indices))
+        denoise = guided(denoise, condition, blank, self.params.guidance)
+        x, good_steps = self.denoised(
+            denoise, scheduler, noise.to(self.device) * scheduler.init_noise_sigma, generators
+        )
+        images = self.decode(x)
+        flags = torch.stack([good_steps, x.isfinite().all(), images.isfinite().all()])
+        pixels = to_pixels(images).cpu()
+        which = f"images {start}–{indices[-1]} of the seeds {block.name}"
+        self._refuse(flags.tolist(), scheduler.timesteps.tolist(), name, which)
+        return pixels
+
+    def denoised(
+        self, denoise: Denoise, scheduler: Any, x: torch.Tensor, generators: list[torch.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x_0 from x_T, and the number of steps before the first whose prediction is not finite, both on the device.
+
+        On a GPU no step waits for the device, but for those of the ddpm sampler, whose noise comes from the CPU.
+        """
         dtype = getattr(torch, self.params.dtype)
-        condition = self.conditions.of(range(start, start + self.params.block))
-        denoise = guided(denoise, condition, self.conditions.blank(self.params.block), self.params.guidance)
         drawn = {"generator": generators} if self.params.kind == "ddpm" else {}
+        timesteps = scheduler.timesteps  # on the CPU: schedulers and the ensemble read them
+        if self.device.type == "cuda":
+            timesteps = timesteps.pin_memory()
+        good = torch.ones((), dtype=torch.bool, device=self.device)
+        good_steps = torch.zeros((), dtype=torch.long, device=self.device)
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            for t in scheduler.timesteps:
+            for t in timesteps:
                 prediction = denoise(x, t).float()
                 x = scheduler.step(prediction, t, x, **drawn).prev_sample
-        return to_pixels(self.decode(x)).cpu()
+                good &= prediction.isfinite().all()
+                good_steps += good
+        return x, good_steps
+
+    def _refuse(self, flags: list[int], timesteps: list[int], name: Name, images: str) -> None:
+        """Stop at the first thing that is not finite: a step, x_0, what the decoder made of it."""
+        good_steps, sample, decoded = flags
+        if good_steps < len(timesteps):
+            t = timesteps[good_steps]
+            raise InputError(
+                f"{name(t)}: its prediction at step {good_steps + 1} of {len(timesteps)} (t = {t}) is not finite"
+                f" ({images}); {REMEDIES[self.params.dtype]}"
+            )
+        last = name(timesteps[-1])
+        if not sample:
+            raise InputError(
+                f"{last}: a step of the sampler overflows, though all predictions are finite ({images}); take a smaller"
+                f" sampler.guidance, or {REMEDIES['float32']}"
+            )
+        if not decoded:
+            raise InputError(
+                f"{last}: the VAE turns finite latents into pictures that are not finite ({images}); its weights are"
+                " broken, so fetch the pipeline again"
+            )
 
 
 def single(model: nn.Module, device: torch.device) -> Denoise:
-    """One denoiser for all timesteps."""
+    """One denoiser for all timesteps; a t in pinned memory comes to a GPU without a wait."""
     model = model.to(device).eval()
-    return lambda x, t, **condition: model(x, t.to(x.device), **condition).sample
+    return lambda x, t, **condition: model(x, t.to(x.device, non_blocking=True), **condition).sample
 
 
 def ensemble(experts: list[nn.Module], ranges: TimestepRanges, device: torch.device) -> Denoise:

@@ -14,10 +14,11 @@ from tqdm.auto import tqdm
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, weights_file
 from deme_core.components import Condition, blank_condition
+from deme_core.device import best_device, device_name
 from deme_core.errors import InputError
 from deme_core.processes import state
 from deme_core.sampling.archive import PER_ARCHIVE, PROTOCOL, read_images, write_archive, write_grid
-from deme_core.sampling.generate import Denoise, Sampler, ensemble, single
+from deme_core.sampling.generate import Denoise, Name, Sampler, ensemble, single, unnamed
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
 from deme_core.tensors import read_recipe, weights_hash
@@ -35,9 +36,9 @@ def sample_model(
         pretrained: the pipeline that gives noise schedule, image shape, text encoder and VAE.
         prompts: image k has the prompt k modulo their number; none for an unconditional pipeline.
     """
-    process = state()
+    process, device = state(), best_device()
     folders, ranges = denoisers(model)
-    sampler = Sampler.of(pretrained, params, process.device, prompts)
+    sampler = Sampler.of(pretrained, params, device, prompts)
     identity = {
         "weights": [weights_hash(weights_file(folder)) for folder in folders],
         "bounds": ranges and ranges.bounds, "images": images,
@@ -45,8 +46,9 @@ def sample_model(
     work = work_dir("sample", identity, __file__)
     with only_one(work):
         models = [load_denoiser(folder) for folder in folders]
-        denoise = ensemble(models, ranges, process.device) if ranges else single(models[0], process.device)
-        write_missing(sampler, denoise, images, work, process.process_index, process.num_processes)
+        denoise = ensemble(models, ranges, device) if ranges else single(models[0], device)
+        rank, world = process.process_index, process.num_processes
+        write_missing(sampler, denoise, images, work, rank, world, named(folders, ranges))
         process.wait_for_everyone()
     if process.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
@@ -54,9 +56,10 @@ def sample_model(
             shutil.move(archive, out / archive.name)
         shutil.rmtree(work)
         protocol = {"images": images, "seed_block": SeedBlock.EVALUATION.name, "sampler": asdict(params)}
+        protocol |= {"device": device_name(device)}
         if prompts:
             protocol |= {"prompts": len(prompts), "prompts_sha256": sampler.conditions.sha256}
-        blank = blank_condition(pretrained, 1, process.device)
+        blank = blank_condition(pretrained, 1, device)
         text = json.dumps(protocol | cost(models, sampler.shape, blank), indent=2, sort_keys=True)
         (out / PROTOCOL).write_text(text + "\n")
         preview = next(read_images(out, min(images, PER_ARCHIVE)))[:100]
@@ -74,15 +77,26 @@ def denoisers(model: Path) -> tuple[list[Path], TimestepRanges | None]:
     return [model / str(i) for i in range(1, ranges.N + 1)], ranges
 
 
+def named(folders: Sequence[Path], ranges: TimestepRanges | None) -> Name:
+    """The folder of the denoiser that predicts at a timestep."""
+    return lambda t: str(folders[ranges.expert(t) - 1 if ranges else 0])
+
+
 def write_missing(
-    sampler: Sampler, denoise: Denoise, images: int, directory: Path, rank: int = 0, world: int = 1
+    sampler: Sampler,
+    denoise: Denoise,
+    images: int,
+    directory: Path,
+    rank: int = 0,
+    world: int = 1,
+    name: Name = unnamed,
 ) -> None:
     """Write the archives 0, 1, … that are this process's (number ≡ rank modulo world) and not there yet."""
     numbers = range(rank, -(-images // PER_ARCHIVE), world)
     todo = [number for number in numbers if not (directory / f"{number:04d}.zip").is_file()]
-    for number in tqdm(todo, desc="sampling", unit="archive", disable=rank != 0):
-        first = number * PER_ARCHIVE
-        pixels = sampler.images(denoise, SeedBlock.EVALUATION, first, min(PER_ARCHIVE, images - first))
+    spans = [range(k * PER_ARCHIVE, min((k + 1) * PER_ARCHIVE, images)) for k in todo]
+    bar = tqdm(todo, desc="sampling", unit="archive", disable=rank != 0)
+    for number, pixels in zip(bar, sampler.spans(denoise, SeedBlock.EVALUATION, spans, name), strict=True):
         write_archive(directory, number, pixels)
 
 

@@ -15,7 +15,7 @@ from deme_core.merging.settings import SearchParams
 from deme_core.metrics.calibration import CalibrateParams
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams, check_samples
-from deme_core.metrics.features import FeatureParams
+from deme_core.metrics.features import FeatureParams, feature_count
 from deme_core.params import check, check_keys, read, section
 from deme_core.prompts.table import prompt_params
 from deme_core.sampling.conditions import check_prompts
@@ -48,7 +48,7 @@ def main() -> None:
     check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)
     pipeline = local_pipeline(parsed["pretrain_load"].source)
     check_prompts(parsed["sample"].prompts, sets, parsed["sampler"].guidance, pipeline)
-    check_samples(parsed["sample"].images, parsed["evaluate"].blocks, parsed["reference"].extractor)
+    check_samples(parsed["sample"].images, parsed["evaluate"].blocks, feature_count(parsed["reference"].extractor))
     if pipeline is not None:
         check_schedule(source_schedule(pipeline), top, parsed["finetune_rival"], parsed["sampler"].steps)
     check_inputs(params)

@@ -33,6 +33,7 @@ def test_every_stage_runs_on_a_replica_and_pictures_of_any_kind(
         params[key] = params[key] | value if isinstance(value, dict) and key != "dag" else value
     ran = run_dag(params, monkeypatch)
     assert {path.stem for path in (REPOSITORY / "stages").glob("*.py")} - ran == {
+        "prompts",
         "evaluate_prompts",
         "report_prompts",
     }

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -170,6 +171,31 @@ def test_rivals_without_their_dag_end_a_fresh_run_in_one_line(toy: Path, tmp_pat
     assert line.startswith("error: params: dag is not that of N = 2, rivals = ['full_range', 'soup_full_range']")
     assert "Traceback" not in run.stdout
     assert outputs(tmp_path / "project") == {}
+
+
+def test_an_edit_of_the_users_own_files_runs_their_readers_again(toy: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(toy, tmp_path / "project"))
+    np.savez(project / "statistics.npz", mu=np.zeros(8), sigma=np.eye(8))
+    shutil.copytree(project / "zoo" / "digits-ddpm", project / "mine" / "base")
+    change_params(
+        project,
+        {
+            "reference": {"statistics": "statistics.npz"}, "pretrain_load": {"source": "mine/base"},
+            "inputs": {"statistics": "statistics.npz", "base": "mine/base"},
+        },
+    )  # fmt: skip
+    assert repro(project, "reference", "pretrain_load") == ["validate", "data", "reference", "pretrain_load"]
+    before = outputs(project)
+    np.savez(project / "statistics.npz", mu=np.ones(8), sigma=np.eye(8))
+    with (project / "mine" / "base" / "scheduler" / "scheduler_config.json").open("a") as file:
+        file.write("\n")
+    (project / "zoo" / "digits-ddpm" / "model_index.json").unlink()  # of another experiment
+    assert repro(project, "reference", "pretrain_load") == ["reference", "pretrain_load"]
+    after = outputs(project)
+    assert after.keys() == before.keys()
+    assert {file for file in before if after[file] != before[file]} == {
+        "data/reference/statistics.safetensors", "models/pretrained/scheduler/scheduler_config.json",
+    }  # fmt: skip
 
 
 class TestFinished:

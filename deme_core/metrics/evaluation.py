@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deme_core.metrics.features import feature_count
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.intervals import (
     JACKKNIFE_GROUPS,
@@ -103,11 +102,10 @@ class Targets:
         return scores | {name: [to.distance(rows) for rows in parts] for name, to in self.kernel.items()}
 
 
-def check_samples(images: int, blocks: int, extractor: str | None = None) -> None:
+def check_samples(images: int, blocks: int, features: int | None = None) -> None:
     """The seed blocks and the groups of the jackknife must be equal, and large enough for a covariance.
 
-    Args:
-        extractor: its folder. Too few images for an interval of its distances are warned of.
+    Too few of them for the number of features, where it is known, are warned of.
     """
     unit = math.lcm(blocks, JACKKNIFE_GROUPS)
     check(
@@ -115,7 +113,7 @@ def check_samples(images: int, blocks: int, extractor: str | None = None) -> Non
         f"must be a multiple of {unit} ({blocks} seed blocks, {JACKKNIFE_GROUPS} groups of the jackknife), at least"
         f" {2 * unit}",
     )  # fmt: skip
-    if extractor and (count := feature_count(extractor)) and (note := uncovered(images, count, blocks)):
+    if features and (note := uncovered(images, features, blocks)):
         print(f"warning: {note}", file=sys.stderr)
 
 

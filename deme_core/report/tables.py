@@ -190,7 +190,8 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
         markdown(*_readable(table)),
         f"Protocol: {base.images:,} images a model from the seed block {base.seed_block}, in {blocks}; sampler"
         f" {base.sampler_kind}, {base.sampler_steps} steps, {base.sampler_spacing} spacing, {base.sampler_dtype}, on"
-        f" {base.device}; features of `{base.extractor}`; {base.reference_images:,} reference images in the training part.",
+        f" {base.device}; features of `{base.extractor}`; {base.reference_images:,} reference images in the training"
+        " part.",
         "How to read it: lower is better. A distance stands as its plain value, which other tools print"
         f"{_corrected_note(table)} A change is the mean"
         f" difference to the pretrained model on the same noise, with a 95 % t interval of the differences over the"

@@ -1,8 +1,8 @@
 """Whole pieces of work, as many at a time as torch has threads, each on one core, their results in order.
 
 Torch's own threads share out every operation, and spin until the last of them is done: beside one busy core a network
-of a few thousand weights then takes 25 times as long. Pieces such as blocks of images wait for nobody, and what they
-give does not depend on the number of cores.
+of a few thousand weights then takes 4 to 30 times as long. Pieces such as blocks of images wait for nobody, and what
+they give does not depend on the number of cores.
 
 Torch has as many threads as there are cores, or OMP_NUM_THREADS; of the processes of a launch each has its share, since
 torchrun and `accelerate launch` set that variable where the user has not.
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 
 def in_order(
-    call: Callable[[Piece], Result], pieces: Iterable[Piece], device: torch.device = CPU, *, ahead: bool = False
+    call: Callable[[Piece], Result], pieces: Iterable[Piece], device: torch.device = CPU, *, ahead: int = 0
 ) -> Iterator[Result]:
     """`call(piece)` of all pieces, one after the other in their order, each of which a worker has computed on one core.
 
@@ -33,7 +33,8 @@ def in_order(
 
     Args:
         call: enters what torch knows for a thread alone, as `inference_mode` and `autocast`, itself.
-        ahead: have a worker even if torch has one thread, since the caller waits for another device meanwhile.
+        ahead: so many pieces at least are under way, by one worker if torch has one thread: for a caller that waits for
+            another device meanwhile.
     """
     alone = not _WORKERS.users and torch.get_num_threads() == 1 and not ahead
     if alone or device.type != "cpu" or _WORKERS.here():
@@ -44,7 +45,7 @@ def in_order(
         try:
             for piece in pieces:
                 under_way.append(workers.submit(call, piece))
-                if len(under_way) >= AHEAD * workers.count:
+                if len(under_way) >= max(ahead, AHEAD * workers.count):
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()

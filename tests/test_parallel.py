@@ -90,6 +90,10 @@ def test_pieces_are_taken_shortly_before_they_are_needed() -> None:
     results.close()
     assert len(taken) < 60
     assert torch.get_num_threads() == 2
+    taken.clear()
+    next(results := in_order(lambda k: k, pieces(), ahead=30))
+    assert len(taken) == 30
+    results.close()
 
 
 def test_a_piece_that_fails_ends_all() -> None:
@@ -145,7 +149,7 @@ def test_one_thread_another_device_or_a_wish_to_be_ahead() -> None:
         return threading.current_thread() is threading.main_thread()
 
     assert list(in_order(where, range(2))) == [True, True]
-    assert list(in_order(where, range(2), ahead=True)) == [False, False]
+    assert list(in_order(where, range(2), ahead=1)) == [False, False]
     torch.set_num_threads(2)
     assert list(in_order(where, range(2))) == [False, False]
     assert list(in_order(where, range(2), CUDA)) == [True, True]
@@ -282,8 +286,8 @@ def test_an_extractor_for_a_gpu_has_its_next_images_prepared_meanwhile() -> None
     def forward(x: torch.Tensor) -> torch.Tensor:
         assert threading.get_ident() == here
         sizes.append(len(x))
-        if len(sizes) == 1:  # of the second block something is ready while the first is computed
-            assert all(prepared.acquire(timeout=30) for _ in range(25))
+        if len(sizes) == 1:  # the second block is ready while the first is computed
+            assert all(prepared.acquire(timeout=30) for _ in range(40))
         return 2 * x
 
     images = torch.arange(45, dtype=torch.uint8).reshape(45, 1, 1, 1)

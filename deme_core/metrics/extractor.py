@@ -40,7 +40,7 @@ class Extractor:
         if self.device.type == "cpu":
             parts = in_order(lambda block: self._features(self.prepare(block)), batched(images, self.block))
         else:
-            ready = in_order(self.prepare, batched(images, PIECE), ahead=True)
+            ready = in_order(self.prepare, batched(images, PIECE), ahead=-(-self.block // PIECE))
             parts = map(self._features, batched(ready, self.block))
         if not (found := list(parts)):
             raise InputError(f"extractor {self.name}: no image to extract features from")

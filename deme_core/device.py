@@ -26,9 +26,8 @@ def _exact() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False  # else the kernel is the one that was fastest this time
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # costs a write of every tensor; none here is read first
-    )
+    # It costs a write of every new tensor, and none here is read before it is written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def device_name(device: torch.device) -> str:

@@ -212,17 +212,16 @@ def test_all_that_is_read_of_a_base_lies_in_the_folder_that_dvc_looks_at(empty_f
     assert all(part == base or base in part.parents for part in (found.root, found.denoiser, found.scheduler) if part)
 
 
-@pytest.mark.parametrize("folder", sorted(path for path in (REPOSITORY / "zoo").iterdir() if path.is_dir()), ids=str)
-def test_beside_a_model_of_the_zoo_dvc_sees_only_what_is_read_with_it(folder: Path) -> None:
-    if folder.name == "__pycache__":
-        return
+def test_beside_a_model_of_the_zoo_dvc_sees_only_what_is_read_with_it() -> None:
     ignore = Repo(REPOSITORY).dvcignore
-    seen = {path.name for path in folder.iterdir() if path.is_file() and not ignore.is_ignored_file(str(path))}
     of_a_clip = {"open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert seen <= {"model_index.json", "config.json", "model.safetensors", *of_a_clip}
-    index = folder / "model_index.json"
-    parts = {name for name in json.loads(index.read_text()) if name[0] != "_"} if index.is_file() else set()
-    assert {path.name for path in folder.iterdir() if path.is_dir()} <= parts
+    for folder in (recipe.parent for recipe in (REPOSITORY / "zoo").rglob("recipe.yaml")):
+        index = folder / "model_index.json"
+        parts = {*json.loads(index.read_text())} if index.is_file() else set()
+        seen = {path for path in folder.iterdir() if path.is_dir() or not ignore.is_ignored_file(str(path))}
+        assert {path.name for path in seen if path.is_dir()} <= parts, folder
+        files = {path.name for path in seen if path.is_file()}
+        assert files <= {"model_index.json", "config.json", "model.safetensors", *of_a_clip}, folder
 
 
 # A section that is not that of the params

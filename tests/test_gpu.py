@@ -16,6 +16,10 @@ from conftest import REPOSITORY, training_params
 
 from deme_core.checkpoints import load_denoiser, load_noise_schedule
 from deme_core.data.examples import Pixels
+from deme_core.device import best_device
+from deme_core.merging.loss import DenoisingLoss
+from deme_core.merging.objective import MergedLoss, MergedModel
+from deme_core.seeds import SeedBlock
 from deme_core.tensors import read_tensors
 from deme_core.training import loop
 from deme_core.training.loop import Curve, train
@@ -122,10 +126,23 @@ def test_a_gpu_trains_on_what_a_cpu_trains_on(
     assert [row["loss"] for row in gpu] == pytest.approx([row["loss"] for row in cpu], rel=1e-3)
 
 
+def test_the_memory_of_a_search_by_gradient_does_not_grow_with_the_images(
+    pipeline: Path, vectors: list[Path], digits: torch.Tensor
+) -> None:
+    denoising = DenoisingLoss(load_noise_schedule(pipeline), Pixels(digits), best_device())
+    loss = MergedLoss(MergedModel(pipeline, vectors), denoising)
+
+    def peak(images: int) -> int:
+        torch.cuda.reset_peak_memory_stats()
+        loss.gradient([0.5] * len(vectors), SeedBlock.SEARCH, 0, images)
+        return torch.cuda.max_memory_allocated()
+
+    peak(1000)  # what cuDNN and cuBLAS allocate once
+    assert peak(8000) <= 1.05 * peak(1000)
+
+
 def test_float32_is_float32(pipeline: Path) -> None:
     """A product of 1 + 2⁻¹² is 1 in TF32."""
-    from deme_core.device import best_device
-
     device = best_device()
     x = torch.full((1, 64, 8, 8), 1 + 2.0**-12, device=device)
     conv = torch.nn.Conv2d(64, 64, 1, bias=False).to(device)

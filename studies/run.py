@@ -42,8 +42,8 @@ def plan(study: dict[str, Any], name: str) -> pd.DataFrame:
         for point in study["points"]:
             overrides = [*study["common"], *point["overrides"], f"seed={seed}"]
             params = yaml.safe_load(compose_params(overrides))
-            derived = ["inputs"]  # and of what lies on this machine
-            used = {name: value for name, value in params.items() if name not in study["unused"] + derived}
+            unused = [*study["unused"], "inputs"]  # which follow from the others, and from what lies on this machine
+            used = {name: value for name, value in params.items() if name not in unused}
             key = hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:10]
             rows.append(point | {"seed": seed, "overrides": overrides, "experiment": f"{name}-{key}"})
     return pd.DataFrame(rows)

@@ -138,6 +138,14 @@ def test_a_section_that_a_study_does_not_use_leaves_its_points_measured(change: 
         assert key_of(unused, change, other) != key_of(unused)
 
 
+def test_a_point_is_known_on_a_machine_with_other_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, compose = key_of([]), runner.compose_params
+    moved = ("base: zoo/digits-ddpm", "base: elsewhere")
+    monkeypatch.setattr(runner, "compose_params", lambda overrides: compose(overrides).replace(*moved))
+    assert moved[1] in runner.compose_params([])
+    assert key_of([]) == here
+
+
 def stages_of(N: int) -> dict[str, dict[str, Any]]:
     """The stages of a run without rivals, their foreach spelled out."""
     stages = {}

@@ -18,7 +18,7 @@ SEED = 0  # of the noise and the timesteps, the same for every model
 
 
 class Batch(NamedTuple):
-    """Of what a denoiser is asked on range i."""
+    """What a denoiser is asked on range i, and what it should find."""
 
     i: int
     x0: torch.Tensor

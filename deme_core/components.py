@@ -51,8 +51,8 @@ def check_components(pipeline: Path, parts: Mapping[str, str], denoiser: str) ->
             )
         if (cls := parts[name].removesuffix("Fast")) not in CLASSES[name]:
             raise InputError(
-                f"{pipeline}: {name} is a {cls} in model_index.json; read is {', '.join(CLASSES[name])}: take a"
-                " pipeline as Stable Diffusion 1"
+                f"{pipeline}: {name} is a {cls}; read is {', '.join(CLASSES[name])}, as model_index.json names it in"
+                " Stable Diffusion 1"
             )
         _config(pipeline, name)
         if name != "tokenizer" and not any((pipeline / name).glob("*.safetensors")):

@@ -24,18 +24,21 @@ def inputs(params: Mapping[str, Any], root: Path = Path()) -> dict[str, Any]:
         data: what the stage data reads.
         statistics: what reference reads, beside the data.
         base: what pretrain_load reads.
+        validate: the same, of which validate reads the configs; else its own script, since it makes the mark.
         prompts: every prompt set -> its `path`, and the `reference` that prompts opens: none that the run makes.
         clip: the CLIP model that prompts and evaluate_prompts open.
         search_clip, search_prompts: the CLIP model of merge_search, and its texts beside captions.
         sample_prompts: the texts of sample.
     """
     load, search, score = params["pretrain_load"]["source"], params["merge_search"], params["clip_score"]
+    base = UNCHANGING if load == "train" else _pipeline(_model(load, root), root)
     clip = UNCHANGING if score.get("pretrained", True) else _model(score["model"], root)
     sets, sample = search.get("prompts") or (), params["sample"].get("prompts")
     return {
         "data": _data(params["data"], root),
         "statistics": params["reference"].get("statistics") or UNCHANGING,
-        "base": UNCHANGING if load == "train" else _pipeline(_model(load, root), root),
+        "base": base,
+        "validate": "stages/validate.py" if base == UNCHANGING else base,
         "prompts": {name: _prompts(own) for name, own in (params.get("prompts") or {}).items()},
         "clip": clip,
         "search_clip": clip if "clip_score" in search["objective"] else UNCHANGING,

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,16 @@ def lies_in(value: torch.Tensor, file: Path) -> bool:
         if low <= value.data_ptr() < high:
             return (access, name) == ("r--s", str(file))
     return False
+
+
+@contextmanager
+def synchronisation_is_an_error() -> Iterator[None]:
+    """PyTorch's alarm: what waits for the GPU raises."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def stage(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:

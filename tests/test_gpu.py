@@ -5,14 +5,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import REPOSITORY, training_params
+from conftest import REPOSITORY, synchronisation_is_an_error, training_params
 
 from deme_core.checkpoints import load_denoiser, load_noise_schedule
 from deme_core.data.examples import Pixels
@@ -36,15 +35,6 @@ def fresh_accelerator() -> Iterator[None]:
     AcceleratorState._reset_state()
     yield
     AcceleratorState._reset_state()
-
-
-@contextmanager
-def synchronisation_is_an_error() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def run(pipeline: Path, digits: torch.Tensor, state: Path, **changes: Any) -> tuple[Curve, dict[str, torch.Tensor]]:

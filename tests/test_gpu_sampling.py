@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import sampler_params
+from conftest import sampler_params, synchronisation_is_an_error
 from text_to_image import write_stable_diffusion
 
 from deme_core.checkpoints import load_denoiser
@@ -42,11 +42,8 @@ def without_a_wait(sampler: Sampler, denoise: Callable) -> None:
     """The steps of a block, of which none may wait for the GPU; the first time they may: libraries are set up then."""
     with torch.inference_mode():
         loop(sampler, denoise)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with synchronisation_is_an_error():
             loop(sampler, denoise)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("kind", ["ddim", "pndm", "dpm_solver"])

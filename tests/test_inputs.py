@@ -71,7 +71,7 @@ def workspace(params: dict[str, Any], files: tuple[str, ...] = FILES) -> Callabl
         own.pop("params", None)  # these and code do not change here, and hashing them takes long
         own["deps"] = [dep for dep in own["deps"] if not dep.endswith(".py")]
     write("dvc.yaml", yaml.safe_dump({"stages": stages}))
-    for file in files:
+    for file in (*files, "stages/validate.py"):
         write(file, file)
     repo = Repo(".")
     for out in repo.index.outs:
@@ -107,7 +107,7 @@ def test_an_edit_of_what_params_name_makes_those_who_read_it_run_again(empty_fol
     assert changed_by("pictures/deep/a.png") == {"data"}
     assert changed_by("real/statistics.npz") == {"reference"}
     for file in ("model_index.json", "unet/diffusion_pytorch_model.safetensors", "vae/config.json"):
-        assert changed_by(f"zoo/base/{file}") == {"pretrain_load"}, file
+        assert changed_by(f"zoo/base/{file}") == {"validate", "pretrain_load"}, file
     assert changed_by("zoo/clip/open_clip_model.safetensors") == featured | evaluated | opened | SEARCHES
     assert changed_by("texts/classes.txt") == {"prompts@classes"}
     assert changed_by("texts/free.txt") == {"prompts@free"}
@@ -140,8 +140,9 @@ def test_without_prompts_and_with_all_from_the_hub_there_is_nothing_to_look_at(e
     }  # fmt: skip
     params = params_with(hub)
     assert params["inputs"].pop("prompts") == {}
+    assert params["inputs"].pop("validate") == "stages/validate.py"
     assert set(params["inputs"].values()) == {UNCHANGING}
-    params["inputs"]["prompts"] = {}
+    params["inputs"] = inputs(params)
     changed_by = workspace(params)
     for file in ("pictures/deep/a.png", "zoo/base/model_index.json", FILES[-2], "texts/free.txt"):
         assert changed_by(file) == set(), file
@@ -161,7 +162,7 @@ def test_folders_outside_the_repository(
     (base.parent / "weights").symlink_to(empty_folder / "weights")
     own = {"pretrain_load": {"source": str(outside / "base")}, "data": {"source": "folder", "path": "../pictures"}}
     changed_by = workspace(params_with(own))
-    assert changed_by(str(base)) == changed_by("../weights") == {"pretrain_load"}
+    assert changed_by(str(base)) == changed_by("../weights") == {"validate", "pretrain_load"}
     assert changed_by(pictures) == {"data"}
 
 

@@ -181,7 +181,7 @@ def test_an_edit_of_the_users_own_files_runs_their_readers_again(toy: Path, tmp_
         project,
         {
             "reference": {"statistics": "statistics.npz"}, "pretrain_load": {"source": "mine/base"},
-            "inputs": {"statistics": "statistics.npz", "base": "mine/base"},
+            "inputs": {"statistics": "statistics.npz", "base": "mine/base", "validate": "mine/base"},
         },
     )  # fmt: skip
     assert repro(project, "reference", "pretrain_load") == ["validate", "data", "reference", "pretrain_load"]
@@ -190,7 +190,7 @@ def test_an_edit_of_the_users_own_files_runs_their_readers_again(toy: Path, tmp_
     with (project / "mine" / "base" / "scheduler" / "scheduler_config.json").open("a") as file:
         file.write("\n")
     (project / "zoo" / "digits-ddpm" / "model_index.json").unlink()  # of another experiment
-    assert repro(project, "reference", "pretrain_load") == ["reference", "pretrain_load"]
+    assert set(repro(project, "reference", "pretrain_load")) == {"validate", "reference", "pretrain_load"}
     after = outputs(project)
     assert after.keys() == before.keys()
     assert {file for file in before if after[file] != before[file]} == {

@@ -523,37 +523,34 @@ def test_a_trials_score_is_that_of_the_stages_under_released(
     assert trial == staged
 
 
-def test_a_trial_whose_images_are_not_finite_names_its_weights(
+@pytest.fixture
+def wired(
     pipeline: Path, vectors: list[Path], extractor_dir: Path, digits: torch.Tensor
-) -> None:
+) -> tuple[MergedLoss, Sampler, Scorer]:
+    """What an objective is made of, with 16 images a block."""
     extractor = load_extractor(str(extractor_dir))
     sampler = Sampler.of(pipeline, sampler_params(block=16), CPU)
     loss = MergedLoss(MergedModel(pipeline, vectors), DenoisingLoss(sampler.noise_schedule, Pixels(digits), CPU))
-    objective = make_objective("frechet", loss, sampler, Scorer(extractor, extractor([digits])))
+    return loss, sampler, Scorer(extractor, extractor([digits]))
+
+
+def test_a_trial_whose_images_are_not_finite_names_its_weights(wired: tuple[MergedLoss, Sampler, Scorer]) -> None:
+    objective = make_objective("frechet", *wired)
     with pytest.raises(InputError, match=r"^the merge with w = \(0\.5, 1e\+36\): its prediction at step 1 of 3"):
         objective((0.5, 1e36), SeedBlock.SEARCH, 0, 16)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_scores_depend_on_weights_and_seed_block(
-    name: str, pipeline: Path, vectors: list[Path], extractor_dir: Path, digits: torch.Tensor
-) -> None:
-    extractor = load_extractor(str(extractor_dir))
-    sampler = Sampler.of(pipeline, sampler_params(block=16), CPU)
-    loss = MergedLoss(MergedModel(pipeline, vectors), DenoisingLoss(sampler.noise_schedule, Pixels(digits), CPU))
-    objective = make_objective(name, loss, sampler, Scorer(extractor, extractor([digits])))
+def test_scores_depend_on_weights_and_seed_block(name: str, wired: tuple[MergedLoss, Sampler, Scorer]) -> None:
+    objective = make_objective(name, *wired)
     found = [objective(w, block, 0, 16) for w in ((0.0,) * N, (0.5,) * N, (1.0, 0.0)) for block in SeedBlock]
     assert len(set(found)) == len(found)
     assert objective((0.0,) * N, SeedBlock.SEARCH, 0, 16) == found[0]
 
 
-def test_an_objective_is_the_row_of_its_name(
-    pipeline: Path, vectors: list[Path], extractor_dir: Path, digits: torch.Tensor
-) -> None:
-    extractor = load_extractor(str(extractor_dir))
-    sampler = Sampler.of(pipeline, sampler_params(block=16), CPU)
-    loss = MergedLoss(MergedModel(pipeline, vectors), DenoisingLoss(sampler.noise_schedule, Pixels(digits), CPU))
-    reference = extractor([digits])
+def test_an_objective_is_the_row_of_its_name(wired: tuple[MergedLoss, Sampler, Scorer]) -> None:
+    loss, sampler, scorer = wired
+    extractor, reference = scorer.extractor, scorer.reference
     asked = (0.5, 0.0), SeedBlock.SEARCH, 0, 16
     images = sampler.generate(single(loss.model.at((0.5, 0.0)), CPU), SeedBlock.SEARCH, 0, 16)
     features = extractor(images)
@@ -563,7 +560,6 @@ def test_an_objective_is_the_row_of_its_name(
         "kid": kernel_distance(features, reference),
         "loss": loss.value(*asked),
     }
-    scorer = Scorer(extractor, reference)
     assert {name: make_objective(name, loss, sampler, scorer)(*asked) for name in OBJECTIVES} == expected
     both = make_objective("frechet + 0.5*kid", loss, sampler, scorer)(*asked)
     assert both == pytest.approx(expected["frechet"] + 0.5 * expected["kid"], rel=1e-12)

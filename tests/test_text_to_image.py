@@ -239,7 +239,7 @@ def test_a_part_that_the_index_does_not_name_is_missing(pipeline: Path) -> None:
 def test_a_part_of_an_unknown_class_or_without_weights_is_refused(pipeline: Path) -> None:
     text = (pipeline / "model_index.json").read_text()
     (pipeline / "model_index.json").write_text(text.replace("AutoencoderKL", "VQModel"))
-    with pytest.raises(InputError, match=r"vae is a VQModel in model_index\.json; read is AutoencoderKL"):
+    with pytest.raises(InputError, match="vae is a VQModel; read is AutoencoderKL"):
         verify_pipeline(pipeline)
     (pipeline / "model_index.json").write_text(text)
     (pipeline / "text_encoder" / "model.safetensors").unlink()

@@ -4,26 +4,22 @@ So a training is the same on any number of processes, up to the order of a sum; 
 CPU's generators, on any device.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from deme_core.components import Condition
 from deme_core.data.examples import Examples
+from deme_core.parallel import in_order
 from deme_core.params import check
 from deme_core.seeds import step_seed
 from deme_core.timesteps import draw_timesteps
 from deme_core.training.settings import TrainingParams
 
 DRAWS, DROPOUT = 0, 1  # what a seed of a step is for; each process has a dropout of its own
-AHEAD = 2  # micro-batches that are drawn while a GPU is at work
-
-K = TypeVar("K")
-V = TypeVar("V")
+AHEAD = 2  # micro-batches at least that are drawn while a GPU is at work
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class Batches:
         if device.type == "cpu":
             yield from map(self.draw, todo)
             return
-        for batch in ahead(lambda at: self.draw(at).each(torch.Tensor.pin_memory), todo):
+        for batch in in_order(lambda at: self.draw(at).each(torch.Tensor.pin_memory), todo, ahead=AHEAD):
             yield batch.each(lambda value: value.to(device, non_blocking=True))
 
     def seed_dropout(self, step: int, micro: int) -> None:
@@ -109,19 +105,9 @@ class Batches:
 
     def _order(self, epoch: int) -> torch.Tensor:
         """The permutation of an epoch; the last one is kept, since a large set takes long to shuffle."""
-        if self.shuffled[0] != epoch:
+        known, order = self.shuffled  # both at once: several threads may draw
+        if known != epoch:
             generator = torch.Generator().manual_seed(step_seed(self.seed, "epoch", epoch))
-            self.shuffled = epoch, torch.randperm(len(self.examples), generator=generator)
-        return self.shuffled[1]
-
-
-def ahead(make: Callable[[K], V], keys: Iterable[K]) -> Iterator[V]:
-    """`make` of each key in order, in a thread that is at most AHEAD of what was taken."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: deque[Future[V]] = deque()
-        for key in keys:
-            waiting.append(pool.submit(make, key))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            order = torch.randperm(len(self.examples), generator=generator)
+            self.shuffled = epoch, order
+        return order

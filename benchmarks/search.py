@@ -38,7 +38,7 @@ from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import FeatureParams
 from deme_core.metrics.intervals import paired_interval
 from deme_core.params import read, section
-from deme_core.report.tables import markdown, number
+from deme_core.report.text import markdown, number
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock

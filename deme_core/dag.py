@@ -12,6 +12,9 @@ pretrained model:
 - `soup_greedy`: the greedy soup (Wortsman et al. 2022, "Model soups") of the experts.
 
 A finetuned rival stands in the tables as trained, and as `name+scale` with the scale of its task vector searched.
+
+Two baselines need no training. `random1`, `random2`, … are the null: vectors of the experts' norms, tensor by tensor,
+with DeMe's search. `matched` is the pretrained model's images, each channel's mean and deviation set to the data's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,19 +28,35 @@ RIVALS = (
     "full_range", "snr_plus_one", "truncated_snr", "min_snr", SOUP_FULL_RANGE, SOUP_GREEDY, LOSS_EQUIVALENT,
 )  # fmt: skip
 DEME = ("ensemble", "merged_uniform", "merged")
-NONNEGATIVE = "merged_nonnegative"
+NONNEGATIVE, MATCHED, RANDOM = "merged_nonnegative", "matched", "random"
 OWN = ("pretrained", *DEME, NONNEGATIVE)  # no rivals
 
 
-def dag(N: int, rivals: Sequence[str], references: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+def is_random(model: str) -> bool:
+    """Whether a model is a draw of the null."""
+    return model.removeprefix(RANDOM).isdigit()
+
+
+def is_rival(model: str) -> bool:
+    """Whether a model was trained or searched to be compared with DeMe."""
+    return not (model in OWN or model == MATCHED or is_random(model))
+
+
+def dag(
+    N: int, rivals: Sequence[str], references: Mapping[str, str | None] | None = None, draws: int = 1
+) -> dict[str, Any]:  # fmt: skip
     """The section `dag`.
 
     Args:
+        draws: of the null.
         references: every prompt set -> its `reference`.
 
     Returns:
         ranges: 1 … N.
-        models: every model that is sampled and measured -> its path below models/, samples/, features/ and scores/.
+        models: every model that is measured -> its path below samples/, features/, judged/ and scores/.
+        sampled: those of them that are sampled -> the same path, below models/ as well.
+        random: every draw of the null -> its number.
+        full_range: the denoisers of that rival, which the gate compares with; of a run without it what is there anyway.
         finetunes: every rival that is trained -> what its training waits for beside data and base.
         searches: every model that a search beside DeMe's makes -> the vectors that it combines, and its kind (a row of
             `deme_core.merging.search.KINDS`).
@@ -65,28 +84,33 @@ def dag(N: int, rivals: Sequence[str], references: Mapping[str, str | None] | No
     searches |= {f"{r}+scale": {"kind": "scale", "vectors": f"models/n{N}/rivals/{r}"} for r in finetunes}
     if SOUP_GREEDY in rivals:
         searches[SOUP_GREEDY] = {"kind": "greedy", "vectors": f"models/n{N}/vectors"}
-    models = {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in [*own, *finetunes, *searches]}
+    random = {f"{RANDOM}{k}": k for k in range(1, draws + 1)}
+    searches |= {name: {"kind": "deme", "vectors": f"models/n{N}/random/{k}"} for name, k in random.items()}
+    sampled = {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in [*own, *finetunes, *searches]}
     sets = {name: reference or UNCHANGING for name, reference in (references or {}).items()}
     return {
         "ranges": list(range(1, N + 1)),
-        "models": models,
+        "models": sampled | {MATCHED: MATCHED},
+        "sampled": sampled,
+        "random": random,
+        "full_range": f"models/n{N}/rivals/full_range" if "full_range" in finetunes else "data/examples",
         "finetunes": finetunes,
         "searches": searches,
         "prompted": {
             f"{model}+{name}": {"model": model, "path": path, "set": name, "reference": reference}
             for name, reference in sets.items()
-            for model, path in models.items()
+            for model, path in sampled.items()
         },
         "prompt_reports": {"table2": "reports/prompts"} if sets else {},
     }
 
 
 def check_dag(
-    section: Any, N: int, rivals: Sequence[str], references: Mapping[str, str | None] | None = None
+    section: Any, N: int, rivals: Sequence[str], references: Mapping[str, str | None] | None = None, draws: int = 1
 ) -> None:  # fmt: skip
     """Refuse a section that belongs to other params: dvc.yaml would make stages of it."""
-    if section != dag(N, rivals, references):
+    if section != dag(N, rivals, references, draws):
         raise InputError(
-            f"params: dag is not that of N = {N}, rivals = {list(rivals)}; it is derived: set these with"
-            " `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
+            f"params: dag is not that of N = {N}, rivals = {list(rivals)}, random_draws = {draws}; it is derived: set"
+            " these with `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
         )

@@ -52,11 +52,14 @@ class RunParams:
     """N + 1 timesteps from 0 to T, or null for N equal ranges."""
     rivals: tuple[str, ...]
     """Whom DeMe is compared with, names of `deme_core.dag.RIVALS`."""
+    random_draws: int
+    """Of the null: merges of random vectors as long as the task vectors, searched as DeMe is."""
 
     def __post_init__(self) -> None:
         check(self.N >= 1, "N", self.N, "the number of ranges must be at least 1")
         check(0 <= self.p <= 1, "p", self.p, "a probability must lie in [0, 1]")
         check(self.seed >= 0, "seed", self.seed, "must not be negative")
+        check(self.random_draws >= 1, "random_draws", self.random_draws, "must be at least 1: no gain counts without")
 
 
 def run_params(params: dict[str, Any]) -> RunParams:

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # A DictConfig, since a plain dict is no node of a config.
 OmegaConf.register_new_resolver(
     "dag",
-    lambda N, rivals, prompts: DictConfig(
-        dag(int(N), list(rivals), {name: own.get("reference") for name, own in prompts.items()})
+    lambda N, rivals, prompts, draws: DictConfig(
+        dag(int(N), list(rivals), {name: own.get("reference") for name, own in prompts.items()}, int(draws))
     ),
     replace=True,
 )

@@ -10,7 +10,7 @@ from deme_core.data.examples import load_examples
 from deme_core.device import best_device
 from deme_core.params import read, section
 from deme_core.sampling.generate import single
-from deme_core.sampling.loss_matrix import range_losses
+from deme_core.sampling.loss_matrix import image_losses, range_losses
 from deme_core.sampling.sample import denoisers
 from deme_core.sampling.settings import LossMatrixParams
 from deme_core.stage import run
@@ -33,7 +33,7 @@ def main() -> None:
     schedule, device = load_noise_schedule(args.pretrained), best_device()
     rows = {
         name: range_losses(
-            single(load_denoiser(folder), device), schedule, examples, ranges, draws, device, str(folder)
+            image_losses(single(load_denoiser(folder), device), schedule, examples, ranges, draws, device, str(folder))
         )
         for name, folder in folders.items()
     }

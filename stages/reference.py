@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deme_core.data.images import PARTS, load_part
+from deme_core.data.images import REPORTED, load_part
 from deme_core.metrics.feature_files import write_features
 from deme_core.metrics.features import FeatureParams, load_extractor
 from deme_core.metrics.statistics_files import import_statistics
@@ -18,7 +18,7 @@ def main() -> None:
     args = parser.parse_args()
     params = section(read(), "reference", FeatureParams)
     extractor = load_extractor(params.extractor)
-    for part in PARTS:
+    for part in REPORTED:
         images = load_part(args.data, part)
         if len(images):
             features = extractor([images.pixels])

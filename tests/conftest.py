@@ -29,7 +29,7 @@ from deme_core.data.images import DataParams
 from deme_core.data.sources import read_digits
 from deme_core.inputs import inputs
 from deme_core.merging.task_vectors import vector_files, write_task_vector
-from deme_core.metrics.features import SmallClassifier
+from deme_core.metrics.networks import SmallClassifier
 from deme_core.projection import insert_projections
 from deme_core.sampling.settings import SamplerParams
 from deme_core.tensors import weights_hash, write_tensors

@@ -105,7 +105,7 @@ def test_missing_and_broken_metadata_are_named(folder: Path) -> None:
 def test_a_split_keeps_images_and_captions_together_on_disk(tmp_path: Path) -> None:
     pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None]
     images = Images(pixels, torch.full((10,), -1), tuple((f"é {k}", f"{k}") for k in range(10)))
-    for part, own in split(images, 0.3).items():
+    for part, own in zip(("train", "heldout"), split(images, 0.3, "data.held_out"), strict=True):
         save_part(tmp_path, part, own)
         read = load_part(tmp_path, part)
         assert read.captions == tuple((f"é {k}", f"{k}") for k in read.pixels.flatten().tolist())
@@ -120,7 +120,8 @@ def test_a_split_keeps_images_and_captions_together_on_disk(tmp_path: Path) -> N
 def test_the_digits_are_enlarged_and_captioned() -> None:
     parts = read_parts(DataParams(source="digits_t2i", path=None, size=32, held_out=0.2))
     small = read_parts(DataParams(source="digits", path=None, size=8, held_out=0.2))
-    for part, images in parts.items():
+    for part in ("train", "heldout"):
+        images = parts[part]
         assert images.pixels.shape[1:] == (1, 32, 32)
         assert torch.equal(images.labels, small[part].labels)  # the same split
         assert len(images.captions) == len(images)

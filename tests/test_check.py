@@ -208,7 +208,7 @@ def test_a_measured_step_gives_time_flops_and_disk(pipeline: Path) -> None:
     hours = measured.hours(counts)
     assert hours["training"] == pytest.approx(1000 * measured.training / 3600)
     assert hours["sampling"] == pytest.approx(1000 * measured.sampling / 3600)
-    assert measured.disk(2, 4, 100) == 4 * measured.parameters * (2 * 6 + 4) + 4 * 100 * 64
+    assert measured.disk(2, 3, 4, 100) == 4 * measured.parameters * (2 * (6 + 3) + 4) + 4 * 100 * 64
 
 
 class FakeGPU:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from deme_core.dag import DEME, OWN, RIVALS, check_dag, dag
+from deme_core.dag import DEME, OWN, RIVALS, check_dag, dag, is_rival
 from deme_core.errors import InputError
 from deme_core.inputs import UNCHANGING
 from deme_core.merging.search import KINDS
@@ -17,10 +17,16 @@ def test_without_rivals_there_are_the_ranges_and_the_models_of_deme() -> None:
         "ranges": [1, 2],
         "models": {
             "pretrained": "pretrained", "ensemble": "n2/ensemble", "merged_uniform": "n2/merged_uniform",
-            "merged": "n2/merged",
+            "merged": "n2/merged", "random1": "n2/random1", "matched": "matched",
         },
+        "sampled": {
+            "pretrained": "pretrained", "ensemble": "n2/ensemble", "merged_uniform": "n2/merged_uniform",
+            "merged": "n2/merged", "random1": "n2/random1",
+        },
+        "random": {"random1": 1},
+        "full_range": "data/examples",
         "finetunes": {},
-        "searches": {},
+        "searches": {"random1": {"kind": "deme", "vectors": "models/n2/random/1"}},
         "prompted": {},
         "prompt_reports": {},
     }  # fmt: skip
@@ -34,7 +40,7 @@ def test_every_model_meets_every_prompt_set() -> None:
         "model": "full_range+scale", "path": "n2/full_range+scale", "set": "parti", "reference": UNCHANGING,
     }  # fmt: skip
     assert section["prompted"]["merged+coco"]["reference"] == "real/coco.safetensors"
-    assert len(section["prompted"]) == 2 * len(section["models"])
+    assert len(section["prompted"]) == 2 * len(section["sampled"])
     assert section["prompt_reports"] == {"table2": "reports/prompts"}
     check_dag(section, 2, ["full_range"], references)
     with pytest.raises(InputError, match="params: dag is not that of"):
@@ -52,19 +58,38 @@ def test_the_dag_of_three_rivals_by_hand() -> None:
         "full_range+scale": {"kind": "scale", "vectors": "models/n3/rivals/full_range"},
         "loss_equivalent+scale": {"kind": "scale", "vectors": "models/n3/rivals/loss_equivalent"},
         "soup_greedy": {"kind": "greedy", "vectors": "models/n3/vectors"},  # of the experts: nothing is trained
+        "random1": {"kind": "deme", "vectors": "models/n3/random/1"},  # the null
     }
     own = [*DEME, "merged_nonnegative"]
     rivals = ["full_range", "loss_equivalent", "full_range+scale", "loss_equivalent+scale", "soup_greedy"]
-    assert DAG["models"] == {"pretrained": "pretrained"} | {m: f"n3/{m}" for m in [*own, *rivals]}
-    assert list(DAG["models"]) == ["pretrained", *own, *rivals]  # the order of every table
+    sampled = {"pretrained": "pretrained"} | {m: f"n3/{m}" for m in [*own, *rivals, "random1"]}
+    assert (DAG["sampled"], DAG["models"]) == (sampled, sampled | {"matched": "matched"})
+    assert list(DAG["models"]) == ["pretrained", *own, *rivals, "random1", "matched"]  # the order of every table
+    assert DAG["full_range"] == "models/n3/rivals/full_range"
+
+
+def test_every_draw_of_the_null_has_vectors_a_search_and_a_row() -> None:
+    section = dag(4, [], draws=3)
+    assert section["random"] == {"random1": 1, "random2": 2, "random3": 3}
+    assert section["searches"] == {
+        f"random{k}": {"kind": "deme", "vectors": f"models/n4/random/{k}"} for k in (1, 2, 3)
+    }
+    assert section["random"].keys() <= section["models"].keys()
+    assert [m for m in dag(4, RIVALS, draws=2)["models"] if not is_rival(m)] == [*OWN, "random1", "random2", "matched"]
+    with pytest.raises(InputError, match="random_draws = 2"):
+        check_dag(section, 4, (), draws=2)
 
 
 def test_every_rival_is_measured_as_trained_and_with_its_scale_searched() -> None:
     section = dag(4, RIVALS)
     trained = set(RIVALS) - {"soup_greedy"}
     assert set(section["finetunes"]) == trained
-    assert set(section["searches"]) == {f"{r}+scale" for r in trained} | {"soup_greedy", "merged_nonnegative"}
-    assert set(section["models"]) == {*OWN, *RIVALS, *(f"{rival}+scale" for rival in trained)}
+    assert set(section["searches"]) == {f"{r}+scale" for r in trained} | {
+        "soup_greedy",
+        "merged_nonnegative",
+        "random1",
+    }
+    assert set(section["models"]) == {*OWN, *RIVALS, *(f"{rival}+scale" for rival in trained), "random1", "matched"}
     assert len(set(section["models"].values())) == len(section["models"])
 
 
@@ -76,13 +101,13 @@ def test_demes_nonnegative_search_comes_with_the_loss_equivalent_alone(rival: st
 
 
 def test_every_kind_of_search_is_one_that_the_stage_knows() -> None:
-    assert {made["kind"] for made in dag(4, RIVALS)["searches"].values()} == set(KINDS) - {"deme"}
+    assert {made["kind"] for made in dag(4, RIVALS)["searches"].values()} == set(KINDS)
 
 
 def test_the_paths_of_two_N_never_meet() -> None:
-    """Outputs of an earlier N stay on disk; only the pretrained model is the same for both."""
+    """Outputs of an earlier N stay on disk; only the pretrained model and its matched images are the same for both."""
     two, four = (set(dag(N, RIVALS)["models"].values()) for N in (2, 4))
-    assert two & four == {"pretrained"}
+    assert two & four == {"pretrained", "matched"}
 
 
 @pytest.mark.parametrize("rivals", [["full_rnage"], ["full_range", "merged"], ["full_range+scale"]])
@@ -116,7 +141,7 @@ def test_the_dag_of_the_params_passes() -> None:
 )
 def test_a_dag_of_other_params_is_refused_with_the_way_to_compose_it(section: object) -> None:
     message = (
-        "params: dag is not that of N = 4, rivals = ['full_range']; it is derived: set these with"
+        "params: dag is not that of N = 4, rivals = ['full_range'], random_draws = 1; it is derived: set these with"
         " `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
     )
     with pytest.raises(InputError) as refusal:

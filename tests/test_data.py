@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.datasets import load_digits
 
 from deme_core.data.files import read_folder
 from deme_core.data.images import (
+    PARTS,
     DataParams,
     Images,
     load_part,
@@ -147,16 +149,33 @@ def test_the_split_of_the_digits_is_1437_and_360_stratified_and_disjoint(digits_
 
 def test_the_split_is_fixed_for_ever(digits_parts: dict[str, Images]) -> None:
     """What was held out of the bases in zoo/ must stay held out."""
-    assert {part: pixels_hash(images.pixels)[:16] for part, images in digits_parts.items()} == {
+    assert {part: pixels_hash(digits_parts[part].pixels)[:16] for part in ("train", "heldout")} == {
         "train": "44a58eba5469fddd",
         "heldout": "21c8b70ba1e7f08b",
     }
 
 
+def test_validation_is_a_share_of_what_is_held_out_and_moves_no_image_into_training(
+    digits_parts: dict[str, Images],
+) -> None:
+    halves = read_parts(replace(DIGITS, validation=0.5))
+    assert list(halves) == list(PARTS)
+    assert torch.equal(halves["train"].pixels, digits_parts["train"].pixels)
+    assert [len(halves[part]) for part in ("validation", "heldout")] == [180, 180]
+    rows = [{bytes(image.numpy()) for image in parts} for parts in (
+        halves["validation"].pixels, halves["heldout"].pixels, digits_parts["heldout"].pixels,
+    )]  # fmt: skip
+    assert not rows[0] & rows[1]
+    assert rows[0] | rows[1] == rows[2]
+    assert not len(read_parts(replace(DIGITS, held_out=0.0, validation=0.5))["validation"])
+    with pytest.raises(InputError, match=r"data\.validation = 1.0: must lie in \[0, 1\)"):
+        replace(DIGITS, validation=1.0)
+
+
 def test_images_without_labels_are_split_disjointly() -> None:
     pixels = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1)
-    parts = split(Images(pixels, torch.full((50,), -1)), 0.3)
-    train, heldout = (set(parts[part].pixels.flatten().tolist()) for part in ("train", "heldout"))
+    parts = split(Images(pixels, torch.full((50,), -1)), 0.3, "data.held_out")
+    train, heldout = (set(part.pixels.flatten().tolist()) for part in parts)
     assert (len(train), len(heldout)) == (35, 15)
     assert train | heldout == set(range(50))
 
@@ -168,16 +187,16 @@ def test_a_source_without_a_test_split_needs_a_share() -> None:
 
 def test_nothing_held_out_leaves_everything_to_train() -> None:
     images = read_digits(DIGITS)
-    parts = split(images, 0.0)
-    assert torch.equal(parts["train"].pixels, images.pixels)
-    assert parts["heldout"].pixels.shape == (0, 1, 8, 8)
+    train, heldout = split(images, 0.0, "data.held_out")
+    assert torch.equal(train.pixels, images.pixels)
+    assert heldout.pixels.shape == (0, 1, 8, 8)
 
 
 @pytest.mark.parametrize("labels", [[-1], [0, 0, 0, 0, 1]])
 def test_a_set_too_small_to_split_is_refused(labels: list[int]) -> None:
     images = Images(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), torch.tensor(labels))
-    with pytest.raises(InputError):
-        split(images, 0.5)
+    with pytest.raises(InputError, match=r"params: data\.held_out = 0\.5 of \d images"):
+        split(images, 0.5, "data.held_out")
 
 
 def test_a_part_survives_the_file(tmp_path: Path, digits_parts: dict[str, Images]) -> None:
@@ -190,7 +209,7 @@ def test_a_part_survives_the_file(tmp_path: Path, digits_parts: dict[str, Images
 
 
 def test_an_unknown_or_missing_part_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="part 'test' of a data set is unknown; parts are train, heldout"):
+    with pytest.raises(InputError, match="part 'test' of a data set is unknown; parts are train, validation, heldout"):
         load_part(tmp_path, "test")
     with pytest.raises(InputError, match=r"train\.safetensors: no such file"):
         load_part(tmp_path, "train")

@@ -9,7 +9,7 @@ from deme_core.data.sources import read_digits
 from deme_core.errors import InputError
 
 DIGITS = read_digits(DataParams(source="digits", path=None, size=8, held_out=0.2))
-TRAIN = split(DIGITS, 0.2)["train"]
+TRAIN, _ = split(DIGITS, 0.2, "data.held_out")
 
 
 def stroke(*columns: int) -> torch.Tensor:

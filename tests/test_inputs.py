@@ -22,7 +22,7 @@ from deme_core.hub_layouts import find_layout
 from deme_core.inputs import UNCHANGING, inputs
 
 RIVALS = ["soup_greedy"]  # brings a second search
-MODELS = tuple(dag(1, RIVALS)["models"])
+MODELS, SAMPLED = (tuple(dag(1, RIVALS)[name]) for name in ("models", "sampled"))
 SETS = {
     "captions": {"source": "heldout", "path": "data/images", "reference": "data/reference/heldout.safetensors"},
     "classes": {"source": "file", "path": "texts/classes.txt", "reference": "real/classes.safetensors"},
@@ -44,7 +44,8 @@ FILES = (
     "zoo/base/training.csv", "zoo/base/quality.json", "zoo/clip/open_clip_model.safetensors", "zoo/clip/recipe.yaml",
     "zoo/digits-ddpm/unet/diffusion_pytorch_model.safetensors", "zoo/digits-features/model.safetensors",
 )  # fmt: skip
-SEARCHES = {"merge_search", "merge_search_rival@soup_greedy"}
+JUDGES = "zoo/judges/digits/final/pixels/config.json"
+SEARCHES = {"merge_search", "merge_search_rival@soup_greedy", "merge_search_rival@random1"}
 
 
 def params_with(changes: dict[str, Any], root: Path = Path()) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def workspace(params: dict[str, Any], files: tuple[str, ...] = FILES) -> Callabl
         own.pop("params", None)  # these and code do not change here, and hashing them takes long
         own["deps"] = [dep for dep in own["deps"] if not dep.endswith(".py")]
     write("dvc.yaml", yaml.safe_dump({"stages": stages}))
-    for file in (*files, "stages/validate.py"):
+    for file in (*files, JUDGES, "stages/validate.py"):
         write(file, file)
     repo = Repo(".")
     for out in repo.index.outs:
@@ -97,7 +98,7 @@ def workspace(params: dict[str, Any], files: tuple[str, ...] = FILES) -> Callabl
 
 def of(name: str, *sets: str) -> set[str]:
     """A stage of each model and prompt set."""
-    return {f"{name}@{model}+{each}" for each in sets for model in MODELS}
+    return {f"{name}@{model}+{each}" for each in sets for model in SAMPLED}
 
 
 def test_an_edit_of_what_params_name_makes_those_who_read_it_run_again(empty_folder: Path) -> None:
@@ -120,7 +121,8 @@ def test_an_edit_of_what_params_name_makes_those_who_read_it_run_again(empty_fol
     asked = {name: of("sample_prompts", name) | of("evaluate_prompts", name) for name in SETS}
     assert changed_by("data/prompts/free.json") == asked["free"]
     assert changed_by("data/prompts/classes.json") == asked["classes"] | SEARCHES
-    assert changed_by("data/prompts/captions.json") == asked["captions"] | {f"sample@{model}" for model in MODELS}
+    assert changed_by("data/prompts/captions.json") == asked["captions"] | {f"sample@{model}" for model in SAMPLED}
+    assert changed_by(JUDGES) == {"judge_reference", *(f"judge@{model}" for model in MODELS)}
     evaluated = {f"evaluate@{model}" for model in MODELS} | SEARCHES
     assert changed_by("data/reference/heldout.safetensors") == evaluated | of("evaluate_prompts", "captions")
 

@@ -30,7 +30,8 @@ from deme_core.errors import InputError
 from deme_core.hub_layouts import find_layout, import_pipeline, local_pipeline, source_schedule
 from deme_core.json_files import read_json
 from deme_core.merging.replay import read_merge
-from deme_core.metrics.features import SmallClassifier, load_extractor, read_config
+from deme_core.metrics.features import load_extractor, read_config
+from deme_core.metrics.networks import SmallClassifier
 from deme_core.metrics.open_clip_models import CONFIG, load_open_clip
 from deme_core.metrics.open_clip_models import WEIGHTS as CLIP_WEIGHTS
 from deme_core.tensors import map_tensors, read_tensors, weights_hash, write_tensors

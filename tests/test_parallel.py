@@ -22,7 +22,7 @@ from deme_core.metrics.features import load_extractor
 from deme_core.parallel import AHEAD, in_order
 from deme_core.sampling.archive import PER_ARCHIVE, read_images
 from deme_core.sampling.generate import Sampler, single
-from deme_core.sampling.loss_matrix import range_losses
+from deme_core.sampling.loss_matrix import image_losses, range_losses
 from deme_core.sampling.sample import write_missing
 from deme_core.seeds import SeedBlock
 from deme_core.timesteps import TimestepRanges
@@ -224,7 +224,7 @@ def test_archives_are_the_same_for_any_number_of_workers(tmp_path: Path) -> None
 def test_losses_are_the_same_for_any_number_of_workers(pipeline: Path, digits: torch.Tensor) -> None:
     schedule, ranges = load_noise_schedule(pipeline), TimestepRanges((0, 100, 1000))
     denoise = single(load_denoiser(pipeline / "unet"), CPU)
-    one, *others = for_each_number(lambda: range_losses(denoise, schedule, Pixels(digits), ranges, 16, CPU))
+    one, *others = for_each_number(lambda: image_losses(denoise, schedule, Pixels(digits), ranges, 16, CPU).tolist())
     assert others == [one, one]
 
 
@@ -270,7 +270,7 @@ def test_batches_of_losses_are_computed_at_the_same_time(pipeline: Path, digits:
         return torch.zeros_like(x)
 
     ranges = TimestepRanges.equal(2, 1000)  # one batch each
-    assert len(range_losses(denoise, load_noise_schedule(pipeline), Pixels(digits), ranges, 1, CPU)) == 2
+    assert len(range_losses(image_losses(denoise, load_noise_schedule(pipeline), Pixels(digits), ranges, 1, CPU))) == 2
 
 
 def test_an_extractor_for_a_gpu_has_its_next_images_prepared_meanwhile() -> None:

@@ -138,7 +138,7 @@ def test_a_missing_params_file_is_named(tmp_path: Path) -> None:
         read(tmp_path / "nothing.yaml")
 
 
-RUN = {"name": "x", "N": 2, "p": 0.4, "seed": 0, "boundaries": None, "rivals": []}
+RUN = {"name": "x", "N": 2, "p": 0.4, "seed": 0, "boundaries": None, "rivals": [], "random_draws": 1}
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,7 @@ RUN = {"name": "x", "N": 2, "p": 0.4, "seed": 0, "boundaries": None, "rivals": [
         ({"rivals": "full_range"}, "rivals = 'full_range': must be a list"),
         ({"rivals": [1]}, r"rivals\[0\] = 1: must be of type str"),
         ({"seed": -1}, "seed = -1: must not be negative"),
+        ({"random_draws": 0}, "random_draws = 0: must be at least 1"),
     ],
 )
 def test_top_level_keys_are_checked(change: dict[str, Any], message: str) -> None:
@@ -376,7 +377,7 @@ def test_validate_refuses_a_dag_of_other_params_in_one_line(
     with pytest.raises(SystemExit) as stopped:
         validate(composed("N=4", monkeypatch=monkeypatch) | change, tmp_path, monkeypatch)
     assert stopped.value.code == (
-        f"error: params: dag is not that of {now}; it is derived: set these with"
+        f"error: params: dag is not that of {now}, random_draws = 1; it is derived: set these with"
         " `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
     )
     assert not (tmp_path / "checked").exists()

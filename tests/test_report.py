@@ -26,12 +26,9 @@ from deme_core.merging.trials import TrialLog
 from deme_core.metrics.intervals import uncovered
 from deme_core.report import figures
 from deme_core.report.tables import (
-    MODELS,
     PICTURES,
     best_rival,
     first_changes,
-    model_name,
-    number,
     page,
     read_metrics,
     read_scores,
@@ -41,6 +38,8 @@ from deme_core.report.tables import (
     verdict,
     weight_names,
 )
+from deme_core.report.text import MODELS, model_name, number
+from deme_core.sampling.gate import NOT_MEASURED
 from deme_core.tensors import write_tensors
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +49,7 @@ RANGES = {1: ["[0, 1000)"], 2: ["[0, 500)", "[500, 1000)"], 4: [f"[{t}, {t + 250
 def metrics(change: tuple[float, float, float] = (0, 0, 0), heldout: bool = True, **other: Any) -> dict[str, Any]:
     """Flat metrics; `change` to the training part is (value, low, high), that to the held-out part its negative."""
     out: dict[str, Any] = {"images": 1200, "seed_block": "EVALUATION", "seed_blocks": 6, "reference_images": 1437}
-    out |= {"device": "cpu"}
+    out |= {"device": "cpu", "judges": "group-0123"}
     for part, sign in {"train": 1, "heldout": -1}.items() if heldout else {"train": 1}.items():
         value, *ends = (sign * x for x in change)
         out |= {f"frechet_{part}": 0.8, f"frechet_{part}_corrected": 0.5}
@@ -143,7 +142,7 @@ def test_page_by_hand(tmp_path):
     text = page("toy", table_of(), trials, result, {"samples.png": "A caption."})
     lines = text.splitlines()
     rows = [line for line in lines if line.startswith("|")]
-    assert [sum(row.startswith(f"| {name} |") for row in rows) for name in MODELS.values()] == [1, 1, 1, 1] + [0] * 8
+    assert [sum(row.startswith(f"| {name} |") for row in rows) for name in MODELS.values()] == [1, 1, 1, 1] + [0] * 9
     ensemble = next(row for row in rows if "ensemble" in row).strip("| ").split(" | ")
     assert ensemble[1:3] == ["0.8000<br>0.5000 [0.2500, 0.7500]", "−0.2000 [−0.3000, −0.1000]<br>(−25.0 %)"]
     assert ensemble[4:] == [
@@ -302,7 +301,7 @@ def test_block_scores_are_read_from_the_path_of_each_model(tmp_path):
 
 def test_every_model_that_a_run_can_measure_has_its_name():
     names = [model_name(model) for model in dag(4, RIVALS)["models"]]
-    assert len(set(names)) == len(names) == len(OWN) + 2 * len(RIVALS) - 1
+    assert len(set(names)) == len(names) == len(OWN) + 2 * len(RIVALS) - 1 + 2
     assert model_name("min_snr") == "Min-SNR-γ"
     assert model_name("min_snr+scale") == "Min-SNR-γ, searched scale"
 
@@ -465,6 +464,15 @@ def test_samples_keep_their_pixels(tmp_path):
     assert any(np.array_equal(sheet[top : top + 60], pixels.repeat(2, 0).repeat(2, 1)) for top in range(100))
 
 
+SCORES = [
+    "frechet_train",
+    "frechet_heldout",
+    "kid_train",
+    *(f"judge_{j}_{p}" for j in "ab" for p in ("train", "heldout")),
+]
+STATISTICS = {name: [0.25] for name in ("mean", "deviation", "gradient", "black", "white")}
+
+
 def arguments(run: Path, N: int, method: str, rivals: list[str]) -> list[str]:
     """Made-up inputs of the stage below `run`, and its arguments but --out."""
     rng = np.random.default_rng(N)
@@ -474,8 +482,10 @@ def arguments(run: Path, N: int, method: str, rivals: list[str]) -> list[str]:
     for model, path in section["models"].items():
         (run / "metrics" / f"{model}.json").write_text(json.dumps(all_metrics().get(model, metrics())))
         (run / "scores" / path).parent.mkdir(parents=True, exist_ok=True)
-        blocks = pd.DataFrame(rng.uniform(size=(6, 3)), columns=["frechet_train", "frechet_heldout", "kid_train"])
+        blocks = pd.DataFrame(rng.uniform(size=(6, len(SCORES))), columns=SCORES)
         blocks.to_csv(run / "scores" / f"{path}.csv", index_label="block")
+        (run / "judged" / path).parent.mkdir(parents=True, exist_ok=True)
+        (run / "judged" / f"{path}.json").write_text(json.dumps({"statistics": STATISTICS}))
         if model in ("pretrained", *DEME):  # the pictures show no rival
             (run / "samples" / path).mkdir(parents=True)
             picture = Image.fromarray(rng.integers(0, 256, (20, 100), dtype=np.uint8))
@@ -489,11 +499,16 @@ def arguments(run: Path, N: int, method: str, rivals: list[str]) -> list[str]:
     losses.to_csv(run / "losses.csv")
     (run / "result.json").write_text(json.dumps(searched(run, N, method)[1]))
     (run / "calibration.json").write_text(json.dumps({"message": "Calibration: well." if rivals else None}))
+    experts = [[i, RANGES[N][i - 1], "pretrained", 0.1, 0.11, -9.0, -10.0, -8.0] for i in range(1, N + 1)]
+    pd.DataFrame(experts, columns=NOT_MEASURED.columns).to_csv(run / "experts.csv", index=False)
+    (run / "real.json").write_text(json.dumps({"train": STATISTICS}))
     top = {"name": "toy", "N": N, "p": 0.4, "seed": 0, "boundaries": None, "rivals": rivals, "dag": section}
-    (run / "params.yaml").write_text(json.dumps(top | {"finetune_range": {"iterations": 800}}))
+    top |= {"random_draws": 1, "gate": {"draws": 1, "must_win": "stop"}, "finetune_range": {"iterations": 800}}
+    (run / "params.yaml").write_text(json.dumps(top | {"judges": {"folder": "j/final", "development": "j/dev"}}))
     return [
         "--metrics", "metrics", "--scores", "scores", "--samples", "samples", "--curves", "curves", "--vectors", ".",
         "--loss-matrix", "losses.csv", "--search", ".", "--calibration", "calibration.json",
+        "--experts", "experts.csv", "--judged", "judged", "--real", "real.json",
     ]  # fmt: skip
 
 
@@ -508,12 +523,12 @@ def test_stage(tmp_path, monkeypatch, N, method, rivals):
     runpy.run_path(str(ROOT / "stages/report.py"), run_name="__main__")
     text = (tmp_path / "a/results.md").read_text(encoding="utf-8")
     assert text.startswith(f"# toy: DeMe with N = {N}\n")
-    assert text.split("\n\n")[1].startswith("Calibration: well." if rivals else "| model")
+    assert text.split("\n\n")[1].startswith("Calibration: well." if rivals else "**Verdict** of the final")
     pictures = set(re.findall(r"\]\((.*)\)", text))
     assert pictures == set(PICTURES)
     table = pd.read_csv(tmp_path / "a/results.csv", index_col="model")
     assert list(table.index) == list(dag(N, rivals)["models"])
-    assert ("best_rival" in table) == ("Against the best rival" in text) == bool(rivals)
+    assert ("best_rival" in table) == ("Against the best rival" in text) == ("Beside the best" in text) == bool(rivals)
     assert table.loc["merged", "steps"] == f"{N} × 800"
     assert {file.name for file in (tmp_path / "a").iterdir()} == pictures | {"results.md", "results.csv"}
     if N == 2:  # once more in a new process, in another's matplotlib style, and without the slow import of diffusers

@@ -34,7 +34,7 @@ from deme_core.data.images import to_model, to_pixels
 from deme_core.errors import InputError
 from deme_core.sampling.archive import PER_ARCHIVE, read_images, read_protocol, write_archive, write_grid
 from deme_core.sampling.generate import Sampler, ensemble, single
-from deme_core.sampling.loss_matrix import range_losses
+from deme_core.sampling.loss_matrix import image_losses, range_losses
 from deme_core.sampling.sample import denoisers, sample_model, write_missing
 from deme_core.sampling.schedulers import SpacedDDIMScheduler, make_scheduler
 from deme_core.seeds import SeedBlock, image_generators
@@ -511,7 +511,8 @@ def test_unfinished_samples_of_another_noise_schedule_are_not_taken_over(
 
 def test_the_loss_of_a_denoiser_that_says_nothing_is_that_of_the_noise(digits: torch.Tensor) -> None:
     ranges = TimestepRanges.equal(4, 1000)
-    losses = range_losses(lambda x, t: torch.zeros_like(x), DDPMScheduler(**SCHEDULE), Pixels(digits), ranges, 4, CPU)
+    schedule = DDPMScheduler(**SCHEDULE)
+    losses = range_losses(image_losses(lambda x, t: torch.zeros_like(x), schedule, Pixels(digits), ranges, 4, CPU))
     assert losses == pytest.approx([1.0] * 4, abs=0.05)
 
 
@@ -522,7 +523,7 @@ def test_a_denoiser_is_asked_on_each_range_for_its_timesteps_alone(digits: torch
         seen.append(t)
         return torch.zeros_like(x)
 
-    range_losses(denoise, DDPMScheduler(**SCHEDULE), Pixels(digits), ranges, 5, CPU)
+    range_losses(image_losses(denoise, DDPMScheduler(**SCHEDULE), Pixels(digits), ranges, 5, CPU))
     for i, t in enumerate(seen, 1):
         low, high = ranges.range(i)
         assert low <= t.min()
@@ -536,7 +537,7 @@ def test_a_denoiser_is_asked_on_each_range_for_its_timesteps_alone(digits: torch
 def test_every_model_meets_the_same_noise(pipeline: Path, digits: torch.Tensor) -> None:
     schedule, ranges = load_noise_schedule(pipeline), TimestepRanges.equal(2, 1000)
     denoise = single(load_denoiser(pipeline / "unet"), CPU)
-    first, again = (range_losses(denoise, schedule, Pixels(digits), ranges, 2, CPU) for _ in range(2))
+    first, again = (range_losses(image_losses(denoise, schedule, Pixels(digits), ranges, 2, CPU)) for _ in range(2))
     assert first == again
     assert first[0] != first[1]
 
@@ -547,11 +548,12 @@ def test_a_loss_that_is_not_finite_is_refused_with_its_model_and_range(digits: t
 
     ranges = TimestepRanges.equal(2, 1000)
     with pytest.raises(InputError, match=r"^expert 1: its loss on range 2, timesteps \[500, 1000\), is not finite"):
-        range_losses(denoise, DDPMScheduler(**SCHEDULE), Pixels(digits), ranges, 2, CPU, "expert 1")
+        range_losses(image_losses(denoise, DDPMScheduler(**SCHEDULE), Pixels(digits), ranges, 2, CPU, "expert 1"))
 
 
 def test_an_empty_held_out_part_has_no_loss(digits: torch.Tensor) -> None:
-    losses = range_losses(fake, DDPMScheduler(**SCHEDULE), Pixels(digits[:0]), TimestepRanges.equal(2, 1000), 2, CPU)
+    ranges = TimestepRanges.equal(2, 1000)
+    losses = range_losses(image_losses(fake, DDPMScheduler(**SCHEDULE), Pixels(digits[:0]), ranges, 2, CPU))
     assert len(losses) == 2
     assert all(map(math.isnan, losses))
 

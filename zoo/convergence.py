@@ -26,7 +26,7 @@ from deme_core.metrics.intervals import Interval, paired_interval, t_interval
 from deme_core.metrics.moments import Moments
 from deme_core.params import section
 from deme_core.sampling.generate import Sampler, single
-from deme_core.sampling.loss_matrix import range_losses
+from deme_core.sampling.loss_matrix import image_losses
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
 from deme_core.tensors import read_tensors
@@ -38,7 +38,7 @@ def main() -> None:
     folder, recipe = read_recipe(__doc__)
     check = recipe["convergence"]
     data = section(recipe, "data", DataParams)
-    parts = read_parts(data)
+    parts = {part: images for part, images in read_parts(data).items() if len(images)}
     schedule, device = load_noise_schedule(folder), best_device()
     everything = TimestepRanges((0, schedule.config.num_train_timesteps))
     model = load_denoiser(denoiser_dir(folder))
@@ -54,8 +54,9 @@ def main() -> None:
     losses = []
     for step, file in tqdm(snapshots.items(), desc="losses", unit="snapshot"):
         model.load_state_dict(read_tensors(file))
+        denoise = single(model, device)
         row = {
-            part: range_losses(single(model, device), schedule, Pixels(images.pixels), everything, draws, device)[0]
+            part: image_losses(denoise, schedule, Pixels(images.pixels), everything, draws, device).mean()
             for (part, images), draws in zip(parts.items(), check["draws"], strict=True)
         }
         losses.append({"step": step} | row)

@@ -17,7 +17,8 @@ from deme_core.tensor_files import as_bytes
 from deme_core.tensors import map_tensors, write_tensors
 from deme_core.work import ROOT
 
-PARTS = ("train", "heldout")
+PARTS = ("train", "validation", "heldout")
+REPORTED = ("train", "heldout")  # parts that reported numbers are measured against; choices are made by `validation`
 IN_MEMORY = 2**30  # bytes of pixels; more of them lie in a file until they are saved
 HASHED = 1000  # images that are hashed at a time
 
@@ -36,6 +37,9 @@ class DataParams:
     held_out: float | None
     """Share of the images that neither base, experts, search nor extractor may see, in [0, 1); null where the source
     has a test split of its own, which is then held out."""
+    validation: float = 0.0
+    """Share of the held-out images that become the part `validation`, in [0, 1): gate and choices read it, reported
+    numbers never do."""
     grey: bool = False
     """Image files become one channel of luminance; else three of RGB. Transparency is dropped, not blended."""
     resize: Literal["bilinear", "bicubic", "lanczos", "box"] = "bilinear"
@@ -60,6 +64,7 @@ class DataParams:
     def __post_init__(self) -> None:
         share = self.held_out
         check(share is None or 0 <= share < 1, "data.held_out", share, "must be null or lie in [0, 1)")
+        check(0 <= self.validation < 1, "data.validation", self.validation, "must lie in [0, 1)")
         check(self.stream is None or self.stream >= 1, "data.stream", self.stream, "must be null or at least 1")
         check(
             self.stream is None or self.source == "hub", "data.stream", self.stream,
@@ -133,22 +138,25 @@ def pixels_hash(pixels: torch.Tensor) -> str:
     return digest.hexdigest()
 
 
-def split(images: Images, held_out: float) -> dict[str, Images]:
-    """The parts `train` and `heldout`; a fixed split, stratified by label, that no seed of a run changes."""
-    if held_out == 0:
-        none = torch.empty(0, dtype=torch.int64)
-        return {"train": images, "heldout": images.subset(none)}
+def split(images: Images, share: float, name: str) -> tuple[Images, Images]:
+    """What is left, and a share of the images; a fixed split, stratified by label, that no seed of a run changes.
+
+    Args:
+        name: what a message calls the share.
+
+    Raises:
+        InputError: too few images for it.
+    """
+    if share == 0:
+        return images, images.subset(torch.empty(0, dtype=torch.int64))
     from sklearn.model_selection import train_test_split
 
     stratify = images.labels.numpy() if bool((images.labels >= 0).all()) else None
     try:
-        train, heldout = train_test_split(range(len(images)), test_size=held_out, random_state=0, stratify=stratify)
+        rest, taken = train_test_split(range(len(images)), test_size=share, random_state=0, stratify=stratify)
     except ValueError as error:
-        raise InputError(f"params: data.held_out = {held_out} of {len(images)} images: {error}") from None
-    return {
-        "train": images.subset(torch.tensor(sorted(train))),
-        "heldout": images.subset(torch.tensor(sorted(heldout))),
-    }
+        raise InputError(f"params: {name} = {share} of {len(images)} images: {error}") from None
+    return images.subset(torch.tensor(sorted(rest))), images.subset(torch.tensor(sorted(taken)))
 
 
 def save_part(directory: Path, part: str, images: Images) -> None:

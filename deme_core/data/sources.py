@@ -52,14 +52,21 @@ SOURCES: dict[str, Callable[[DataParams], Images | dict[str, Images]]] = {
 
 
 def read_parts(params: DataParams) -> dict[str, Images]:
-    """The parts `train` and `heldout` of the data set that `params` names."""
+    """The parts of the data set that `params` names: `train`, `validation`, `heldout`; the last may be empty.
+
+    Raises:
+        InputError: the source is unknown, cannot be read, or has too few images for the parts.
+    """
     if params.source not in SOURCES:
         raise InputError(f"params: data.source = {params.source!r}: known sources are {', '.join(SOURCES)}")
     images = SOURCES[params.source](params)
     if isinstance(images, dict):
-        return images
-    if params.held_out is None:
+        train, heldout = images["train"], images["heldout"]
+    elif params.held_out is None:
         raise InputError(
             f"params: data.held_out = None: source '{params.source}' has no test split of its own; give a share, as 0.1"
         )
-    return split(images, params.held_out)
+    else:
+        train, heldout = split(images, params.held_out, "data.held_out")
+    heldout, validation = split(heldout, params.validation if len(heldout) else 0, "data.validation")
+    return {"train": train, "validation": validation, "heldout": heldout}

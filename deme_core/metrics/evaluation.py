@@ -2,7 +2,9 @@
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +86,31 @@ def evaluate(
     size = min(len(features), len(references["train"]))
     out["precision"], out["recall"] = precision_recall(_spread(references["train"], size), _spread(features, size))
     return out, ours
+
+
+def protocol_of(
+    made: Mapping[str, Any], params: EvaluateParams, reference_images: int, published: str | None, judges: str
+) -> dict[str, Any]:
+    """What stands beside the metrics, as flat keys.
+
+    Args:
+        made: the protocol that the stage sample wrote, with the extractor's name and hash.
+        published: name of somebody else's reference statistics.
+        judges: name and hash of the group.
+    """
+    return {
+        "images": made["images"],
+        "seed_block": made["seed_block"],
+        "seed_blocks": params.blocks,
+        "reference_images": reference_images,
+        "extractor": f"{made['extractor']}-{made['extractor_sha256'][:8]}",
+        "judges": judges,
+        **({"reference_statistics": published} if published else {}),
+        **{f"sampler_{key}": value for key, value in made["sampler"].items()},
+        "device": made["device"],
+        "parameters": made["parameters"],
+        "macs_per_step": made["macs_per_step"],
+    }
 
 
 class Targets:

@@ -1,5 +1,6 @@
 """The table of feature extractors: images -> feature vectors. A new extractor is one row."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from deme_core.json_files import Kinds, blamed_on, check_kinds, read_json
 from deme_core.metrics.embeddings import load_clip, load_dinov2
 from deme_core.metrics.extractor import Extractor
 from deme_core.metrics.inception import load_inception
+from deme_core.metrics.networks import NETWORKS
 from deme_core.metrics.open_clip_models import CONFIG
 from deme_core.tensors import check_same_layout, read_tensors, weights_hash
 
@@ -29,34 +31,11 @@ class FeatureParams:
     reference beside the data set's own."""
 
 
-class SmallClassifier(nn.Module):
-    """A convolutional classifier of small images; its pooled last layer gives the features.
-
-    Each of the `blocks` halves the resolution: one for 8×8, two for 16×16.
-    """
-
-    def __init__(self, channels: int, width: int, classes: int, blocks: int = 1) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(channels, width // 2, 3, padding=1), nn.GELU()]
-        for inputs in [width // 2, *[width] * (blocks - 1)]:
-            layers += [nn.Conv2d(inputs, width, 3, padding=1, stride=2), nn.GELU()]
-            layers += [nn.Conv2d(width, width, 3, padding=1), nn.GELU()]
-        self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(width, classes)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, C, H, W] in [-1, 1] -> [n, width]."""
-        return self.trunk(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, C, H, W] in [-1, 1] -> logits [n, classes]."""
-        return self.head(self.features(x))
-
-
-def load_classifier(directory: Path, config: dict[str, Any]) -> Extractor:
-    """A SmallClassifier: its arguments in the config, its weights in model.safetensors."""
-    with blamed_on(directory / "config.json", "no classifier can be built from it"):
-        model = SmallClassifier(**{key: value for key, value in config.items() if key != "_class_name"}).eval()
+def load_network(directory: Path, config: dict[str, Any]) -> Extractor:
+    """A small network: its arguments in the config, its weights in model.safetensors."""
+    with blamed_on(directory / "config.json", f"no {config['_class_name']} can be built from it"):
+        arguments = {key: value for key, value in config.items() if key != "_class_name"}
+        model = NETWORKS[config["_class_name"]](**arguments).eval()
     state = read_tensors(directory / "model.safetensors")
     check_same_layout(
         {k: tuple(v.shape) for k, v in state.items()},
@@ -66,6 +45,19 @@ def load_classifier(directory: Path, config: dict[str, Any]) -> Extractor:
     model.load_state_dict(state)
     sha256 = weights_hash(directory / "model.safetensors")
     return Extractor(directory.name, sha256, lambda pixels: model.features(to_model(pixels)))
+
+
+def load_pixels(directory: Path, config: dict[str, Any]) -> Extractor:
+    """The pixels themselves in [0, 1], means of squares that leave `side` × `side` of them a channel.
+
+    No network has chosen what they show. A Fréchet distance of them sees means and covariances of pixels, no shapes.
+    """
+    side = config["side"]
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.adaptive_avg_pool2d(pixels.float() / 255, side).flatten(1)
+
+    return Extractor(directory.name, hashlib.sha256(f"pixels {side}".encode()).hexdigest(), forward)
 
 
 @dataclass(frozen=True)
@@ -103,10 +95,14 @@ def _published(file: str, *keys: str) -> Callable[[dict[str, Any]], int | None]:
 
 
 PUBLISHED: Kinds = {"source": str, "revision": str | None}
+CLASSIFIER, SIZED = {"channels": int, "width": int, "classes": int}, {"channels": int, "size": int, "width": int}
 EXTRACTORS = {
-    "SmallClassifier": Kind(
-        load_classifier, {"channels": int, "width": int, "classes": int}, lambda config: config["width"]
-    ),
+    "SmallClassifier": Kind(load_network, CLASSIFIER, lambda config: config["width"]),
+    "PlaceClassifier": Kind(load_network, CLASSIFIER | SIZED, lambda config: config["width"]),
+    "DenseClassifier": Kind(load_network, CLASSIFIER | SIZED, lambda config: config["width"]),
+    "DenseAutoencoder": Kind(load_network, SIZED, lambda config: config["width"]),
+    "ConvolutionalAutoencoder": Kind(load_network, SIZED, lambda config: config["width"]),
+    "Pixels": Kind(load_pixels, {"side": int}, lambda config: None),
     "Inception": Kind(load_inception, {"resize": str, "weights": str}, lambda config: 2048),
     "CLIP": Kind(load_clip, PUBLISHED, _published(CONFIG, "model_cfg", "embed_dim")),
     "DINOv2": Kind(load_dinov2, PUBLISHED, _published("config.json", "hidden_size")),

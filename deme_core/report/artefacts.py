@@ -4,7 +4,7 @@ Nothing here reaches for the network, so that a machine without one gets the sam
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from deme_core.errors import InputError
 from deme_core.hub_layouts import find_layout
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import FeatureParams, read_config
+from deme_core.metrics.networks import NETWORKS
 from deme_core.metrics.open_clip_models import hub_id
+from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import check, read
 from deme_core.prompts.settings import PromptParams
 from deme_core.training.scratch import PretrainParams
@@ -27,7 +29,7 @@ class Artefact:
     """One thing that must be on this machine before a run."""
 
     kind: str
-    """Of what: model, data, extractor, reference, prompts or package."""
+    """Of what: model, data, extractor, judge, reference, prompts or package."""
     name: str
     """Its path, hub id or package."""
     path: Path | None
@@ -150,6 +152,10 @@ def _extractor(source: str) -> list[Artefact]:
     return WEIGHTS[config["_class_name"]](Path(source), config)
 
 
+def _network(folder: Path, config: dict[str, Any]) -> list[Artefact]:
+    return [_file("extractor", f"{folder}/model.safetensors", f"python zoo/train_features.py {folder}")]
+
+
 def _inception(folder: Path, config: dict[str, Any]) -> list[Artefact]:
     load = f"""python -c "from deme_core.metrics.features import load_extractor as f; f('{folder}')\""""
     return [_file("extractor", config["weights"], f"put it there, or {load}"), _package("clean-fid", "cleanfid")]
@@ -168,13 +174,21 @@ def _published(*packages: tuple[str, str]) -> Callable[[Path, dict[str, Any]], l
 
 
 WEIGHTS: dict[str, Callable[[Path, dict[str, Any]], list[Artefact]]] = {
-    "SmallClassifier": lambda folder, config: [
-        _file("extractor", f"{folder}/model.safetensors", f"python zoo/train_features.py {folder}")
-    ],
+    **dict.fromkeys(NETWORKS, _network),
+    "Pixels": lambda folder, config: [],
     "Inception": _inception,
     "CLIP": _published(("open_clip_torch", "open_clip"), ("torchvision", "torchvision")),
     "DINOv2": _published(),
 }
+
+
+def judge_artefacts(judges: JudgeParams) -> list[Artefact]:
+    """The extractors of the group that this run is measured by, one a folder that holds a config or a recipe."""
+    files = [*Path(judges.folder).glob("*/config.json"), *Path(judges.folder).glob("*/recipe.yaml")]
+    if not files:
+        return [Artefact("judge", judges.folder, None, "name a folder that holds one extractor a folder")]
+    found = [one for folder in sorted({file.parent for file in files}) for one in _extractor(str(folder))]
+    return [replace(one, kind="judge") if one.kind == "extractor" else one for one in found]
 
 
 def measure_artefacts(sets: Mapping[str, PromptParams], clip: ClipScoreParams) -> list[Artefact]:

@@ -9,10 +9,18 @@ from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams
 from deme_core.metrics.features import FeatureParams, feature_count
 from deme_core.metrics.intervals import uncovered
+from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import section
 from deme_core.prompts.settings import PromptParams
 from deme_core.prompts.table import load_prompts, prompt_params
-from deme_core.report.artefacts import Artefact, artefacts, measure_artefacts, model_folder, optimizer_artefacts
+from deme_core.report.artefacts import (
+    Artefact,
+    artefacts,
+    judge_artefacts,
+    measure_artefacts,
+    model_folder,
+    optimizer_artefacts,
+)
 from deme_core.report.costs import Counts, Measured, measure
 from deme_core.sampling.settings import SampleParams, SamplerParams
 from deme_core.stage import run_params
@@ -31,6 +39,7 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     search, sample = section(params, "merge_search", SearchParams), section(params, "sample", SampleParams)
     features, prompts = section(params, "reference", FeatureParams), prompt_params(params)
     found = artefacts(section(params, "data", DataParams), pretrain, features, prompts)
+    found += judge_artefacts(section(params, "judges", JudgeParams))
     found += optimizer_artefacts(training.optimizer)
     found += measure_artefacts(prompts, section(params, "clip_score", ClipScoreParams))
     found = list(dict.fromkeys(found))  # packages that several parts need
@@ -46,7 +55,10 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     ]
     if folder := model_folder(pretrain):
         measured = measure(folder, training, sampler)
-        lines += _measured(measured, counts, top.N, len(params["dag"]["models"]), training.batch_size)
+        disk = measured.disk(
+            top.N, top.random_draws, len(params["dag"]["models"]), counts.sampled // len(params["dag"]["sampled"])
+        )
+        lines += _measured(measured, counts, disk, training.batch_size)
     else:
         lines.append("  time, FLOPs, memory, disk: told once the model is there")
     lines += _uncovered(features.extractor, sample.images, section(params, "evaluate", EvaluateParams).blocks)
@@ -97,7 +109,7 @@ def _prompted(name: str, own: PromptParams) -> int | None:
         return None
 
 
-def _measured(measured: Measured, counts: Counts, N: int, models: int, batch: int) -> list[str]:
+def _measured(measured: Measured, counts: Counts, disk: int, batch: int) -> list[str]:
     calls = counts.calls * (counts.searched + counts.sampled)
     times = [f"  {name:<22} {hours:>14.2f}  h" for name, hours in measured.hours(counts).items()]
     vae = measured.encoding > 0
@@ -105,7 +117,7 @@ def _measured(measured: Measured, counts: Counts, N: int, models: int, batch: in
     return [
         f"  parameters             {measured.parameters:>14,}",
         f"  FLOPs of sampling      {amount(2 * measured.macs * calls, 'FLOP'):>14}",
-        f"  disk, at most          {amount(measured.disk(N, models, counts.sampled // models), 'B'):>14}",
+        f"  disk, at most          {amount(disk, 'B'):>14}",
         *[f"  latents and embeddings {amount(measured.encoded, 'B'):>14}  on disk, an image and its caption"][
             : bool(vae)
         ],

@@ -55,7 +55,7 @@ class Counts:
         return cls(
             trained=steps * training.batch_size * training.gradient_accumulation,
             searched=searched,
-            sampled=len(dag["models"]) * (sample.images + prompted),
+            sampled=len(dag["sampled"]) * (sample.images + prompted),
             calls=sampler.calls,
         )
 
@@ -99,10 +99,10 @@ class Measured:
         """Bytes of a training at its peak: in the backward pass, or where optimizer or EMA copy all weights."""
         return self.state + max(self.activations, FLOAT * self.parameters)
 
-    def disk(self, N: int, models: int, images: int) -> int:
-        """Bytes of a run, at most: N experts with vectors and resume states, the models, their samples."""
+    def disk(self, N: int, draws: int, models: int, images: int) -> int:
+        """Bytes of a run, at most: N experts with vectors and resume states, vectors of the null, models, samples."""
         weights = self.parameters * FLOAT
-        return weights * (N * (1 + 1 + 4) + models) + models * images * self.pixels
+        return weights * (N * (1 + 1 + 4 + draws) + models) + models * images * self.pixels
 
 
 def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> Measured:

@@ -97,6 +97,21 @@ def _square(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(rgb.resize((side, side), Image.Resampling.BOX if width > side else Image.Resampling.NEAREST))
 
 
+def image_statistics(path: Path, statistics: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """A panel a statistic, a row a model, mean over channels; the first entry is the real images, drawn as a line."""
+    (real, target), *models = statistics.items()
+    with _figure(path, 2.1 * len(target) + 2.6, 0.24 * len(models) + 1.1) as fig:
+        axes = fig.subplots(1, len(target), sharey=True, squeeze=False)[0]
+        for ax, name in zip(axes, target, strict=True):
+            ax.axvline(float(np.mean(target[name])), color=CHOSEN, linewidth=1)
+            ax.plot([float(np.mean(own[name])) for _, own in models], range(len(models)), "o", color=PLAIN, ms=5)
+            ax.set_title(name)
+            ax.margins(x=0.15)
+        axes[0].set_yticks(range(len(models)), [textwrap.fill(model, 34) for model, _ in models])
+        axes[0].invert_yaxis()
+        fig.suptitle(f"Statistics of the images; line: {real}", size=10, x=0.01, ha="left")
+
+
 def loss_curves(path: Path, curves: Mapping[str, pd.DataFrame]) -> None:
     """Denoising loss of each range relative to its first row, and its consistency loss; range -> rows of a curve."""
     with _figure(path, 7.5, 3.2) as fig:

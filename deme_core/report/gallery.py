@@ -9,7 +9,7 @@ import torch
 
 from deme_core.errors import InputError
 from deme_core.report.figures import Pair, pair_sheet
-from deme_core.report.tables import markdown, number
+from deme_core.report.text import markdown, number
 
 COUNT = 12  # prompts a sheet
 

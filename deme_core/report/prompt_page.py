@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deme_core.report.gallery import write_gallery
 from deme_core.report.prompt_tables import Measured, page2, table2
-from deme_core.report.tables import model_name
+from deme_core.report.text import model_name
 from deme_core.sampling.archive import read_images
 
 BEFORE, AFTER = "pretrained", "merged"

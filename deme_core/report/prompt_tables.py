@@ -11,7 +11,8 @@ import pandas as pd
 from deme_core.errors import InputError
 from deme_core.metrics.bootstrap import paired_bootstrap, prompt_means
 from deme_core.metrics.intervals import Interval, paired_interval
-from deme_core.report.tables import markdown, model_name, needed, number, verdict
+from deme_core.report.tables import needed, verdict
+from deme_core.report.text import markdown, model_name, number
 
 # FID and CLIP score (ViT-g/14) of the paper's Table 2, of Stable Diffusion v1.4; PartiPrompts have no real images.
 PAPER = {

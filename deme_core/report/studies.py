@@ -10,7 +10,8 @@ import pandas as pd
 from deme_core.dag import OWN
 from deme_core.metrics.intervals import Interval, crossed_interval
 from deme_core.report.figures import forest, sensitivity_curves
-from deme_core.report.tables import FRECHET, markdown, model_name, number, training_steps
+from deme_core.report.tables import FRECHET, training_steps
+from deme_core.report.text import markdown, model_name, number
 
 # FID of the paper's Table 1 (columns CIFAR10, LSUN-Church, LSUN-Bedroom) and Table 3 (CIFAR10, DDIM-100), for the eye
 # alone: other models, other images, other features.

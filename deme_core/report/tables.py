@@ -9,33 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deme_core.dag import DEME, NONNEGATIVE, OWN, SOUP_FULL_RANGE, SOUP_GREEDY
+from deme_core.dag import DEME, MATCHED, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, is_random, is_rival
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import paired_interval, uncovered
+from deme_core.report.text import PARTS, SCALED, markdown, model_name, number
 
-MODELS = {
-    "pretrained": "pretrained",
-    "ensemble": "DeMe before merge (ensemble)",
-    "merged_uniform": "DeMe merged, w = 1/N",
-    "merged": "DeMe merged, searched w",
-    NONNEGATIVE: "DeMe merged, searched w ≥ 0",
-    "full_range": "full-range finetune",
-    "snr_plus_one": "SNR+1",
-    "truncated_snr": "truncated SNR",
-    "min_snr": "Min-SNR-γ",
-    "soup_full_range": "soup of N full-range finetunes",
-    "soup_greedy": "greedy soup of the experts",
-    "loss_equivalent": "loss equivalent of the merge",
-}
-SCALED = "+scale"
 PICTURES = {
     "samples.png": "Samples of each model from the same noise.",
     "loss_curves.png": "Losses of finetuning, each point the mean since the last; one line a timestep range.",
     "loss_matrix.png": "Held-out denoising loss of each model on each range; outlined: the expert's own range.",
+    "statistics.png": "Plain statistics of each model's images; the line: real images of the training part.",
     "search.png": "Trials of the merge search against w = 0 on the same seeds, by each weight; right: its finalists.",
     "cosines.png": "Cosine similarity of the task vectors: near 0, merging one disturbs the others little.",
 }
-FRECHET = {"frechet_train": "training part", "frechet_heldout": "held-out part"}  # the latter where images are held out
+FRECHET = {f"frechet_{part}": name for part, name in PARTS.items()}
 
 
 def needed(file: Path, stage: str) -> Path:
@@ -55,14 +42,9 @@ def read_scores(directory: Path, models: Mapping[str, str]) -> dict[str, pd.Data
     return {m: pd.read_csv(needed(directory / f"{path}.csv", f"evaluate@{m}")) for m, path in models.items()}
 
 
-def model_name(model: str) -> str:
-    """What a model is called in tables and pictures."""
-    return MODELS[model.removesuffix(SCALED)] + ", searched scale" * model.endswith(SCALED)
-
-
 def training_steps(model: str, N: int, iterations: int) -> str:
-    """Optimizer steps behind a model, by trainings: the same sum for all but the pretrained one."""
-    if model == "pretrained":
+    """Optimizer steps behind a model, by trainings: the same sum for all that were trained."""
+    if model in ("pretrained", MATCHED) or is_random(model):
         return "—"
     several = model.removesuffix(SCALED) in (*OWN, SOUP_FULL_RANGE, SOUP_GREEDY)
     return f"{N} × {iterations:,}" if several else f"{N * iterations:,}"
@@ -78,7 +60,7 @@ def best_rival(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
 
     It is chosen by the evaluation itself: a comparison with it favours the rivals.
     """
-    rivals = [model for model in metrics if model not in OWN]
+    rivals = [model for model in metrics if is_rival(model)]
     return min(rivals, key=lambda model: metrics[model]["frechet_train"]) if rivals else None
 
 
@@ -95,9 +77,11 @@ def results(
         InputError: a model has other metrics than the pretrained one, or was measured by another protocol.
     """
     base = metrics["pretrained"]
-    protocol = {"extractor", "images", "device"} | {
-        k for k in base if k.startswith(("sampler_", "seed_", "reference_"))
-    }
+    protocol = (
+        {"extractor", "images", "device"}
+        | {"judges"} & base.keys()
+        | {k for k in base if k.startswith(("sampler_", "seed_", "reference_"))}
+    )
     for model, own in metrics.items():
         for key in sorted(set(own) ^ set(base)):
             raise InputError(f"metrics: only one of {model} and pretrained has '{key}'; `dvc repro` evaluates both")
@@ -176,8 +160,17 @@ def first_changes(trials: pd.DataFrame, round: str) -> pd.DataFrame:
     return own.assign(change=own["score"].to_numpy() - base, zero=base).dropna()
 
 
-def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str, Any], figures: dict[str, str]) -> str:
-    """The whole report as Markdown; `figures` maps the name of a PNG to its caption."""
+def page(
+    title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str, Any], figures: dict[str, str],
+    lead: Sequence[str] = (), sections: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """The whole report as Markdown.
+
+    Args:
+        figures: name of a PNG -> its caption.
+        lead: paragraphs under the title, of the judges.
+        sections: paragraphs before the search.
+    """
     base: Any = table.loc["pretrained"]
     blocks = f"{base.seed_blocks} blocks of {base.images // base.seed_blocks:,}"
     first, last = (trials[trials["round"] == round] for round in ("search", "confirm"))
@@ -187,6 +180,8 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
     sets = "".join(f", of images with the prompts of `{name}` among others" for name in result["prompts"])
     paragraphs = [
         f"# {title}",
+        *lead,
+        "## By the search's own extractor",
         markdown(*_readable(table)),
         f"Protocol: {base.images:,} images a model from the seed block {base.seed_block}, in {blocks}; sampler"
         f" {base.sampler_kind}, {base.sampler_steps} steps, {base.sampler_spacing} spacing, {base.sampler_dtype}, on"
@@ -199,12 +194,14 @@ def page(title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str
         " whether their own intervals overlap. The intervals cover the luck of sampling, not that of training, and"
         " none is widened for the number of comparisons. Copy rate: share of images that lie nearer to a training"
         " image than that one's nearest neighbour; real held-out images give the level without copying.",
-        "Verdict, by the interval of the change:",
+        "What the interval of the change shows, by the features that the search has optimised and that therefore settle"
+        " nothing:",
         "\n".join(
             f"- {row['name']}: " + "; ".join(f"{row[f'{key}_verdict']} on the {part}" for key, part in _parts(table))
             for _, row in table.iloc[1:].iterrows()
         ),
         *_against_rivals(table),
+        *sections,
         f"## Merge search: {result['method']}, {result['trials']} trials",
         markdown(
             [
@@ -296,11 +293,6 @@ def _readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
-
-
 def _interval(row: pd.Series, key: str, value: str, digits: int, sign: str = "") -> str:
     low, high = (number(row[f"{key}_{end}"], digits, sign) for end in ("low", "high"))
     return f"{number(row[key + value], digits, sign)} [{low}, {high}]"
@@ -309,8 +301,3 @@ def _interval(row: pd.Series, key: str, value: str, digits: int, sign: str = "")
 def _digits(value: float) -> int:
     """Decimals that show four significant digits of `value`."""
     return max(0, 3 - math.floor(math.log10(abs(value)))) if value else 4
-
-
-def number(value: float, digits: int, sign: str = "") -> str:
-    """A value with a true minus sign; a dash where there is none."""
-    return "—" if math.isnan(value) else f"{value:{sign}z.{digits}f}".replace("-", "−")

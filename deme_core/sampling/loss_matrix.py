@@ -1,9 +1,10 @@
-"""The held-out denoising loss of every model on every timestep range: does each expert win its own range?"""
+"""The denoising loss of a model on every timestep range, image by image, over images that no training has seen."""
 
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from deme_core.components import Condition
@@ -18,16 +19,17 @@ SEED = 0  # of the noise and the timesteps, the same for every model
 
 
 class Batch(NamedTuple):
-    """What a denoiser is asked on range i, and what it should find."""
+    """What a denoiser is asked of some images (`rows`) on range i, and what it should find."""
 
     i: int
+    rows: torch.Tensor
     x0: torch.Tensor
     condition: Condition
     noise: torch.Tensor
     t: torch.Tensor
 
 
-def range_losses(
+def image_losses(
     denoise: Denoise,
     noise_schedule: Any,
     examples: Examples,
@@ -35,38 +37,45 @@ def range_losses(
     draws: int,
     device: torch.device,
     name: str = "the model",
-) -> list[float]:
-    """Mean denoising loss (Eq. 3) on each range, over `draws` timesteps and noises for every image.
+) -> np.ndarray:
+    """Denoising loss (Eq. 3) of each image on each range, a mean over `draws` timesteps and noises.
+
+    These are the same for every model, so that losses are paired image by image.
 
     Args:
         examples: which no training has seen.
         name: what a message calls the model.
 
     Returns:
-        One loss a range; NaN where there is no image (a run that holds none out).
+        float64 [N, n].
 
     Raises:
         InputError: the loss of a range is not finite.
     """
 
     @torch.inference_mode()
-    def total(batch: Batch) -> tuple[int, float]:
+    def losses(batch: Batch) -> tuple[int, np.ndarray, np.ndarray]:
         x0, eps, t = (value.to(device) for value in (batch.x0, batch.noise, batch.t))
         condition = {key: value.to(device) for key, value in batch.condition.items()}
         prediction = denoise(noise_schedule.add_noise(x0, eps, t), t, **condition)
-        return batch.i, float(denoising_loss(prediction, regression_target(noise_schedule, x0, eps, t)).sum())
+        found = denoising_loss(prediction, regression_target(noise_schedule, x0, eps, t))
+        return batch.i, batch.rows.numpy(), found.double().cpu().numpy()
 
-    totals = [0.0] * ranges.N
-    for i, loss in in_order(total, _batches(examples, ranges, draws), device):
-        totals[i - 1] += loss
-    for i, loss in enumerate(totals, 1):
-        if not math.isfinite(loss):
+    sums = np.zeros((ranges.N, len(examples)))
+    for i, rows, found in in_order(losses, _batches(examples, ranges, draws), device):
+        np.add.at(sums[i - 1], rows, found)
+    for i, own in enumerate(sums, 1):
+        if not np.isfinite(own).all():
             raise InputError(
                 f"{name}: its loss on range {i}, timesteps [{', '.join(map(str, ranges.range(i)))}), is not finite;"
                 " look at the curve of its training"
             )
-    count = len(examples) * draws
-    return [loss / count if count else math.nan for loss in totals]
+    return sums / draws
+
+
+def range_losses(losses: np.ndarray) -> list[float]:
+    """Mean loss on each range of `image_losses`; NaN where there is no image (a run that holds none out)."""
+    return [float(own.mean()) if own.size else math.nan for own in losses]
 
 
 def _batches(examples: Examples, ranges: TimestepRanges, draws: int) -> Iterator[Batch]:
@@ -80,4 +89,4 @@ def _batches(examples: Examples, ranges: TimestepRanges, draws: int) -> Iterator
         noise = torch.randn(len(index), *examples.shape, generator=generator)
         for part in batches(len(index), examples.shape):
             x0, condition = examples.draw(index[part], generator)
-            yield Batch(i, x0, condition, noise[part], t[part])
+            yield Batch(i, index[part], x0, condition, noise[part], t[part])

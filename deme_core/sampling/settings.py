@@ -1,9 +1,10 @@
-"""Sections `sampler`, `sample` and `loss_matrix`."""
+"""Sections `sampler`, `sample`, `loss_matrix` and `gate`."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
+from deme_core.errors import InputError
 from deme_core.params import check
 
 
@@ -65,3 +66,27 @@ class LossMatrixParams:
 
     def __post_init__(self) -> None:
         check(self.draws >= 1, "loss_matrix.draws", self.draws, "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateParams:
+    """Section `gate`."""
+
+    draws: int
+    """Timesteps and noises for every validation image and range."""
+    must_win: Literal["stop", "warn", "ignore"]
+    """What an expert does that does not beat the base on its own range: end the run before the search, stand in
+    capitals in the report, or nothing."""
+
+    def __post_init__(self) -> None:
+        check(self.draws >= 1, "gate.draws", self.draws, "must be at least 1")
+
+
+def check_gate(params: GateParams, held_out: float | None, validation: float) -> None:
+    """Refuse a gate without images to measure by."""
+    if params.must_win != "ignore" and (held_out == 0 or validation == 0):
+        what, value = ("data.validation", validation) if held_out != 0 else ("data.held_out", held_out)
+        raise InputError(
+            f"params: gate.must_win = {params.must_win!r}: the gate measures by the part `validation`, and {what} ="
+            f" {value} leaves it no image; hold some out, or set gate.must_win=ignore"
+        )

@@ -1,0 +1,121 @@
+"""What the judges say of a model beside another: ratios of distances, paired over seed blocks.
+
+The distance of the base differs between blocks by more than models do, so that the unit is the logarithm of the ratio
+on the same noise; its mean over judges is the geometric mean of their ratios.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deme_core.errors import InputError
+from deme_core.metrics.intervals import Interval, t_interval
+
+JUDGE = "judge_"  # before the name of a judge, in scores and metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeParams:
+    """Section `judges`: two fixed groups, each a folder that holds one extractor a folder."""
+
+    folder: str
+    """The group that this run is measured by: the final one, or the development one while settings are chosen."""
+    development: str
+    """The group that settings may be chosen by."""
+
+    @property
+    def group(self) -> str:
+        """What a message calls the group in use."""
+        return "development judges" if self.folder == self.development else "final judges"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Changes in percent, negative where the model is better."""
+
+    change: Interval
+    """The geometric mean of all judges."""
+    judges: dict[str, Interval]
+
+    @property
+    def worst(self) -> str:
+        """The judge that likes the model least."""
+        return max(self.judges, key=lambda name: self.judges[name].value)
+
+    @property
+    def against(self) -> list[str]:
+        """Judges whose interval does not lie below 0; the model is better only where there is none."""
+        return [name for name, own in self.judges.items() if own.high >= 0]
+
+    @property
+    def better(self) -> bool:
+        """Every judge sees a gain beyond its interval."""
+        return not self.against
+
+    @property
+    def worse(self) -> bool:
+        """The mean of all judges lies above 0 beyond its interval."""
+        return self.change.low > 0
+
+
+def log_ratios(
+    ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]], part: str, judges: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """Judge -> log(our distance / their distance) of each seed block, [K], on a part of the real images.
+
+    Raises:
+        InputError: a distance is not above 0, so that it has no ratio.
+    """
+    found = {}
+    for judge in judges:
+        pair = [np.asarray(scores[f"{judge}_{part}"], dtype=np.float64) for scores in (ours, theirs)]
+        if not all((values > 0).all() for values in pair):
+            raise InputError(
+                f"judge {judge}: a distance on the {part} part is not above 0, so that it has no ratio; raise"
+                " sample.images"
+            )
+        found[judge] = np.log(pair[0] / pair[1])
+    return found
+
+
+def verdict_of(ratios: Mapping[str, np.ndarray]) -> Verdict:
+    """The verdict by the log ratios [K] of each judge."""
+    return Verdict(
+        percent(t_interval(np.mean(list(ratios.values()), axis=0))),
+        {judge: percent(t_interval(own)) for judge, own in ratios.items()},
+    )
+
+
+def percent(log_ratio: Interval) -> Interval:
+    """A log ratio as a change in percent."""
+    return Interval(*(100 * math.expm1(end) for end in (log_ratio.value, log_ratio.low, log_ratio.high)))
+
+
+def judged_metrics(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], judges: Sequence[str], parts: Iterable[str]
+) -> dict[str, float | str]:
+    """The verdict against the pretrained model as flat metrics, changes in percent.
+
+    Args:
+        ours, theirs: JUDGE_PART -> the distance of each seed block.
+
+    Returns:
+        For each part: `judges_PART_change` with `_low` and `_high`; `judges_PART_worst`, the judge that likes the model
+        least; and for each judge `judge_NAME_PART` (mean distance of a block) and its `_change` with ends.
+    """
+    out: dict[str, float | str] = {}
+    for part in parts:
+        verdict = verdict_of(log_ratios(ours, theirs, part, judges))
+        _put(out, f"judges_{part}_change", verdict.change)
+        out[f"judges_{part}_worst"] = verdict.worst
+        for judge, change in verdict.judges.items():
+            out[f"{JUDGE}{judge}_{part}"] = float(np.mean(ours[f"{judge}_{part}"]))
+            _put(out, f"{JUDGE}{judge}_{part}_change", change)
+    return out
+
+
+def _put(out: dict[str, float | str], name: str, interval: Interval) -> None:
+    out[name], out[f"{name}_low"], out[f"{name}_high"] = interval.value, interval.low, interval.high

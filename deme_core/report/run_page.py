@@ -1,0 +1,88 @@
+"""The page of a run, and its pictures, from what the stages before it wrote."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from deme_core.dag import DEME
+from deme_core.errors import InputError
+from deme_core.json_files import read_json
+from deme_core.merging.task_vectors import cosines, vector_files
+from deme_core.metrics.verdict import JudgeParams
+from deme_core.report import figures, tables, verdicts
+from deme_core.report.tables import needed
+from deme_core.report.text import MODELS, model_name
+from deme_core.sampling.settings import GateParams
+from deme_core.stage import RunParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """Where the outputs of the stages lie."""
+
+    metrics: Path
+    """Folder of those of `evaluate`; `scores`: of its block scores."""
+    scores: Path
+    samples: Path
+    """Folder of those of `sample`."""
+    curves: Path
+    """Folder of the loss curves, a range each; `vectors`: of the task vectors."""
+    vectors: Path
+    loss_matrix: Path
+    search: Path
+    experts: Path
+    """What the gate measured."""
+    judged: Path
+    """Folder of the outputs of `judge`; `real`: the statistics of real images."""
+    real: Path
+    calibration: Path
+
+
+def write_run_page(
+    files: RunFiles, top: RunParams, models: Mapping[str, str], iterations: int, gate: GateParams, judges: JudgeParams,
+    out: Path,
+) -> None:  # fmt: skip
+    """Write results.md, results.csv and the pictures to `out`.
+
+    Args:
+        models: every model -> its path below the folders.
+        iterations: optimizer steps of one expert.
+
+    Raises:
+        InputError: a file is missing, or files are from different runs.
+    """
+    metrics, scores = tables.read_metrics(files.metrics, models), tables.read_scores(files.scores, models)
+    table = tables.results(metrics, scores, top.N, iterations)
+    losses = pd.read_csv(needed(files.loss_matrix, "loss_matrix"), index_col="model")
+    trials = pd.read_csv(needed(files.search / "trials.csv", "merge_search"))
+    result = json.loads(needed(files.search / "result.json", "merge_search").read_text())
+    counts = [len(list(files.curves.glob("*.csv"))), len(losses.columns), tables.task_vectors(result)]
+    if len(set(counts)) > 1:
+        raise InputError(f"curves, loss matrix and search hold {counts} ranges, from different runs; run `dvc repro`")
+    ranges = dict(enumerate(losses.columns, 1))
+    curves = {r: pd.read_csv(needed(files.curves / f"{i}.csv", f"finetune_range@{i}")) for i, r in ranges.items()}
+    similarity = cosines(vector_files(files.vectors))
+    sheets = {m: needed(files.samples / models[m] / "preview.png", f"sample@{m}") for m in ("pretrained", *DEME)}
+    figures.samples_side_by_side(out / "samples.png", {MODELS[m]: sheet for m, sheet in sheets.items()})
+    figures.loss_curves(out / "loss_curves.png", curves)
+    figures.loss_matrix_heatmap(out / "loss_matrix.png", losses, MODELS)
+    figures.search_trials(out / "search.png", trials, result)
+    figures.cosine_matrix(out / "cosines.png", similarity, list(ranges.values()))
+    statistics = {"real images": read_json(files.real)["train"]} | {
+        model_name(m): read_json(needed(files.judged / f"{path}.json", f"judge@{m}"))["statistics"]
+        for m, path in models.items()
+    }
+    figures.image_statistics(out / "statistics.png", statistics)
+    experts = pd.read_csv(needed(files.experts, "gate"))
+    table.to_csv(out / "results.csv")
+    text = tables.page(
+        f"{top.name}: DeMe with N = {top.N}", table, trials, result, tables.PICTURES,
+        verdicts.lead(table, scores, judges.group),
+        [*verdicts.experts_section(experts, gate.must_win), *verdicts.statistics_section(statistics)],
+    )  # fmt: skip
+    if message := json.loads(needed(files.calibration, "calibrate").read_text())["message"]:
+        text = text.replace("\n\n", f"\n\n{message}\n\n", 1)  # under the title
+    (out / "results.md").write_text(text, encoding="utf-8")

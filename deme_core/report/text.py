@@ -1,0 +1,40 @@
+"""Names of models and parts, numbers and tables as people read them."""
+
+import math
+
+from deme_core.dag import MATCHED, NONNEGATIVE, RANDOM, is_random
+
+MODELS = {
+    "pretrained": "pretrained",
+    "ensemble": "DeMe before merge (ensemble)",
+    "merged_uniform": "DeMe merged, w = 1/N",
+    "merged": "DeMe merged, searched w",
+    NONNEGATIVE: "DeMe merged, searched w ≥ 0",
+    "full_range": "full-range finetune",
+    "snr_plus_one": "SNR+1",
+    "truncated_snr": "truncated SNR",
+    "min_snr": "Min-SNR-γ",
+    "soup_full_range": "soup of N full-range finetunes",
+    "soup_greedy": "greedy soup of the experts",
+    "loss_equivalent": "loss equivalent of the merge",
+    MATCHED: "pretrained, brightness and contrast of the data",
+}
+SCALED = "+scale"
+PARTS = {"train": "training part", "heldout": "held-out part"}  # the latter where images are held out
+
+
+def model_name(model: str) -> str:
+    """What a model is called in tables and pictures."""
+    if is_random(model):
+        return f"random vectors, searched w (draw {model.removeprefix(RANDOM)})"
+    return MODELS[model.removesuffix(SCALED)] + ", searched scale" * model.endswith(SCALED)
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
+
+
+def number(value: float, digits: int, sign: str = "") -> str:
+    """A value with a true minus sign; a dash where there is none."""
+    return "—" if math.isnan(value) else f"{value:{sign}z.{digits}f}".replace("-", "−")

@@ -1,0 +1,60 @@
+"""The whole of params.yaml at once, before any stage spends time."""
+
+from pathlib import Path
+from typing import Any
+
+from deme_core.dag import check_dag
+from deme_core.data.encode import EncodeParams
+from deme_core.data.images import DataParams
+from deme_core.data.sources import SOURCES
+from deme_core.hub_layouts import local_pipeline, source_schedule
+from deme_core.inputs import check_inputs
+from deme_core.merging.methods import MergeParams, check_blocks
+from deme_core.merging.search import check_search
+from deme_core.merging.settings import SearchParams
+from deme_core.metrics.calibration import CalibrateParams
+from deme_core.metrics.clip_score import ClipScoreParams
+from deme_core.metrics.evaluation import EvaluateParams, check_samples
+from deme_core.metrics.features import FeatureParams, feature_count
+from deme_core.metrics.judges import judge_folders
+from deme_core.metrics.verdict import JudgeParams
+from deme_core.params import check, check_keys, section
+from deme_core.prompts.table import prompt_params
+from deme_core.sampling.conditions import check_prompts
+from deme_core.sampling.settings import GateParams, LossMatrixParams, SampleParams, SamplerParams, check_gate
+from deme_core.stage import RunParams, run_params
+from deme_core.training.rivals import RivalParams, check_schedule
+from deme_core.training.scratch import PretrainParams
+from deme_core.training.settings import TrainingParams
+
+SECTIONS = {
+    "data": DataParams, "reference": FeatureParams, "pretrain_load": PretrainParams, "finetune_range": TrainingParams,
+    "finetune_rival": RivalParams, "merge_search": SearchParams, "merge": MergeParams, "sampler": SamplerParams,
+    "sample": SampleParams, "evaluate": EvaluateParams, "calibrate": CalibrateParams, "loss_matrix": LossMatrixParams,
+    "encode": EncodeParams, "clip_score": ClipScoreParams, "judges": JudgeParams, "gate": GateParams,
+}  # fmt: skip
+
+
+def check_params(params: dict[str, Any]) -> None:
+    """Refuse what no run could be made of.
+
+    Raises:
+        InputError: it names the value, the rule and the remedy.
+    """
+    check_keys(params, [*RunParams.__dataclass_fields__, *SECTIONS, "prompts", "dag", "inputs"])
+    top, sets = run_params(params), prompt_params(params)
+    references = {name: own.reference for name, own in sets.items()}
+    check_dag(params.get("dag"), top.N, top.rivals, references, top.random_draws)
+    parsed = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
+    check((data := parsed["data"].source) in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
+    kinds, texts = [s["kind"] for s in params["dag"]["searches"].values()], parsed["sample"].prompts is not None
+    check_gate(parsed["gate"], parsed["data"].held_out, parsed["data"].validation)
+    judge_folders(Path(parsed["judges"].folder))
+    check_search(top.N, parsed["merge_search"], kinds, texts=texts, sets=sets)
+    check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)
+    pipeline = local_pipeline(parsed["pretrain_load"].source)
+    check_prompts(parsed["sample"].prompts, sets, parsed["sampler"].guidance, pipeline)
+    check_samples(parsed["sample"].images, parsed["evaluate"].blocks, feature_count(parsed["reference"].extractor))
+    if pipeline is not None:
+        check_schedule(source_schedule(pipeline), top, parsed["finetune_rival"], parsed["sampler"].steps)
+    check_inputs(params)

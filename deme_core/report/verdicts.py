@@ -1,0 +1,161 @@
+"""What leads the page of a run: the verdict of the judges, and what a reader needs to check it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from deme_core.dag import DEME, MATCHED, is_random, is_rival
+from deme_core.metrics.intervals import Interval
+from deme_core.metrics.verdict import JUDGE, Verdict, log_ratios, verdict_of
+from deme_core.report.text import PARTS, markdown, model_name, number
+
+Scores = Mapping[str, pd.DataFrame]
+"""Model -> its scores, a row a seed block."""
+UNTRAINED = "pretrained"
+
+
+def judges_of(scores: Scores, part: str) -> list[str]:
+    """The names of the judges that measured a part."""
+    columns, end = map(str, scores[UNTRAINED]), f"_{part}"
+    return [c.removeprefix(JUDGE).removesuffix(end) for c in columns if c.startswith(JUDGE) and c.endswith(end)]
+
+
+def against(scores: Scores, model: str, other: str, part: str) -> Verdict:
+    """The verdict on a model beside another, on the same noise."""
+    named = {m: scores[m].rename(columns=lambda column: str(column).removeprefix(JUDGE)) for m in (model, other)}
+    ratios = log_ratios(named[model], named[other], part, judges_of(scores, part))  # type: ignore[arg-type]
+    return verdict_of(ratios)
+
+
+def nulls(scores: Scores) -> list[str]:
+    """The draws of the null that were measured."""
+    return [model for model in scores if is_random(model)]
+
+
+def words(scores: Scores, model: str, part: str) -> str:
+    """What is shown of a model on a part: a gain counts where every judge sees it and no random vectors reach it."""
+    found = against(scores, model, UNTRAINED, part)
+    if found.better:
+        compared = [] if is_random(model) or model == MATCHED else nulls(scores)
+        reached = [null for null in compared if against(scores, model, null, part).change.high >= 0]
+        return f"no gain: {', '.join(map(model_name, reached))} reached it" if reached else "better"
+    if found.worse:
+        return "worse"
+    if found.change.high < 0:
+        return f"judges disagree: {', '.join(found.against)} saw no gain"
+    return "no gain shown"
+
+
+def lead(table: pd.DataFrame, scores: Scores, group: str) -> list[str]:
+    """The first paragraphs and the first table of the page.
+
+    Args:
+        table: of `deme_core.report.tables.results`.
+        group: what the judges of this run are called.
+    """
+    base: Any = table.loc[UNTRAINED]
+    parts = [part for part in PARTS if judges_of(scores, part)]
+    judges = judges_of(scores, parts[0])
+    merged = {part: against(scores, "merged", UNTRAINED, part) for part in parts}
+    said = "; ".join(
+        f"on the {PARTS[part]} {shown(own.change)}, worst judge `{own.worst}` {shown(own.judges[own.worst])}:"
+        f" **{words(scores, 'merged', part)}**"
+        for part, own in merged.items()
+    )
+    others = [*nulls(scores), *(model for model in [MATCHED] if model in scores)]
+    beside = "; ".join(f"{model_name(m)} {shown(against(scores, m, UNTRAINED, parts[0]).change)}" for m in others)
+    own: Any = table.loc["merged"]
+    optimised = number(own["frechet_train_change_percent"], 1, "+")
+    header = ["model", f"all judges, {PARTS[parts[0]]}<br>[95 %]", *(f"`{judge}`" for judge in judges)]
+    header += [f"all judges, {PARTS[part]}<br>[95 %]" for part in parts[1:]]
+    header += [f"verdict, {PARTS[part]}" for part in parts]
+    rows = []
+    for model in scores:
+        if model == UNTRAINED:
+            continue
+        found = {part: against(scores, model, UNTRAINED, part) for part in parts}
+        rows.append([
+            model_name(model), shown(found[parts[0]].change),
+            *(shown(found[parts[0]].judges[judge]) for judge in judges),
+            *(shown(found[part].change) for part in parts[1:]),
+            *(words(scores, model, part) for part in parts),
+        ])  # fmt: skip
+    return [
+        f"**Verdict** of the {group} on the merge with searched weights, in change of distance against the pretrained"
+        f" model, geometric mean over the judges: {said}.",
+        f"Beside it, on the {PARTS[parts[0]]}: {beside}. By the search's own extractor, which it optimised, the merge"
+        f" changes the Fréchet distance by {optimised} %; that number is no evidence.",
+        markdown(header, rows),
+        *_beside_the_best_rival(scores, parts),
+        f"Judges: {', '.join(f'`{judge}`' for judge in judges)} of `{base.judges}`, which no search has seen."
+        " Each cell is the ratio of a model's distance to the pretrained model's on the same noise, as a change in"
+        " percent with a 95 % t interval of its logarithm over the seed blocks. *Better* needs every judge's interval"
+        " below 0, and the model below each draw of random vectors: as many as there are experts, of the same norms"
+        " tensor by tensor, with the same search. The intervals cover the luck of sampling; that of training needs"
+        " several seeds (`make table1`).",
+    ]
+
+
+def _beside_the_best_rival(scores: Scores, parts: Sequence[str]) -> list[str]:
+    """DeMe's models beside the rival that the judges like best; nothing without rivals."""
+    rivals = {m: against(scores, m, UNTRAINED, parts[0]).change.value for m in scores if is_rival(m)}
+    if not rivals:
+        return []
+    best = min(rivals, key=rivals.__getitem__)
+    lines = []
+    for model in DEME:
+        found = [(against(scores, model, best, part), PARTS[part]) for part in parts]
+        lines.append(
+            f"- {model_name(model)}: "
+            + "; ".join(f"{shown(own.change)} on the {part}, worst judge `{own.worst}`" for own, part in found)
+        )
+    return [
+        f"Beside the best rival, {model_name(best)} (the lowest mean of the judges on the {PARTS[parts[0]]}, on the"
+        " very seeds of this table, which favours the rivals):",
+        "\n".join(lines),
+    ]
+
+
+def shown(change: Interval) -> str:
+    """−12.3 % [−15.0, −9.5]."""
+    return f"{number(change.value, 1, '+')} % [{number(change.low, 1, '+')}, {number(change.high, 1, '+')}]"
+
+
+def experts_section(experts: pd.DataFrame, must_win: str) -> list[str]:
+    """What the gate measured."""
+    if not len(experts):
+        return ["## Experts", f"Not measured: gate.must_win = {must_win}."]
+    lost = experts[(experts["against"] == UNTRAINED) & (experts["high"] >= 0)]
+    rows = [
+        [f"{row.expert}: {row.range}", model_name(str(row.against)), f"{row.loss:.5f}", f"{row.loss_against:.5f}",
+         f"{number(float(row.change), 2, '+')} % [{number(float(row.low), 2, '+')}, {number(float(row.high), 2, '+')}]"]
+        for row in experts.itertuples()
+    ]  # fmt: skip
+    warning = [
+        f"**EXPERT {row.expert} DOES NOT BEAT THE BASE ON ITS OWN RANGE {row.range}: what is merged of it is no"
+        " learning.**"
+        for row in lost.itertuples()
+    ]
+    return [
+        "## Experts",
+        *warning,
+        "Denoising loss of each expert on its own range, over the part `validation`, paired over images and noise with"
+        " a 95 % interval over images; below 0 it has learned something that the other has not.",
+        markdown(["expert: range", "against", "its loss", "the other's", "change"], rows),
+    ]
+
+
+def statistics_section(statistics: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
+    """Plain statistics of each model's images beside the real ones'; channels are joined by a slash."""
+    names = list(next(iter(statistics.values())))
+    rows = [
+        [name, *(" / ".join(f"{value:.4f}" for value in own[statistic]) for statistic in names)]
+        for name, own in statistics.items()
+    ]
+    return [
+        "## What a gain consists of",
+        "Pixels in [0, 1], by channel: mean, standard deviation, mean absolute difference of neighbours along rows, and"
+        " the shares of black and of white pixels.",
+        markdown(["images of", *names], rows),
+    ]

@@ -1,0 +1,41 @@
+"""Has each expert learned its own range? Its validation loss against the base's, before any search spends time."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from deme_core.data.examples import load_examples
+from deme_core.device import best_device
+from deme_core.params import read, section
+from deme_core.sampling.gate import NOT_MEASURED, measure_experts, refuse_losers
+from deme_core.sampling.settings import GateParams
+from deme_core.stage import run, run_params
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=Path, required=True, help="output of the stage encode")
+    parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
+    parser.add_argument("--experts", type=Path, required=True, help="folder of the experts 1 … N")
+    parser.add_argument("--full-range", type=Path, required=True, help="rival full_range, read where the run has it")
+    parser.add_argument("--out", type=Path, required=True, help="CSV, one row an expert and model compared with")
+    parser.add_argument("--passed", type=Path, required=True, help="written once the search may go on, always the same")
+    args = parser.parse_args()
+    params = read()
+    gate = section(params, "gate", GateParams)
+    for out in (args.out, args.passed):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    others = {"full_range": args.full_range / "1"} if "full_range" in run_params(params).rivals else {}
+    table = NOT_MEASURED
+    if gate.must_win != "ignore":
+        examples = load_examples(args.examples, "validation")
+        table = measure_experts(examples, args.pretrained, args.experts, others, gate.draws, best_device())
+    table.to_csv(args.out, index=False)
+    print(table.round(5).to_string(index=False), file=sys.stderr)
+    if gate.must_win == "stop":
+        refuse_losers(table)
+    args.passed.write_text("the search may go on\n")
+
+
+if __name__ == "__main__":
+    run(main)

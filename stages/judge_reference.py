@@ -1,0 +1,33 @@
+"""Features of the real images by every judge, and the plain statistics of the training part."""
+
+import argparse
+import json
+from pathlib import Path
+
+from deme_core.data.images import REPORTED, load_part
+from deme_core.metrics.feature_files import write_features
+from deme_core.metrics.image_statistics import image_statistics
+from deme_core.metrics.judges import load_judges
+from deme_core.metrics.verdict import JudgeParams
+from deme_core.params import read, section
+from deme_core.stage import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the features")
+    args = parser.parse_args()
+    parts = {part: load_part(args.data, part).pixels for part in REPORTED}
+    for judge in load_judges(Path(section(read(), "judges", JudgeParams).folder)):
+        for part, pixels in parts.items():
+            if len(pixels):
+                write_features(
+                    args.out / judge.name / f"{part}.safetensors", judge.extractor([pixels]), judge.extractor
+                )
+    statistics = {part: image_statistics(pixels.split(1000)) for part, pixels in parts.items() if len(pixels)}
+    (args.out / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,115 @@
+"""The gate: experts that have learned their range pass, one that has not ends the run before the search."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY, stage, training_params
+
+from deme_core.checkpoints import load_denoiser, load_noise_schedule
+from deme_core.data.examples import Pixels
+from deme_core.data.images import Images, save_part
+from deme_core.errors import InputError
+from deme_core.metrics.intervals import t_interval
+from deme_core.sampling.gate import compare_experts, losers, refuse_losers
+from deme_core.sampling.generate import single
+from deme_core.sampling.loss_matrix import image_losses
+from deme_core.sampling.settings import GateParams, check_gate
+from deme_core.timesteps import TimestepRanges
+from deme_core.training.finetune import finetune_range
+
+CPU = torch.device("cpu")
+RANGES = TimestepRanges.equal(2, 1000)
+
+
+def losses(*changes: float) -> dict[str, np.ndarray]:
+    """Of the base, and of two experts whose loss on their own range is that of the base plus `changes`."""
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.1, 0.2, (2, 50))
+    experts = {
+        f"expert {i}": base + np.where(np.arange(2)[:, None] == i - 1, change, 0) * rng.uniform(0.5, 1.5, (2, 50))
+        for i, change in enumerate(changes, 1)
+    }
+    return {"pretrained": base, **experts, "full_range": base - 0.005}
+
+
+def test_experts_are_compared_on_their_own_range_image_by_image() -> None:
+    found = losses(-0.01, 0.0)
+    table = compare_experts(found, RANGES)
+    assert table[["expert", "range", "against"]].values.tolist() == [
+        [1, "[0, 500)", "pretrained"], [2, "[500, 1000)", "pretrained"],
+        [1, "[0, 500)", "full_range"], [2, "[500, 1000)", "full_range"],
+    ]  # fmt: skip
+    base = found["pretrained"][0]
+    change = t_interval(100 * (found["expert 1"][0] - base) / base.mean())
+    assert table.loc[0, ["change", "low", "high"]].tolist() == pytest.approx([change.value, change.low, change.high])
+    assert table.loc[0, "loss"] == pytest.approx(found["expert 1"][0].mean())
+    assert losers(table)["expert"].tolist() == [2]  # no change is no gain; against full_range does not count
+    with pytest.raises(InputError, match=r"1 of 2 experts .*expert 2 on \[500, 1000\): \+0\.00 %.*"):
+        refuse_losers(table)
+    refuse_losers(compare_experts(losses(-0.01, -0.01), RANGES))
+
+
+def test_a_gate_needs_images() -> None:
+    stop = GateParams(draws=1, must_win="stop")
+    check_gate(stop, 0.2, 0.5)
+    check_gate(stop, None, 0.5)
+    check_gate(replace(stop, must_win="ignore"), 0.0, 0.0)
+    with pytest.raises(InputError, match=r"data\.validation = 0\.0 leaves it no image"):
+        check_gate(stop, None, 0.0)
+    with pytest.raises(InputError, match=r"data\.held_out = 0\.0 leaves it no image; .* gate\.must_win=ignore"):
+        check_gate(replace(stop, must_win="warn"), 0.0, 0.5)
+
+
+def test_losses_of_images_do_not_depend_on_the_others(pipeline: Path, digits: torch.Tensor) -> None:
+    schedule, denoise = load_noise_schedule(pipeline), single(load_denoiser(pipeline / "unet"), CPU)
+    found = image_losses(denoise, schedule, Pixels(digits), RANGES, 3, CPU)
+    assert found.shape == (2, len(digits))
+    assert len(np.unique(found)) == found.size
+    again = image_losses(denoise, schedule, Pixels(digits), RANGES, 3, CPU)
+    np.testing.assert_array_equal(found, again)
+
+
+@pytest.mark.timeout(600)
+def test_an_expert_trained_at_a_ruinous_rate_ends_the_run_before_the_search(
+    digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the stage itself, on the shipped base: the line, no mark for the search, and the expert still there."""
+    base, examples = REPOSITORY / "zoo" / "digits-ddpm", tmp_path / "examples"
+    params = training_params(iterations=30, learning_rate=0.3, projection="none", consistency=0.0)
+    experts = tmp_path / "experts"
+    for part in ("train", "validation"):
+        save_part(examples, part, Images(digits, torch.full((len(digits),), -1)))
+    for i in (1, 2):
+        finetune_range(
+            base, Pixels(digits), RANGES, i, 0.0, params, experts / str(i), seed=0, checkpoints=tmp_path / "work"
+        )
+    weights = (experts / "1" / "diffusion_pytorch_model.safetensors").read_bytes()
+    own = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+
+    def gate(must_win: str) -> None:
+        Path("params.yaml").write_text(yaml.safe_dump(own | {"gate": {"draws": 2, "must_win": must_win}}))
+        stage(
+            "gate", "--examples", examples, "--pretrained", base, "--experts", experts, "--full-range", "none",
+            "--out", "experts.csv", "--passed", "passed", monkeypatch=monkeypatch,
+        )  # fmt: skip
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        SystemExit, match="error: gate: 2 of 2 experts do not lower the base's validation loss on their"
+    ):
+        gate("stop")
+    assert not Path("passed").exists()
+    assert (experts / "1" / "diffusion_pytorch_model.safetensors").read_bytes() == weights
+    assert (pd.read_csv("experts.csv")["low"] > 0).all()
+    shutil.copy("experts.csv", "first.csv")
+    gate("warn")
+    assert Path("experts.csv").read_bytes() == Path("first.csv").read_bytes()
+    assert Path("passed").exists()
+    gate("ignore")
+    assert len(pd.read_csv("experts.csv")) == 0

@@ -1,6 +1,7 @@
 """The whole DAG on tiny replicas of the paper's unconditional checkpoints: their geometry, the hub's old layout."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,13 @@ def test_every_stage_runs_on_a_replica_and_pictures_of_any_kind(
     write_flat(empty_folder / "flat", geometry)
     pictures = {f"{k:03}.png": encoded(noise(20 + k, 40, seed=k)) for k in range(40)}
     write_folder(empty_folder / "pictures", users_images() | BROKEN | pictures)
+    shutil.copytree(rgb_extractor, empty_folder / "judges" / "own")
+    (empty_folder / "judges" / "pixels").mkdir()
+    (empty_folder / "judges" / "pixels" / "config.json").write_text('{"_class_name": "Pixels", "side": 4}')
     data = {"source": "folder", "path": "pictures", "size": GEOMETRIES[geometry]["sample_size"], "held_out": 0.2}
     changes = TOY | {
         "dag": dag(2, ["full_range"]), "rivals": ["full_range"], "reference": {"extractor": str(rgb_extractor)},
+        "judges": {"folder": "judges", "development": "judges"},
         "data": data | {"unreadable": "skip"}, "pretrain_load": {"source": "flat"}, "sample": {"images": 40},
         "finetune_range": {"iterations": 2, "batch_size": 2, "log_every": 1, "checkpoint_every": 2},
         "merge_search": TOY["merge_search"] | {"budget": 60, "images": 10, "final_images": 20},

@@ -184,6 +184,8 @@ def test_the_page_leads_with_verdict_null_and_the_worst_judge() -> None:
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len({line.count("|") for line in rows}) == 1
     assert "held-out" not in text
+    own["merged"] = own["pretrained"]
+    assert lead(table, own, "final judges")[0].endswith("The search kept w = 0: this merge is the pretrained model.")
 
 
 def test_an_expert_that_lost_stands_in_capitals() -> None:

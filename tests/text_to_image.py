@@ -94,6 +94,7 @@ def write_data(directory: Path, images: Images | None = None) -> Path:
     """What the stage data writes."""
     images = images or captioned()
     save_part(directory, "train", images.subset(torch.arange(0, len(images) - 4)))
+    save_part(directory, "validation", images.subset(torch.arange(0)))
     save_part(directory, "heldout", images.subset(torch.arange(len(images) - 4, len(images))))
     return directory
 

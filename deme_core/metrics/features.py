@@ -44,7 +44,8 @@ def load_network(directory: Path, config: dict[str, Any]) -> Extractor:
     )  # fmt: skip
     model.load_state_dict(state)
     sha256 = weights_hash(directory / "model.safetensors")
-    return Extractor(directory.name, sha256, lambda pixels: model.features(to_model(pixels)))
+    network: Any = model
+    return Extractor(directory.name, sha256, lambda pixels: network.features(to_model(pixels)))
 
 
 def load_pixels(directory: Path, config: dict[str, Any]) -> Extractor:

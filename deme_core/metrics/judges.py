@@ -38,7 +38,7 @@ def judge_folders(group: Path) -> list[Path]:
     """The folders of a group's extractors, by name.
 
     Raises:
-        InputError: there is none, or one has a recipe and is not made yet.
+        InputError: there is none.
     """
     folders = sorted({file.parent for name in ("config.json", "recipe.yaml") for file in group.glob(f"*/{name}")})
     if not folders:
@@ -46,11 +46,6 @@ def judge_folders(group: Path) -> list[Path]:
             f"params: judges: '{group}' holds no extractor (a folder with config.json each); take one such as"
             " zoo/judges/digits/final"
         )
-    for folder in folders:
-        if not (folder / "config.json").is_file():
-            raise InputError(
-                f"params: judges: '{folder}' is not trained yet; run `python zoo/train_features.py {folder}`"
-            )
     return folders
 
 

@@ -97,6 +97,20 @@ def _square(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(rgb.resize((side, side), Image.Resampling.BOX if width > side else Image.Resampling.NEAREST))
 
 
+def sampler_curves(path: Path, table: pd.DataFrame) -> None:
+    """Distance over network calls, a line a sampler, of the table of `deme_core.report.samplers`."""
+    with _figure(path, 6, 3.6) as fig:
+        ax = fig.subplots()
+        for k, ((kind, spacing), own) in enumerate(table.groupby(["kind", "spacing"], sort=False)):
+            ax.plot(own["calls"], own["all judges"], "o-", ms=4, linewidth=1, color=f"C{k}", label=f"{kind}, {spacing}")
+        calls = sorted(table["calls"].unique())
+        ax.set(xscale="log", yscale="log", xlabel="network calls an image", ylabel="distance, all judges")
+        ax.set_xticks(calls, [str(count) for count in calls], minor=False)
+        ax.minorticks_off()
+        ax.set_title("The pretrained model by every sampler")
+        ax.legend(fontsize=7, ncols=2)
+
+
 def image_statistics(path: Path, statistics: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """A panel a statistic, a row a model, mean over channels; the first entry is the real images, drawn as a line."""
     (real, target), *models = statistics.items()

@@ -45,7 +45,7 @@ def check_params(params: dict[str, Any]) -> None:
     top, sets = run_params(params), prompt_params(params)
     references = {name: own.reference for name, own in sets.items()}
     check_dag(params.get("dag"), top.N, top.rivals, references, top.random_draws)
-    parsed = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
+    parsed: dict[str, Any] = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
     check((data := parsed["data"].source) in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
     kinds, texts = [s["kind"] for s in params["dag"]["searches"].values()], parsed["sample"].prompts is not None
     check_gate(parsed["gate"], parsed["data"].held_out, parsed["data"].validation)

@@ -63,6 +63,8 @@ def lead(table: pd.DataFrame, scores: Scores, group: str) -> list[str]:
         f" **{words(scores, 'merged', part)}**"
         for part, own in merged.items()
     )
+    same = all(own.change.low == own.change.high == 0 for own in merged.values())
+    kept = " The search kept w = 0: this merge is the pretrained model." * same
     others = [*nulls(scores), *(model for model in [MATCHED] if model in scores)]
     beside = "; ".join(f"{model_name(m)} {shown(against(scores, m, UNTRAINED, parts[0]).change)}" for m in others)
     own: Any = table.loc["merged"]
@@ -83,7 +85,7 @@ def lead(table: pd.DataFrame, scores: Scores, group: str) -> list[str]:
         ])  # fmt: skip
     return [
         f"**Verdict** of the {group} on the merge with searched weights, in change of distance against the pretrained"
-        f" model, geometric mean over the judges: {said}.",
+        f" model, geometric mean over the judges: {said}.{kept}",
         f"Beside it, on the {PARTS[parts[0]]}: {beside}. By the search's own extractor, which it optimised, the merge"
         f" changes the Fréchet distance by {optimised} %; that number is no evidence.",
         markdown(header, rows),
@@ -117,26 +119,27 @@ def _beside_the_best_rival(scores: Scores, parts: Sequence[str]) -> list[str]:
     ]
 
 
-def shown(change: Interval) -> str:
+def shown(change: Interval, digits: int = 1) -> str:
     """−12.3 % [−15.0, −9.5]."""
-    return f"{number(change.value, 1, '+')} % [{number(change.low, 1, '+')}, {number(change.high, 1, '+')}]"
+    value, low, high = (number(end, digits, "+") for end in (change.value, change.low, change.high))
+    return f"{value} % [{low}, {high}]"
 
 
 def experts_section(experts: pd.DataFrame, must_win: str) -> list[str]:
     """What the gate measured."""
     if not len(experts):
         return ["## Experts", f"Not measured: gate.must_win = {must_win}."]
-    lost = experts[(experts["against"] == UNTRAINED) & (experts["high"] >= 0)]
-    rows = [
-        [f"{row.expert}: {row.range}", model_name(str(row.against)), f"{row.loss:.5f}", f"{row.loss_against:.5f}",
-         f"{number(float(row.change), 2, '+')} % [{number(float(row.low), 2, '+')}, {number(float(row.high), 2, '+')}]"]
-        for row in experts.itertuples()
-    ]  # fmt: skip
-    warning = [
-        f"**EXPERT {row.expert} DOES NOT BEAT THE BASE ON ITS OWN RANGE {row.range}: what is merged of it is no"
-        " learning.**"
-        for row in lost.itertuples()
-    ]
+    rows, warning = [], []
+    for row in experts.to_dict("records"):
+        change = Interval(row["change"], row["low"], row["high"])
+        name = f"{row['expert']}: {row['range']}"
+        losses = [f"{row[key]:.5f}" for key in ("loss", "loss_against")]
+        rows.append([name, model_name(row["against"]), *losses, shown(change, 2)])
+        if row["against"] == UNTRAINED and change.high >= 0:
+            warning.append(
+                f"**EXPERT {row['expert']} DOES NOT BEAT THE BASE ON ITS OWN RANGE {row['range']}: what is merged of it"
+                " is no learning.**"
+            )
     return [
         "## Experts",
         *warning,

@@ -1,5 +1,6 @@
 """Images from a denoiser: image k depends on its seed alone, not on the batch it is sampled in."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -17,7 +18,7 @@ from deme_core.data.images import to_pixels
 from deme_core.errors import InputError
 from deme_core.parallel import in_order
 from deme_core.sampling.conditions import UNCONDITIONAL, Conditions, Denoise, guided, refuse_text
-from deme_core.sampling.schedulers import make_scheduler
+from deme_core.sampling.schedulers import faint_start, make_scheduler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock, image_generators
 from deme_core.timesteps import TimestepRanges
@@ -58,6 +59,8 @@ class Sampler:
             InputError: a text-to-image pipeline without prompts, or prompts or guidance for another one.
         """
         shape, schedule = denoiser_shape(pipeline), load_noise_schedule(pipeline)
+        if note := faint_start(schedule, params):
+            print(f"warning: {note}", file=sys.stderr)
         if not is_text_to_image(pipeline):
             refuse_text(pipeline, prompts, params.guidance)
             return cls(schedule, params, shape, device)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from deme_core.errors import InputError
@@ -12,8 +13,9 @@ from deme_core.params import check
 class SamplerParams:
     """Section `sampler`: one protocol for the search and for the evaluation."""
 
-    kind: Literal["ddim", "ddpm", "pndm", "dpm_solver"]
-    """`pndm` is that of Stable Diffusion (PLMS, without Runge-Kutta steps), `dpm_solver` DPM-Solver++ of order 2."""
+    kind: Literal["ddim", "ddpm", "pndm", "dpm_solver", "unipc"]
+    """`pndm` is that of Stable Diffusion (PLMS, without Runge-Kutta steps), `dpm_solver` DPM-Solver++, `unipc` UniPC,
+    both of order 2."""
     steps: int
     """Denoising steps an image."""
     spacing: Literal["uniform", "quadratic", "trailing"]
@@ -21,6 +23,8 @@ class SamplerParams:
     block: int
     """Images a network call. Part of the protocol: float results depend on it in the last bits."""
     dtype: Literal["float32", "float16", "bfloat16"]
+    timesteps: tuple[int, ...] | None = None
+    """Own timesteps, falling, as many as `steps`, in place of `spacing`; of ddim and dpm_solver."""
     guidance: float = 1.0
     """Scale of classifier-free guidance, ε_∅ + s(ε_c − ε_∅); 1 asks for the condition's prediction alone."""
 
@@ -36,6 +40,12 @@ class SamplerParams:
             "is quadratic with the ddim sampler only; take uniform or trailing",
         )  # fmt: skip
         check(self.kind != "pndm" or self.steps >= 2, "sampler.steps", self.steps, "must be at least 2 with pndm")
+        if (own := self.timesteps) is not None:
+            name = "sampler.timesteps"
+            check(self.kind in ("ddim", "dpm_solver"), name, own, f"are no way of {self.kind}; take ddim or dpm_solver")
+            check(len(own) == self.steps, name, own, f"must be as many as sampler.steps = {self.steps}")
+            falling = all(a > b for a, b in pairwise(own)) and own[-1] >= 0
+            check(falling, name, own, "must fall from step to step, to 0 or above")
         check(math.isfinite(self.guidance), "sampler.guidance", self.guidance, "must be a finite number; 1 is none")
 
     @property

@@ -1,0 +1,140 @@
+"""Which sampler suits a model? `python -m deme_core.report.samplers --help`.
+
+The same model by every stock sampler with equal network calls, on the seeds of BASE and by the development judges, so
+that neither search nor evaluation has seen what decides. Then the best of them with twice the calls, and twice as many,
+until that changes the distance by less than 2 %: what is left is the model's own error.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from deme_core.checkpoints import denoiser_dir, load_denoiser
+from deme_core.data.images import load_part
+from deme_core.device import best_device, device_name
+from deme_core.errors import InputError
+from deme_core.metrics.judges import block_distances, group_name, load_judges
+from deme_core.params import check
+from deme_core.report.figures import sampler_curves
+from deme_core.report.text import markdown, number
+from deme_core.sampling.generate import Sampler, single
+from deme_core.sampling.settings import SamplerParams
+from deme_core.seeds import SeedBlock
+from deme_core.stage import run
+
+STOCK = (
+    ("ddim", "uniform"), ("ddim", "trailing"), ("ddim", "quadratic"), ("dpm_solver", "uniform"),
+    ("dpm_solver", "trailing"), ("unipc", "uniform"), ("unipc", "trailing"), ("pndm", "uniform"),
+)  # fmt: skip
+BROKEN = 3  # times the best distance at equal calls
+SETTLED = 0.02  # change of the distance by twice the calls, below which they are many enough
+DOUBLINGS = 3
+MEAN = "all judges"
+Measure = Callable[[SamplerParams], dict[str, float]]
+"""A sampler -> the distance by each judge, and their geometric mean as MEAN."""
+
+
+def compare_samplers(measure: Measure, calls: Sequence[int], base: SamplerParams) -> pd.DataFrame:
+    """Every stock sampler at each number of network calls, and the best at the most of them with twice as many.
+
+    Args:
+        base: what they share: block, dtype, guidance.
+
+    Returns:
+        A row a sampler: kind, spacing, calls, the distance by each judge, their geometric mean, and `of_best`, how many
+        times the lowest mean at equal calls that is.
+    """
+    asked = [(kind, spacing, count) for count in calls for kind, spacing in STOCK]
+    rows = [row(measure, base, *one) for one in tqdm(asked, desc="samplers", unit="sampler")]
+    last = min((own for own in rows if own["calls"] == max(calls)), key=lambda own: own[MEAN])
+    for _ in range(DOUBLINGS):
+        rows.append(more := row(measure, base, last["kind"], last["spacing"], 2 * last["calls"]))
+        if abs(more[MEAN] / last[MEAN] - 1) < SETTLED:
+            break
+        last = more
+    table = pd.DataFrame(rows)
+    table["of_best"] = table[MEAN] / table.groupby("calls")[MEAN].transform("min")
+    return table
+
+
+def row(measure: Measure, base: SamplerParams, kind: str, spacing: str, calls: int) -> dict[str, object]:
+    """One sampler measured with so many calls; PLMS makes one step twice."""
+    steps = calls - (kind == "pndm")
+    params = replace(base, kind=kind, spacing=spacing, steps=steps, timesteps=None)  # type: ignore[arg-type]
+    return {"kind": kind, "spacing": spacing, "calls": calls} | measure(params)
+
+
+def page(table: pd.DataFrame, protocol: str) -> str:
+    """Markdown: a row a sampler, a column a number of calls, what is broken named."""
+    calls = sorted(table["calls"].unique())
+    cells, broken = [], []
+    for (kind, spacing), own in table.groupby(["kind", "spacing"], sort=False):
+        found = own.set_index("calls")
+        line = [f"{kind}, {spacing}"]
+        for count in calls:
+            if count not in found.index:
+                line.append("")
+                continue
+            value, of_best = found.at[count, MEAN], found.at[count, "of_best"]
+            line.append(f"**{number(value, 3)}**" if of_best == 1 else number(value, 3))
+            if of_best > BROKEN:
+                broken.append(f"- **BROKEN: {kind}, {spacing} spacing, {count} calls: {of_best:.1f} times the best.**")
+        cells.append(line)
+    return "\n\n".join([
+        "# Samplers of the pretrained model",
+        "Distance, geometric mean over the development judges; lower is better, the best at equal calls in bold.",
+        markdown(["sampler", *(f"{count} calls" for count in calls)], cells),
+        *(["\n".join(broken)] if broken else []),
+        "![samplers](samplers.png)",
+        protocol,
+    ]) + "\n"  # fmt: skip
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pipeline", type=Path, required=True, help="a diffusers pipeline, such as models/pretrained")
+    parser.add_argument("--data", type=Path, default=Path("data/images"), help="output of the stage data")
+    parser.add_argument("--judges", type=Path, required=True, help="such as zoo/judges/digits/development")
+    parser.add_argument("--calls", type=int, nargs="+", default=[10, 20, 50], help="network calls an image")
+    parser.add_argument("--images", type=int, default=2000, help="a sampler")
+    parser.add_argument("--blocks", type=int, default=4, help="seed blocks, over which distances are averaged")
+    parser.add_argument("--block", type=int, default=500, help="images a network call")
+    parser.add_argument("--out", type=Path, required=True, help="folder of samplers.md, .csv and .png")
+    args = parser.parse_args()
+    check(args.images % args.blocks == 0, "--images", args.images, f"must be a multiple of --blocks = {args.blocks}")
+    if not (args.pipeline / "model_index.json").is_file():
+        raise InputError(f"{args.pipeline}: no diffusers pipeline; name a folder with model_index.json")
+    judges, device = load_judges(args.judges), best_device()
+    pixels = load_part(args.data, "train").pixels
+    real = {judge.name: {"train": judge.extractor([pixels])} for judge in judges}
+    denoise = single(load_denoiser(denoiser_dir(args.pipeline)), device)
+    base = SamplerParams(kind="ddim", steps=10, spacing="uniform", block=args.block, dtype="float32")
+
+    def measure(params: SamplerParams) -> dict[str, float]:
+        images = Sampler.of(args.pipeline, params, device).images(denoise, SeedBlock.BASE, 0, args.images)
+        found = {}
+        for judge in judges:
+            distances = block_distances(judge, judge.extractor([images]), real[judge.name], args.blocks)
+            found[judge.name] = float(np.mean(distances[f"{judge.name}_train"]))
+        return found | {MEAN: float(np.exp(np.mean(np.log(list(found.values())))))}
+
+    table = compare_samplers(measure, args.calls, base)
+    protocol = (
+        f"Protocol: `{args.pipeline}`, {args.images:,} images a sampler from the seed block BASE in {args.blocks}"
+        f" blocks, float32 on {device_name(device)}; judges `{group_name(args.judges, judges)}`, to the training part."
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(args.out / "samplers.csv", index=False)
+    sampler_curves(args.out / "samplers.png", table)
+    (args.out / "samplers.md").write_text(text := page(table, protocol), encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    run(main)

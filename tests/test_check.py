@@ -185,16 +185,16 @@ def test_the_counts_are_those_of_the_stages() -> None:
     training = training_params(iterations=12, batch_size=8, gradient_accumulation=2)
     own = Counts.of(2, dag(2, []), training, SEARCH, sampler_params(steps=3), SampleParams(images=100))
     assert own.trained == 2 * 12 * 8 * 2
-    assert own.sampled == 4 * 100  # pretrained, ensemble, merged with uniform and with searched weights
-    assert own.searched == 90 + 4 * 40  # the budget; two finalists and two anchors
+    assert own.sampled == 5 * 100  # pretrained, ensemble, merged with uniform and with searched weights, the null
+    assert own.searched == 2 * (90 + 4 * 40)  # the budget; two finalists and two anchors; the null's the same
     assert own.calls == 3
     rivals = dag(2, ["full_range", "soup_greedy"])
     more = Counts.of(2, rivals, training, SEARCH, sampler_params(steps=3), SampleParams(images=100))
     prompted = Counts.of(2, dag(2, []), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), 50)
-    assert prompted.sampled == 4 * 150
+    assert prompted.sampled == 5 * 150
     assert more.trained == 2 * own.trained
-    assert more.sampled == 7 * 100
-    assert more.searched > 2 * own.searched
+    assert more.sampled == 8 * 100
+    assert more.searched > 1.5 * own.searched
 
 
 def test_a_measured_step_gives_time_flops_and_disk(pipeline: Path) -> None:

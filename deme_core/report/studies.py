@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deme_core.dag import OWN
+from deme_core.dag import is_rival
 from deme_core.metrics.intervals import Interval, crossed_interval
 from deme_core.report.figures import forest, sensitivity_curves
 from deme_core.report.tables import FRECHET, training_steps
@@ -94,7 +94,7 @@ def table1(table: pd.DataFrame, directory: Path) -> str:
         row += [training_steps(model, first["N"], first["iterations"]), f"{first['parameters']:,}"]
         cells.append([*row, f"{first['macs_per_step']:,}", PAPER_TABLE1.get(model, "—")])
     shown = changes[parts[0]]
-    rivals = {model: change for model, change in shown.items() if model not in OWN}
+    rivals = {model: change for model, change in shown.items() if is_rival(model)}
     won = [model for model, change in rivals.items() if change.high < 0]
     lost = [model for model, change in rivals.items() if change.low > 0]
     open_ = [model for model in rivals if model not in won + lost]

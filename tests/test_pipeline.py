@@ -98,6 +98,7 @@ def toy(pipeline: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFa
         shutil.copy(REPOSITORY / name, project)
     shutil.copytree(pipeline, project / "zoo" / "digits-ddpm")
     shutil.copytree(extractor_dir, project / "zoo" / "digits-features")
+    shutil.copytree(REPOSITORY / "zoo" / "judges" / "digits", project / "zoo" / "judges" / "digits")
     (project / ".dvc").mkdir()
     (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    check_update = false\n")
     change_params(project, TOY)

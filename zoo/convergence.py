@@ -1,13 +1,15 @@
 """Has a base model of the zoo converged? `python zoo/convergence.py zoo/digits-ddpm`, after its training.
 
 Reads the snapshots of `zoo/train_ddpm.py` and writes into the folder of the recipe: convergence.csv (loss on the
-training and the held-out part, every snapshot), convergence.json (Fréchet distance of three checkpoints over the
-last third of the training, over seed blocks, with the paired change from the first to the last of them) and
-convergence.png.
+training and the held-out part, every snapshot), convergence.json (Fréchet distance of three checkpoints over the last
+third of the training, by one extractor or as the geometric mean of a group of judges, over seed blocks, with the
+paired change from the first to the last of them) and convergence.png.
 """
 
 import json
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,6 +25,7 @@ from deme_core.device import best_device
 from deme_core.metrics.features import load_extractor
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.intervals import Interval, paired_interval, t_interval
+from deme_core.metrics.judges import judge_folders
 from deme_core.metrics.moments import Moments
 from deme_core.params import section
 from deme_core.sampling.generate import Sampler, single
@@ -63,21 +66,24 @@ def main() -> None:
     table = pd.DataFrame(losses)
     table.to_csv(folder / "convergence.csv", index=False)
 
-    extractor = load_extractor(check["extractor"])
-    reference = FrechetReference(Moments.of(extractor([parts["train"].pixels])))
+    extractors = [load_extractor(str(folder)) for folder in extractor_folders(check)]
+    references = [FrechetReference(Moments.of(extractor([parts["train"].pixels]))) for extractor in extractors]
     sampler = Sampler.of(folder, section(recipe, "sampler", SamplerParams), device)
     distances: dict[int, list[float]] = {}
     for step in tqdm(steps, desc="Fréchet distance", unit="checkpoint"):
         model.load_state_dict(read_tensors(snapshots[step]))
         images = sampler.images(single(model, device), SeedBlock.BASE, 0, check["blocks"] * check["images_a_block"])
-        features = extractor([images])
-        distances[step] = [reference.distance(Moments.of(block)) for block in np.split(features, check["blocks"])]
+        found = [
+            [reference.distance(Moments.of(block)) for block in np.split(extractor([images]), check["blocks"])]
+            for extractor, reference in zip(extractors, references, strict=True)
+        ]
+        distances[step] = np.exp(np.log(found).mean(axis=0)).tolist()
 
     def figures(interval: Interval) -> dict[str, float]:
         return {"value": interval.value, "low": interval.low, "high": interval.high}
 
     quality = {
-        "extractor": f"{extractor.name}-{extractor.sha256[:8]}",
+        "extractor": ", ".join(f"{extractor.name}-{extractor.sha256[:8]}" for extractor in extractors),
         "blocks": check["blocks"],
         "images_a_block": check["images_a_block"],
         "frechet_train": {step: figures(t_interval(values)) for step, values in distances.items()},
@@ -102,6 +108,11 @@ def main() -> None:
     right.set_title(f"{check['blocks']} seed blocks of {check['images_a_block']} images")
     right.legend()
     figure.savefig(folder / "convergence.png", dpi=110, metadata={"Software": None})
+
+
+def extractor_folders(check: dict[str, Any]) -> list[Path]:
+    """The extractor of the section `convergence`, or all of its group of judges."""
+    return judge_folders(Path(check["judges"])) if "judges" in check else [Path(check["extractor"])]
 
 
 if __name__ == "__main__":

@@ -216,6 +216,13 @@ def stage(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> Non
     runpy.run_path(str(REPOSITORY / "stages" / f"{name}.py"), run_name="__main__")
 
 
+def link_judges(folder: Path) -> None:
+    """Make `zoo/judges` the repository's in a folder that a run starts in."""
+    (folder / "zoo").mkdir(exist_ok=True)
+    if not (folder / "zoo" / "judges").exists():
+        (folder / "zoo" / "judges").symlink_to(REPOSITORY / "zoo" / "judges")
+
+
 def run_dag(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Run the commands that DVC makes of dvc.yaml and these params, in the order of its graph; the scripts that ran."""
     import networkx

@@ -128,7 +128,7 @@ def test_an_interrupted_encoding_goes_on(
             encode_parts(sd, images, EncodeParams(flips=False), tmp_path / "out", tmp_path / "work")
         except KeyboardInterrupt:
             continue
-    assert calls == [2] * (3 + 2 + 2)  # of 8 and 4 images: two chunks are not encoded again
+    assert [n for n in calls if n] == [2] * (3 + 2 + 2)  # of 8 and 4 images: two chunks are not encoded again
     for part in ("train", "heldout"):
         whole, parts = (load_examples(folder, part).tensors for folder in (examples, tmp_path / "out"))
         assert all(torch.allclose(parts[key].float(), whole[key].float(), atol=1e-3) for key in parts)

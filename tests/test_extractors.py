@@ -370,7 +370,7 @@ def test_the_number_of_features_of_a_published_model_is_that_of_its_folder_or_of
 
 def test_a_folder_of_another_format_is_refused(tmp_path: Path, pipeline: Path) -> None:
     with pytest.raises(
-        InputError, match=r"class UNet2DModel is unknown; known are SmallClassifier, Inception, CLIP, D"
+        InputError, match=r"class UNet2DModel is unknown; known are SmallClassifier, PlaceClassifier, D"
     ):
         load_extractor(str(pipeline / "unet"))
     with pytest.raises(InputError, match=r"no \S*config\.json; give a folder such as"):

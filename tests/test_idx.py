@@ -128,7 +128,7 @@ def test_values_come_back_as_they_were(tmp_path: Path, shape: tuple[int, ...]) -
 def test_fashion_mnist_at_16_pixels_is_fixed_for_ever() -> None:
     """What was held out of the base in zoo/ must stay held out."""
     read = parts(FASHION_MNIST, size=16)
-    assert {part: (len(images), pixels_hash(images.pixels)[:16]) for part, images in read.items()} == {
+    assert {part: (len(images), pixels_hash(images.pixels)[:16]) for part, images in read.items() if len(images)} == {
         "train": (60000, "0c780954262c50ad"),
         "heldout": (10000, "09551305fb767a04"),
     }

@@ -247,9 +247,9 @@ def test_a_hub_data_set_has_its_splits_column_and_revision(tmp_path: Path, monke
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     hub = {"source": "hub", "path": "owner/name", "size": 8, "column": "img", "revision": "abc"}
     parts = read_parts(DataParams(**hub, held_out=None))
-    assert {part: len(images) for part, images in parts.items()} == {"train": 5, "heldout": 3}
+    assert {part: len(images) for part, images in parts.items()} == {"train": 5, "validation": 0, "heldout": 3}
     parts = read_parts(DataParams(**hub, held_out=0.4, split="train[:5]"))
-    assert {part: len(images) for part, images in parts.items()} == {"train": 3, "heldout": 2}
+    assert {part: len(images) for part, images in parts.items()} == {"train": 3, "validation": 0, "heldout": 2}
     assert asked == [("owner/name", {"revision": "abc", "split": split}) for split in ("train", "test", "train[:5]")]
     with pytest.raises(
         InputError, match=re.escape("data.path = 'no/where': cannot be loaded (Couldn't reach 'no/where'")
@@ -273,7 +273,7 @@ def test_a_stream_gives_the_first_images_of_a_hub_data_set(tmp_path: Path, monke
     whole, first = (read_parts(DataParams(**hub, stream=stream))["train"] for stream in (None, 4))
     assert (len(whole), len(first)) == (6, 4) and torch.equal(first.pixels, whole.pixels[:4])
     parts = read_parts(DataParams(**hub | {"held_out": None}, stream=2))
-    assert {part: len(images) for part, images in parts.items()} == {"train": 2, "heldout": 2}
+    assert {part: len(images) for part, images in parts.items()} == {"train": 2, "validation": 0, "heldout": 2}
     with pytest.raises(InputError, match=r"data\.column = 'image': owner/name has no such column; it has img, other"):
         read_parts(DataParams(**hub | {"column": "image"}, stream=2))
     assert set(asked) == {None}

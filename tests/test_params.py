@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from conftest import REPOSITORY, training_params, write_pipeline
+from conftest import REPOSITORY, link_judges, training_params, write_pipeline
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
@@ -331,6 +331,7 @@ def validate(params: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPat
     sys.modules.pop("validate", None)
     stage = __import__("validate")
     monkeypatch.chdir(folder)
+    link_judges(folder)
     monkeypatch.setattr(sys, "argv", ["validate.py", "--out", str(folder / "checked")])
     run(stage.main)
     return (folder / "checked").is_file()

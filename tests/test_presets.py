@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, link_judges
 
 PAPER = {
     "cifar10": {"p": 0.4, "steps": 100, "source": "google/ddpm-cifar10-32", "size": 32},
@@ -74,6 +74,7 @@ def test_the_preset_of_stable_diffusion_holds_the_settings_of_the_paper_and_of_b
 def test_every_preset_is_valid(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = params_of(preset, monkeypatch)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    link_judges(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["validate.py", "--out", "checked"])
     runpy.run_path(str(REPOSITORY / "stages" / "validate.py"), run_name="__main__")

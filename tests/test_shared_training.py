@@ -236,7 +236,9 @@ def test_a_stage_that_shares_nothing_runs_once_under_a_launch(project: Path) -> 
     said = run(project, TORCHRUN, "stages.data --out parts")
     assert said.count("'train': ") == 1
     assert "one process works on this" not in said
-    assert sorted(files_of(project / "parts")) == ["heldout.safetensors", "preview.png", "train.safetensors"]
+    assert sorted(files_of(project / "parts")) == [
+        "heldout.safetensors", "preview.png", "train.safetensors", "validation.safetensors",
+    ]  # fmt: skip
 
 
 # The rows of a batch

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import REPOSITORY
 
@@ -116,10 +117,16 @@ def test_the_stages_carry_the_statistics_into_the_protocol(
     Path("params.yaml").write_text(json.dumps(params))
     stage("reference", "--data", "data", "--out", "reference", monkeypatch=monkeypatch)
     assert read_features(Path("reference/train.safetensors"), extractor.sha256).shape[0] == 1437
+    distances = {f"own_{part}": [1.0, 2.0, 3.0, 2.0, 1.0, 2.0] for part in ("train", "heldout")}
+    pd.DataFrame(distances).to_csv("judged.csv", index_label="block")
+    Path("judged.json").write_text('{"judges": "group-0123", "names": ["own"]}')
     own = "features.safetensors"
     arguments = ["--features", own, "--baseline", own, "--reference", "reference", "--out", "m.json"]
+    arguments += ["--judged", "judged", "--judged-baseline", "judged"]
     stage("evaluate", *arguments, "--scores", "s.csv", monkeypatch=monkeypatch)
     metrics = json.loads(Path("m.json").read_text())
     assert metrics["frechet_statistics"] == pytest.approx(0, abs=1e-6)
+    assert (metrics["judges"], metrics["judges_train_change"]) == ("group-0123", 0)
+    assert pd.read_csv("s.csv")["judge_own_train"].tolist() == distances["own_train"]
     digest = hashlib.sha256(Path("published.npz").read_bytes()).hexdigest()
     assert metrics["reference_statistics"] == f"published.npz-{digest[:8]}"

@@ -132,6 +132,10 @@ def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
         params[name] |= own
     params["merge_search"]["objective"], params["sample"]["images"] = "frechet+clip_score", 40
     params["clip_score"] = {"model": "compass", "pretrained": None, "revision": None}
+    params["gate"]["must_win"] = "ignore"
+    params["judges"] = {"folder": "judges", "development": "judges"}
+    Path("judges/pixels").mkdir(parents=True)
+    Path("judges/pixels/config.json").write_text('{"_class_name": "Pixels", "side": 4}')
     monkeypatch.setattr("deme_core.metrics.clip_score.load_open_clip", lambda *_: Lengths([]))
     ran = run_dag(params, monkeypatch)
     assert ran == {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", "finetune_rival"}
@@ -139,7 +143,7 @@ def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
     assert json.loads(Path(f"search/n{N}/merged/result.json").read_text())["objective"] == "frechet+clip_score"
     table = pd.read_csv("reports/prompts/table2.csv")
     assert {*table["set"]} == {*SETS}
-    assert {*table["model"]} == {"pretrained", "ensemble", "merged_uniform", "merged"}
+    assert {*table["model"]} == {"pretrained", "ensemble", "merged_uniform", "merged", "random1"}
     assert table["clip_score"].between(0, 100).all()
     assert table["frechet"].notna().tolist() == (table["set"] == "captions").tolist()
 

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of table2.md, gallery.md and the pictures")
     args = parser.parse_args()
     params = read()
-    top, sets, models = run_params(params), prompt_params(params), params["dag"]["models"]
+    top, sets, models = run_params(params), prompt_params(params), params["dag"]["sampled"]
     measured = read_measured(args.metrics, args.scores, sets, models)
     samples = {name: {model: args.samples / name / model for model in models} for name in sets}
     title = f"{top.name}: Table 2, DeMe with N = {top.N}"

@@ -40,7 +40,7 @@ def folder(empty_folder: Path, extractor_dir: Path, digits: torch.Tensor, monkey
     one = {"source": "file", "path": "directions.txt", "each": 4, "size": 8, "reference": "real.safetensors"}
     params |= {"prompts": {"directions": one}, "clip_score": {"model": "compass", "pretrained": None}}
     params["reference"]["extractor"] = str(extractor_dir)
-    params["dag"]["models"] = MODELS
+    params["dag"]["sampled"] = MODELS
     write_params(params)
     protocol = {"images": 12, "prompts": 3, "seed_block": "EVALUATION", "device": "cpu"}
     protocol["sampler"] = {"kind": "pndm", "steps": 2}

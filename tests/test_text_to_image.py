@@ -350,7 +350,7 @@ def test_samples_are_images_of_the_prompts(project: Path) -> None:
         assert (pixels.dtype, pixels.shape) == (torch.uint8, (6, 1, SIZE, SIZE))
         protocol = read_protocol(project / "samples" / model)
         assert protocol["sampler"]["guidance"] == 3.0
-        assert protocol["prompts"] == len(prompts) == 36
+        assert protocol["prompts"] == len(prompts) == 18
         assert protocol["macs_per_step"] > 0
     assert (protocol := read_protocol(project / "samples" / "two"))["images"] == 2 * 3
     assert protocol["prompts"] == 2

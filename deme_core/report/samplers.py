@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,7 @@ def compare_samplers(measure: Measure, calls: Sequence[int], base: SamplerParams
     return table
 
 
-def row(measure: Measure, base: SamplerParams, kind: str, spacing: str, calls: int) -> dict[str, object]:
+def row(measure: Measure, base: SamplerParams, kind: str, spacing: str, calls: int) -> dict[str, Any]:
     """One sampler measured with so many calls; PLMS makes one step twice."""
     steps = calls - (kind == "pndm")
     params = replace(base, kind=kind, spacing=spacing, steps=steps, timesteps=None)  # type: ignore[arg-type]
@@ -80,7 +81,7 @@ def page(table: pd.DataFrame, protocol: str) -> str:
             if count not in found.index:
                 line.append("")
                 continue
-            value, of_best = found.at[count, MEAN], found.at[count, "of_best"]
+            value, of_best = (float(found[key][count]) for key in (MEAN, "of_best"))
             line.append(f"**{number(value, 3)}**" if of_best == 1 else number(value, 3))
             if of_best > BROKEN:
                 broken.append(f"- **BROKEN: {kind}, {spacing} spacing, {count} calls: {of_best:.1f} times the best.**")

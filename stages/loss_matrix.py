@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedule
+from deme_core.checkpoints import denoiser_dir, load_noise_schedule
 from deme_core.data.examples import load_examples
 from deme_core.device import best_device
 from deme_core.params import read, section
-from deme_core.sampling.generate import single
-from deme_core.sampling.loss_matrix import image_losses, range_losses
+from deme_core.sampling.loss_matrix import model_losses, range_losses
 from deme_core.sampling.sample import denoisers
 from deme_core.sampling.settings import LossMatrixParams
 from deme_core.stage import run
@@ -30,13 +29,9 @@ def main() -> None:
     folders = {"pretrained": denoiser_dir(args.pretrained)}
     folders |= {f"expert {expert.name}": expert for expert in experts}
     folders |= {merged.name: denoiser_dir(merged) for merged in args.merged}
-    schedule, device = load_noise_schedule(args.pretrained), best_device()
-    rows = {
-        name: range_losses(
-            image_losses(single(load_denoiser(folder), device), schedule, examples, ranges, draws, device, str(folder))
-        )
-        for name, folder in folders.items()
-    }
+    schedule = load_noise_schedule(args.pretrained)
+    losses = model_losses(folders, schedule, examples, ranges, draws, best_device())
+    rows = {name: range_losses(own) for name, own in losses.items()}
     columns = [f"[{low}, {high})" for low, high in map(ranges.range, range(1, ranges.N + 1))]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame.from_dict(rows, orient="index", columns=columns).to_csv(args.out, index_label="model")

@@ -2,7 +2,8 @@
 
     python -m studies.run sensitivity
 
-A study is a file studies/NAME.yaml: points (Hydra overrides), training seeds, and the models that are measured. Its
+A study is a file studies/NAME.yaml: points (Hydra overrides), training seeds, and the models that are measured; it is
+reported as its `report` says. Its
 rows go to reports/NAME.csv, one for each point, seed and model. A point whose row is there is not run again; it is
 known by the hash of its params, but for the sections that its stages do not read (`unused`). All points of the first
 seed come first. After a change of code, --again forgets all rows. Interrupt at any time: what has ended is kept, and
@@ -117,14 +118,14 @@ def collect(name: str, overrides: list[str], models: list[str] | None) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def draw(name: str, points: pd.DataFrame, rows: pd.DataFrame) -> None:
+def draw(name: str, kind: str, points: pd.DataFrame, rows: pd.DataFrame) -> None:
     """Write the report: each curve, or all, over the seeds whose points are all measured; an interval needs two."""
     measured, curve = points["experiment"].isin(rows["experiment"]), curve_of(points)
     whole = points[measured.groupby([curve, points["seed"]]).transform("all")]
     whole = whole[whole["seed"].groupby(curve).transform("nunique") > 1]
     planned = points.groupby(curve)["seed"].nunique()
     if len(whole):
-        write_report(name, whole, rows[rows["experiment"].isin(whole["experiment"])], REPORTS, planned)
+        write_report(name, kind, whole, rows[rows["experiment"].isin(whole["experiment"])], REPORTS, planned)
 
 
 def main() -> None:
@@ -152,7 +153,7 @@ def main() -> None:
             rows = pd.concat([rows, collect(name, todo.pop(name), study["models"])], ignore_index=True)
             with atomic_file(file) as whole:
                 whole.write(rows.to_csv(index=False).encode())
-            draw(args.study, points, rows)
+            draw(args.study, study["report"], points, rows)
             bar.update()
         running = [state for state in states.values() if state == "Running"]
         if "Queued" in states.values() and len(running) < args.jobs:
@@ -163,7 +164,7 @@ def main() -> None:
         if failed := [name for name in todo if states.get(name) in ("Failed", "Killed")]:
             raise InputError(f"{failed[0]} has failed; `dvc queue logs {failed[0]}` says why. The rest goes on")
         time.sleep(POLL if todo else 0)
-    draw(args.study, points, rows)
+    draw(args.study, study["report"], points, rows)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,16 @@ def test_a_network_of_each_kind_is_read_back_as_an_extractor(name: str, tmp_path
     assert output.shape == (digits[:20].shape if "Autoencoder" in name else (20, 10))
 
 
+def test_a_network_refuses_images_of_another_size(tmp_path: Path) -> None:
+    dense = load_extractor(str(write_network(tmp_path / "own", "DenseClassifier", **KINDS["DenseClassifier"])))
+    with pytest.raises(InputError, match=r"own' is for images of 1 × 8 × 8 .* these have 1 × 16 × 16"):
+        dense([torch.zeros(2, 1, 16, 16, dtype=torch.uint8)])
+    pooled = load_extractor(str(write_network(tmp_path / "any", "SmallClassifier", **KINDS["SmallClassifier"])))
+    assert pooled([torch.zeros(2, 1, 16, 16, dtype=torch.uint8)]).shape == (2, 8)
+    with pytest.raises(InputError, match=r"any' is for images of 1 \(channels.* these have 3 × 8 × 8"):
+        pooled([torch.zeros(2, 3, 8, 8, dtype=torch.uint8)])
+
+
 def test_pixels_are_means_of_squares_in_0_to_1(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "Pixels", "side": 2}')
     pixels = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
@@ -184,16 +194,21 @@ def test_the_page_leads_with_verdict_null_and_the_worst_judge() -> None:
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len({line.count("|") for line in rows}) == 1
     assert "held-out" not in text
+    assert "best rival" not in text
+    own |= {"full_range": own["random1"] * 0.9, "soup_greedy": own["random1"] * 1.2}
+    table = table.reindex(list(own)).fillna({"frechet_train_change_percent": 0.0, "judges": "group-0123"})
+    beside = next(text for text in lead(table, own, "final judges") if text.startswith("Beside the best rival"))
+    assert beside.startswith("Beside the best rival, full-range finetune (")
     own["merged"] = own["pretrained"]
     assert lead(table, own, "final judges")[0].endswith("The search kept w = 0: this merge is the pretrained model.")
 
 
 def test_an_expert_that_lost_stands_in_capitals() -> None:
     rows = [
-        [1, "[0, 500)", "pretrained", 0.3, 0.31, -3.0, -4.0, -2.0],
-        [2, "[500, 1000)", "pretrained", 0.1, 0.1, 0.5, -1, 2],
+        [1, "[0, 500)", "pretrained", 0.3, 0.31, -3.0, -4.0, -2.0, True],
+        [2, "[500, 1000)", "pretrained", 0.1, 0.1, 0.5, -1, 2, False],
     ]
-    columns = ["expert", "range", "against", "loss", "loss_against", "change", "low", "high"]
+    columns = ["expert", "range", "against", "loss", "loss_against", "change", "low", "high", "wins"]
     text = "\n".join(experts_section(pd.DataFrame(rows, columns=columns), "warn"))
     assert "EXPERT 2 DOES NOT BEAT THE BASE ON ITS OWN RANGE [500, 1000)" in text
     assert "EXPERT 1" not in text

@@ -27,7 +27,6 @@ from deme_core.metrics.intervals import uncovered
 from deme_core.report import figures
 from deme_core.report.tables import (
     PICTURES,
-    best_rival,
     first_changes,
     page,
     read_metrics,
@@ -69,31 +68,7 @@ def all_metrics(**other: Any) -> dict[str, dict[str, Any]]:
 
 def table_of(**other: Any) -> pd.DataFrame:
     """The results of a run without rivals: N = 2, 800 steps an expert."""
-    return results(all_metrics(**other), {}, 2, 800)
-
-
-TRAIN = {  # scores on three seed blocks
-    "pretrained": [1.0, 1.2, 1.4], "ensemble": [0.8, 1.0, 1.2], "merged_uniform": [0.9, 1.1, 1.0],
-    "merged": [0.5, 0.7, 0.6], "full_range": [0.7, 0.9, 1.1], "full_range+scale": [0.6, 0.8, 1.0],
-    "soup_greedy": [0.7, 1.0, 0.9],
-}  # fmt: skip
-
-
-def with_rivals(heldout: bool = True) -> tuple[dict[str, dict[str, Any]], dict[str, pd.DataFrame]]:
-    """Metrics and block scores; `full_range+scale` is the best rival on the training part, not on the held-out one.
-
-    The held-out scores are 2 minus those of the training part.
-    """
-    models = all_metrics(heldout=heldout) | {m: metrics(heldout=heldout) for m in TRAIN if m not in all_metrics()}
-    distances = {"merged": 0.3, "full_range": 0.6, "full_range+scale": 0.5, "soup_greedy": 0.55}
-    for model, distance in distances.items():
-        models[model]["frechet_train"] = distance
-        if heldout:
-            models[model]["frechet_heldout"] = 1 - distance
-    scores = {m: pd.DataFrame({"frechet_train": own, "kid_train": [0.1, 0.2, 0.3]}) for m, own in TRAIN.items()}
-    if heldout:
-        scores = {m: own.assign(frechet_heldout=2 - own["frechet_train"]) for m, own in scores.items()}
-    return models, scores
+    return results(all_metrics(**other), 2, 800)
 
 
 def searched(directory: Path, N: int, method: str = "grid") -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -179,7 +154,7 @@ def test_without_corrected_values_the_page_says_why(tmp_path):
     none = {f"frechet_{part}_{end}": None for part in ("train", "heldout") for end in ("corrected", "low", "high")}
     for model, own in all_metrics(**none, feature_count=512).items():
         (tmp_path / f"{model}.json").write_text(json.dumps(own))
-    table = results(read_metrics(tmp_path, all_metrics()), {}, 2, 800)
+    table = results(read_metrics(tmp_path, all_metrics()), 2, 800)
     text = page("toy", table, *searched(tmp_path / "search", 2), {})
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert "Fréchet distance, training part<br>plain |" in rows[0] and "jackknife" not in text
@@ -274,11 +249,11 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(InputError, match=r"merged_uniform\.json: no such file; `dvc repro evaluate@merged_uniform`"):
         read_metrics(tmp_path, all_metrics())
     with pytest.raises(InputError, match=r"merged was measured with sampler_steps = 50, pretrained with 20"):
-        results(all_metrics() | {"merged": metrics(sampler_steps=50)}, {}, 2, 800)
+        results(all_metrics() | {"merged": metrics(sampler_steps=50)}, 2, 800)
     with pytest.raises(InputError, match=r"only one of ensemble and pretrained has 'kid_heldout'"):
-        results(all_metrics() | {"ensemble": metrics(kid_heldout=1)}, {}, 2, 800)
+        results(all_metrics() | {"ensemble": metrics(kid_heldout=1)}, 2, 800)
     with pytest.raises(InputError, match=r"min_snr was measured with images = 60, pretrained with 1200"):
-        results(all_metrics() | {"min_snr": metrics(images=60)}, {}, 2, 800)
+        results(all_metrics() | {"min_snr": metrics(images=60)}, 2, 800)
 
 
 def test_block_scores_are_read_from_the_path_of_each_model(tmp_path):
@@ -320,70 +295,17 @@ def test_training_steps_by_hand(model, steps):
     assert training_steps(model, 4, 1600) == steps
 
 
-def test_the_best_rival_is_chosen_on_the_training_part_among_the_rivals():
-    models, _ = with_rivals()
-    assert best_rival(models) == "full_range+scale"  # `merged` has the lowest distance, and is no rival
-    models["merged_nonnegative"] = metrics(frechet_train=0.2)  # nor is this
-    assert best_rival(models) == "full_range+scale"
-    models["soup_greedy"]["frechet_train"] = 0.45
-    assert best_rival(models) == "soup_greedy"
-    assert best_rival(all_metrics()) is None
-
-
-def test_results_with_rivals_by_hand():
-    """Differences to full_range+scale: pretrained 0.4 on every block, merged −0.1, −0.1, −0.4."""
-    table = results(*with_rivals(), 2, 800)
-    assert set(table["best_rival"]) == {"full_range+scale"}
-    steps = ["—", "2 × 800", "2 × 800", "2 × 800", "1,600", "1,600", "2 × 800"]
-    assert dict(zip(table.index, table["steps"], strict=True)) == dict(zip(TRAIN, steps, strict=True))
-    ends = [f"frechet_train_rival_change{end}" for end in ("", "_low", "_high")]
-    half = 4.302652729911275 * np.sqrt(0.03) / np.sqrt(3)  # t(0.975, 2), deviation of −0.1, −0.1, −0.4
-    assert list(table.loc["merged", ends]) == pytest.approx([-0.2, -0.2 - half, -0.2 + half])
-    assert list(table.loc["pretrained", ends]) == pytest.approx([0.4, 0.4, 0.4])
-    assert list(table.loc["full_range", ends]) == pytest.approx([0.1, 0.1, 0.1])
-    assert list(table.loc["full_range+scale", ends]) == [0, 0, 0]
-    heldout = [end.replace("train", "heldout") for end in ends]  # the same rival, on the other part
-    assert list(table.loc["pretrained", heldout]) == pytest.approx([-0.4, -0.4, -0.4])
-    assert list(table.loc["merged", heldout]) == pytest.approx([0.2, 0.2 - half, 0.2 + half])
-    np.testing.assert_allclose(table.loc[["ensemble", "full_range"], "frechet_train_change"], [-0.2, 0])  # as measured
-
-
 def test_page_with_rivals_by_hand(tmp_path):
-    models, scores = with_rivals()
-    scores["merged"] = scores["merged"].assign(frechet_train=[0.5, 0.7, 0.9])  # −0.1 on every block
-    text = page("toy", results(models, scores, 2, 800), *searched(tmp_path, 2), {})
+    models = all_metrics() | {m: metrics() for m in ("full_range", "full_range+scale", "soup_greedy")}
+    text = page("toy", results(models, 2, 800), *searched(tmp_path, 2), {})
     lines = text.splitlines()
     rows = {row.strip("| ").split(" | ")[0]: row.strip("| ").split(" | ") for row in lines if row.startswith("|")}
     header = rows["model"]
-    assert header.count("against the best rival<br>paired [95 %]") == 2
-    train, heldout = (i for i, cell in enumerate(header) if "best rival" in cell)
-    assert rows[MODELS["pretrained"]][train] == "+0.4000 [+0.4000, +0.4000]"
-    assert rows[MODELS["merged"]][train] == "−0.1000 [−0.1000, −0.1000]"
-    assert rows[MODELS["pretrained"]][heldout] == "−0.4000 [−0.4000, −0.4000]"
-    own = rows["full-range finetune, searched scale"]
-    assert (own[train], own[heldout]) == ("—", "—")
-    assert own[header.index("training steps")] == "1,600"
+    assert rows["full-range finetune, searched scale"][header.index("training steps")] == "1,600"
     assert rows[MODELS["soup_greedy"]][header.index("training steps")] == "2 × 800"
     assert {len(row) for row in rows.values() if row[0] in map(model_name, models)} == {len(header)}
-
-    start = lines.index(
-        "Against the best rival, full-range finetune, searched scale (the lowest distance to the training part on the"
-        " very seeds of this table, which favours the rivals):"
-    )
     none = "no difference shown on the training part; no difference shown on the held-out part"
-    assert lines[start + 2 : start + 6] == [
-        f"- {MODELS['ensemble']}: worse than it on the training part; better than it on the held-out part",
-        f"- {MODELS['merged_uniform']}: {none}",  # 0.3, 0.3, 0.0: 0.2 ± 0.43
-        f"- {MODELS['merged']}: better than it on the training part; no difference shown on the held-out part",
-        "",
-    ]
-    assert f"- {MODELS['soup_greedy']}: {none}" in lines  # against the pretrained model
-
-
-def test_page_with_rivals_but_without_held_out_part(tmp_path):
-    text = page("toy", results(*with_rivals(heldout=False), 2, 800), *searched(tmp_path, 2), {})
-    assert f"- {MODELS['ensemble']}: worse than it on the training part\n" in text
-    assert "on the held-out part" not in text
+    assert f"- {MODELS['soup_greedy']}: {none}" in lines
 
 
 @pytest.mark.parametrize(
@@ -499,7 +421,7 @@ def arguments(run: Path, N: int, method: str, rivals: list[str]) -> list[str]:
     losses.to_csv(run / "losses.csv")
     (run / "result.json").write_text(json.dumps(searched(run, N, method)[1]))
     (run / "calibration.json").write_text(json.dumps({"message": "Calibration: well." if rivals else None}))
-    experts = [[i, RANGES[N][i - 1], "pretrained", 0.1, 0.11, -9.0, -10.0, -8.0] for i in range(1, N + 1)]
+    experts = [[i, RANGES[N][i - 1], "pretrained", 0.1, 0.11, -9.0, -10.0, -8.0, True] for i in range(1, N + 1)]
     pd.DataFrame(experts, columns=NOT_MEASURED.columns).to_csv(run / "experts.csv", index=False)
     (run / "real.json").write_text(json.dumps({"train": STATISTICS}))
     top = {"name": "toy", "N": N, "p": 0.4, "seed": 0, "boundaries": None, "rivals": rivals, "dag": section}
@@ -528,7 +450,7 @@ def test_stage(tmp_path, monkeypatch, N, method, rivals):
     assert pictures == set(PICTURES)
     table = pd.read_csv(tmp_path / "a/results.csv", index_col="model")
     assert list(table.index) == list(dag(N, rivals)["models"])
-    assert ("best_rival" in table) == ("Against the best rival" in text) == ("Beside the best" in text) == bool(rivals)
+    assert ("Beside the best" in text) == bool(rivals)
     assert table.loc["merged", "steps"] == f"{N} × 800"
     assert {file.name for file in (tmp_path / "a").iterdir()} == pictures | {"results.md", "results.csv"}
     if N == 2:  # once more in a new process, in another's matplotlib style, and without the slow import of diffusers

@@ -11,7 +11,6 @@ import numpy as np
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.intervals import (
     JACKKNIFE_GROUPS,
-    Interval,
     jackknife_interval,
     paired_interval,
     t_interval,
@@ -75,11 +74,13 @@ def evaluate(
     out: Metrics = {} if covered else {"feature_count": count}
     for name, reference in targets.frechet.items():
         out[name] = reference.distance(Moments.of(features))
-        _put(out, name, "corrected", jackknife_interval(reference.distance, groups) if covered else None)
-        _put(out, f"{name}_change", None, paired_interval(ours[name], theirs[name]))
+        freed = jackknife_interval(reference.distance, groups) if covered else None
+        out[f"{name}_corrected"] = freed.value if freed else None
+        out |= {f"{name}_low": freed.low if freed else None, f"{name}_high": freed.high if freed else None}
+        out |= paired_interval(ours[name], theirs[name]).named(f"{name}_change")
     for name in targets.kernel:
-        _put(out, name, None, t_interval(ours[name]))
-        _put(out, f"{name}_change", None, paired_interval(ours[name], theirs[name]))
+        out |= t_interval(ours[name]).named(name)
+        out |= paired_interval(ours[name], theirs[name]).named(f"{name}_change")
     out["copy_rate"] = copy_rate(features, references["train"])
     if "heldout" in references:
         out["copy_rate_real"] = copy_rate(references["heldout"], references["train"])
@@ -147,9 +148,3 @@ def check_samples(images: int, blocks: int, features: int | None = None) -> None
 def _spread(rows: np.ndarray, count: int) -> np.ndarray:
     """`count` of the rows, evenly spread: files may come sorted by class."""
     return rows[np.arange(count) * len(rows) // count]
-
-
-def _put(out: Metrics, name: str, suffix: str | None, interval: Interval | None) -> None:
-    value, low, high = (interval.value, interval.low, interval.high) if interval else (None, None, None)
-    out[f"{name}_{suffix}" if suffix else name] = value
-    out[f"{name}_low"], out[f"{name}_high"] = low, high

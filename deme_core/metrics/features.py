@@ -45,7 +45,18 @@ def load_network(directory: Path, config: dict[str, Any]) -> Extractor:
     model.load_state_dict(state)
     sha256 = weights_hash(directory / "model.safetensors")
     network: Any = model
-    return Extractor(directory.name, sha256, lambda pixels: network.features(to_model(pixels)))
+    wanted = [config["channels"], *[config["size"]] * 2] if "size" in config else [config["channels"]]
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        if list(pixels.shape[1 : 1 + len(wanted)]) != wanted:
+            raise InputError(
+                f"extractor '{directory}' is for images of {' × '.join(map(str, wanted))}"
+                f" (channels, height, width), and these have {' × '.join(map(str, pixels.shape[1:]))}; name one that"
+                " was trained on such images"
+            )
+        return network.features(to_model(pixels))
+
+    return Extractor(directory.name, sha256, forward)
 
 
 def load_pixels(directory: Path, config: dict[str, Any]) -> Extractor:

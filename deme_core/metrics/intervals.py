@@ -25,6 +25,10 @@ class Interval:
     low: float
     high: float
 
+    def named(self, name: str) -> dict[str, float]:
+        """The interval as flat metrics: NAME, NAME_low, NAME_high."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Student t interval, K - 1 degrees of freedom, of the mean of K >= 2 independent block values [K].
@@ -69,6 +73,11 @@ def crossed_interval(differences: ArrayLike, confidence: float = 0.95) -> Interv
     squares = [part**2 / (values.shape[1 - axis] - 1) for part, axis in zip(parts, (1, 0), strict=True)]
     degrees = sum(parts) ** 2 / sum(squares) if sum(squares) else 1.0
     return _student(float(values.mean()), sum(parts) ** 0.5, degrees, confidence)
+
+
+def block_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """`t_interval` of one training's blocks [K]; `crossed_interval` of several trainings on the same blocks, [S, K]."""
+    return (t_interval if np.ndim(values) == 1 else crossed_interval)(values, confidence)
 
 
 def jackknife_interval(

@@ -10,68 +10,56 @@ import torch
 from torch import nn
 
 
-class SmallClassifier(nn.Module):
+class _Classifier(nn.Module):
+    """Logits [n, classes] of the features of a trunk."""
+
+    def __init__(self, trunk: nn.Sequential, width: int, classes: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(width, classes)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What the trunk says of the images."""
+        return self.trunk(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [n, classes]."""
+        return self.head(self.features(x))
+
+
+class SmallClassifier(_Classifier):
     """A convolutional classifier; its pooled last layer gives the features.
 
     Each of the `blocks` halves the resolution: one for 8×8, two for 16×16.
     """
 
     def __init__(self, channels: int, width: int, classes: int, blocks: int = 1) -> None:
-        super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(channels, width // 2, 3, padding=1), nn.GELU()]
         for inputs in [width // 2, *[width] * (blocks - 1)]:
             layers += [nn.Conv2d(inputs, width, 3, padding=1, stride=2), nn.GELU()]
             layers += [nn.Conv2d(width, width, 3, padding=1), nn.GELU()]
-        self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(width, classes)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """The mean over the places of the last layer."""
-        return self.trunk(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [n, classes]."""
-        return self.head(self.features(x))
+        super().__init__(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width, classes)
 
 
-class PlaceClassifier(nn.Module):
+class PlaceClassifier(_Classifier):
     """A convolutional classifier with 5×5 kernels and maxima, whose features know where in the image things are."""
 
     def __init__(self, channels: int, size: int, width: int, classes: int, blocks: int = 1) -> None:
-        super().__init__()
         layers: list[nn.Module] = []
         for inputs in [channels, *[width // 2] * (blocks - 1)]:
             layers += [nn.Conv2d(inputs, width // 2, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
         side = size // 2**blocks
-        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width // 2 * side * side, width), nn.ReLU())
-        self.head = nn.Linear(width, classes)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """The last hidden layer."""
-        return self.trunk(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [n, classes]."""
-        return self.head(self.features(x))
+        last = [nn.Flatten(), nn.Linear(width // 2 * side * side, width), nn.ReLU()]
+        super().__init__(nn.Sequential(*layers, *last), width, classes)
 
 
-class DenseClassifier(nn.Module):
+class DenseClassifier(_Classifier):
     """A classifier of the pixels without any convolution: `depth` hidden layers, the last of which is the features."""
 
     def __init__(self, channels: int, size: int, width: int, classes: int, depth: int = 1, hidden: int = 256) -> None:
-        super().__init__()
         sizes = [channels * size * size, *[hidden] * (depth - 1), width]
         layers = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.GELU())]
-        self.trunk = nn.Sequential(nn.Flatten(), *layers)
-        self.head = nn.Linear(width, classes)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """The last hidden layer."""
-        return self.trunk(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [n, classes]."""
-        return self.head(self.features(x))
+        super().__init__(nn.Sequential(nn.Flatten(), *layers), width, classes)
 
 
 class DenseAutoencoder(nn.Module):

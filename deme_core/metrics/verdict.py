@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from deme_core.errors import InputError
-from deme_core.metrics.intervals import Interval, t_interval
+from deme_core.metrics.intervals import Interval, block_interval
 
 JUDGE = "judge_"  # before the name of a judge, in scores and metrics
 
@@ -62,9 +63,12 @@ class Verdict:
 
 
 def log_ratios(
-    ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]], part: str, judges: Iterable[str]
+    ours: Mapping[str, ArrayLike], theirs: Mapping[str, ArrayLike], part: str, judges: Iterable[str]
 ) -> dict[str, np.ndarray]:
-    """Judge -> log(our distance / their distance) of each seed block, [K], on a part of the real images.
+    """Judge -> log(our distance / their distance) of each seed block, on a part of the real images.
+
+    Args:
+        ours, theirs: JUDGE_PART -> distances, [K] of one training or [S, K] of several, as the ratios are.
 
     Raises:
         InputError: a distance is not above 0, so that it has no ratio.
@@ -82,10 +86,10 @@ def log_ratios(
 
 
 def verdict_of(ratios: Mapping[str, np.ndarray]) -> Verdict:
-    """The verdict by the log ratios [K] of each judge."""
+    """The verdict by the log ratios of each judge, [K] or [S, K]."""
     return Verdict(
-        percent(t_interval(np.mean(list(ratios.values()), axis=0))),
-        {judge: percent(t_interval(own)) for judge, own in ratios.items()},
+        percent(block_interval(np.mean(list(ratios.values()), axis=0))),
+        {judge: percent(block_interval(own)) for judge, own in ratios.items()},
     )
 
 
@@ -109,13 +113,9 @@ def judged_metrics(
     out: dict[str, float | str] = {}
     for part in parts:
         verdict = verdict_of(log_ratios(ours, theirs, part, judges))
-        _put(out, f"judges_{part}_change", verdict.change)
+        out |= verdict.change.named(f"judges_{part}_change")
         out[f"judges_{part}_worst"] = verdict.worst
         for judge, change in verdict.judges.items():
             out[f"{JUDGE}{judge}_{part}"] = float(np.mean(ours[f"{judge}_{part}"]))
-            _put(out, f"{JUDGE}{judge}_{part}_change", change)
+            out |= change.named(f"{JUDGE}{judge}_{part}_change")
     return out
-
-
-def _put(out: dict[str, float | str], name: str, interval: Interval) -> None:
-    out[name], out[f"{name}_low"], out[f"{name}_high"] = interval.value, interval.low, interval.high

@@ -55,7 +55,7 @@ def write_run_page(
         InputError: a file is missing, or files are from different runs.
     """
     metrics, scores = tables.read_metrics(files.metrics, models), tables.read_scores(files.scores, models)
-    table = tables.results(metrics, scores, top.N, iterations)
+    table = tables.results(metrics, top.N, iterations)
     losses = pd.read_csv(needed(files.loss_matrix, "loss_matrix"), index_col="model")
     trials = pd.read_csv(needed(files.search / "trials.csv", "merge_search"))
     result = json.loads(needed(files.search / "result.json", "merge_search").read_text())
@@ -80,7 +80,7 @@ def write_run_page(
     table.to_csv(out / "results.csv")
     text = tables.page(
         f"{top.name}: DeMe with N = {top.N}", table, trials, result, tables.PICTURES,
-        verdicts.lead(table, scores, judges.group),
+        verdicts.lead(table, {m: dict(own) for m, own in scores.items()}, judges.group),
         [*verdicts.experts_section(experts, gate.must_win), *verdicts.statistics_section(statistics)],
     )  # fmt: skip
     if message := json.loads(needed(files.calibration, "calibrate").read_text())["message"]:

@@ -1,5 +1,6 @@
 """The reports of the studies, over several trainings each: Tables 1 and 3 and Fig. 9 of the paper."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deme_core.dag import is_rival
-from deme_core.metrics.intervals import Interval, crossed_interval
+from deme_core.dag import is_random, is_rival
+from deme_core.metrics.intervals import Interval, block_interval
+from deme_core.metrics.verdict import JUDGE, Verdict, log_ratios, percent
 from deme_core.report.figures import forest, sensitivity_curves
-from deme_core.report.tables import FRECHET, training_steps
+from deme_core.report.tables import training_steps
 from deme_core.report.text import markdown, model_name, number
+from deme_core.report.verdicts import HOW_TO_READ, Scores, against, judged, judges_of, shown
 
 # FID of the paper's Table 1 (columns CIFAR10, LSUN-Church, LSUN-Bedroom) and Table 3 (CIFAR10, DDIM-100), for the eye
 # alone: other models, other images, other features.
@@ -20,22 +23,26 @@ PAPER_TABLE1 = {
     "min_snr": "5.77 / 10.82 / 6.41", "ensemble": "3.79 / 9.57 / 5.87", "merged": "3.51 / 7.27 / 5.84",
 }  # fmt: skip
 PAPER_TABLE3 = {"1": "4.40", "2": "4.45", "3": "4.32", "4": "4.27", "5": "3.87"}
+UNTRAINED, TRAIN = "pretrained", "train"
 INTERVALS = (
-    "Intervals (95 %) cover both lucks, that of training (seeds) and that of sampling (blocks of noise, which all"
-    " models share); none is widened for the number of comparisons. ± is the standard deviation over the seeds."
+    "cover both the luck of training (seeds) and that of sampling (blocks of noise, which all models share); none is"
+    " widened for the number of comparisons"
 )
 
 
-def write_report(study: str, points: pd.DataFrame, rows: pd.DataFrame, directory: Path, planned: pd.Series) -> None:
+def write_report(
+    study: str, kind: str, points: pd.DataFrame, rows: pd.DataFrame, directory: Path, planned: pd.Series
+) -> None:  # fmt: skip
     """Write directory/STUDY.md, and its picture.
 
     Args:
+        kind: of report, a row of REPORTS.
         points: a row a point and seed: what places it in the report, and the `experiment` that measured it.
         rows: a row an experiment and model: its metrics, its scores on each seed block.
         planned: curve -> training seeds that it has when the study is finished.
     """
     table = points.drop(columns="overrides").merge(rows.drop(columns="seed"), on="experiment")
-    text = REPORTS[study](table, directory)
+    text = REPORTS[kind](table, directory / f"{study}.png")
     seeds = table.groupby(curve_of(table))["seed"].nunique()
     found = [(curve, seeds.get(curve, 0), whole) for curve, whole in planned.items()]
     missing = [f"{curve} {n} of {whole}".strip() for curve, n, whole in found if n < whole]
@@ -49,112 +56,142 @@ def curve_of(points: pd.DataFrame) -> pd.Series:
     return points["curve"] if "curve" in points else pd.Series("", index=points.index)
 
 
-def block_differences(table: pd.DataFrame, model: str, other: str, key: str) -> np.ndarray:
-    """[S, K] scores of `model` minus those of `other`: a row a training seed, a column a block of noise."""
-    columns = [column for column in map(str, table) if column.startswith(f"{key}_block")]
-    ours, theirs = (table[table["model"] == m].set_index("seed")[columns].sort_index() for m in (model, other))
-    return (ours - theirs).to_numpy()
+def scores_of(table: pd.DataFrame) -> Scores:
+    """Model -> a score's name -> [S, K]: a row a training seed, a column a block of noise."""
+    columns = [match for column in map(str, table) if (match := re.fullmatch(r"(.+)_block\d+", column))]
+    names = list(dict.fromkeys(column[1] for column in columns))
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for model, own in table.groupby("model", sort=False):
+        own = own.sort_values("seed")
+        found[str(model)] = {
+            name: own[[column[0] for column in columns if column[1] == name]].to_numpy(float) for name in names
+        }
+    return found
 
 
-def percent_differences(table: pd.DataFrame, model: str, other: str, key: str) -> np.ndarray:
-    """`block_differences` in percent of the pretrained model's plain score; negative where `model` is better."""
-    base = abs(table.loc[table["model"] == "pretrained", key].mean())
-    return 100 * block_differences(table, model, other, key) / base
-
-
-def difference(table: pd.DataFrame, model: str, other: str, key: str) -> Interval:
-    """The mean of `percent_differences`."""
-    return crossed_interval(percent_differences(table, model, other, key))
-
-
-def table1(table: pd.DataFrame, directory: Path) -> str:
+def table1(table: pd.DataFrame, picture: Path) -> str:
     """Every model beside the pretrained one, and the searched merge beside every other."""
-    models, deme = list(dict.fromkeys(table["model"])), "merged"
-    parts = [key for key in FRECHET if key in table]
-    header = ["model"]
-    for key in parts:
-        header += [
-            f"Fréchet distance, {FRECHET[key]}<br>mean ± over seeds",
-            "against pretrained, %",
-            "DeMe against it, %",
-        ]
-    header += ["KID, training part<br>mean ± over seeds", "copy rate", "training steps", "parameters", "MACs a step"]
-    header += ["the paper's FID<br>CIFAR10 / Church / Bedroom"]
-    changes = {key: {m: difference(table, deme, m, key) for m in models if m != deme} for key in parts}
-    cells = []
-    for model in models:
-        own = table[table["model"] == model]
-        row = [model_name(model)]
-        for key in parts:
-            row += [_spread(own[key], 3)]
-            row += ["—" if model == "pretrained" else _percent(difference(table, model, "pretrained", key))]
-            row += ["—" if model == deme else _percent(changes[key][model])]
-        first = own.iloc[0]
-        row += [_spread(own["kid_train"], 3), f"{100 * own['copy_rate'].mean():.1f} %"]
-        row += [training_steps(model, first["N"], first["iterations"]), f"{first['parameters']:,}"]
-        cells.append([*row, f"{first['macs_per_step']:,}", PAPER_TABLE1.get(model, "—")])
-    shown = changes[parts[0]]
-    rivals = {model: change for model, change in shown.items() if is_rival(model)}
-    won = [model for model, change in rivals.items() if change.high < 0]
-    lost = [model for model, change in rivals.items() if change.low > 0]
-    open_ = [model for model in rivals if model not in won + lost]
-    lines = [
-        f"- {word}: {', '.join(map(model_name, group)) or 'none'}"
-        for word, group in (("better than", won), ("no difference shown to", open_), ("worse than", lost))
-    ]
+    scores, deme = scores_of(table), "merged"
+    seeds = sorted(table["seed"].unique())
+    shown_beside = {m: against(scores, deme, m, TRAIN) for m in scores if m != deme}
+    lines = []
+    for heading, belongs in (("rivals", is_rival), ("random vectors", is_random)):
+        groups: dict[str, list[str]] = {"better than": [], "no difference shown to": [], "worse than": []}
+        for model, beside in shown_beside.items():
+            if belongs(model):
+                won = beside.change.high < 0
+                groups["better than" if won else "worse than" if beside.worse else "no difference shown to"] += [
+                    model_name(model)
+                ]
+        lines += [f"- {heading}, {word}: {', '.join(group) or 'none'}" for word, group in groups.items()]
     forest(
-        directory / "table1.png",
-        {model_name(m): (change, _by_seed(table, deme, m, parts[0])) for m, change in shown.items()},
-        "DeMe − model, % of the pretrained model's distance",
+        picture,
+        {model_name(m): (own.change, _by_seed(scores, deme, m)) for m, own in shown_beside.items()},
+        "DeMe against the model, change in % by all judges",
         "Searched DeMe merge against each model; left: DeMe is better",
-    )  # fmt: skip
+    )
     return "\n\n".join(
         [
-            f"# Table 1: DeMe and its rivals over {table['seed'].nunique()} training seeds",
-            "DeMe merged with searched weights, on the training part, by the interval of the difference:",
+            f"# Table 1: DeMe, its rivals and the null over {len(seeds)} training seeds",
+            _claims(scores),
+            "DeMe merged with searched weights beside the others, on the training part, by the interval of the mean of"
+            " all judges:",
             "\n".join(lines),
-            "![DeMe against each model](table1.png)",
-            markdown(header, cells),
-            "Lower is better. All trainings start from the same pretrained model and make the same number of steps with"
-            " the same optimizer, batches and EMA; `searched scale` rivals had a search with at least as many images as"
-            " DeMe's. " + INTERVALS,
+            f"![DeMe against each model]({picture.name})",
+            markdown(*judged(scores)),
+            f"{HOW_TO_READ} and {INTERVALS}. Random vectors are drawn anew for each training seed.",
+            "## Seed by seed, and beside other measures",
+            markdown(*_measures(table, scores)),
+            "Lower is better, but for recall. All trainings start from the same pretrained model and make the same"
+            " number of steps with the same optimizer, batches and EMA; every searched row had a search with as many"
+            " images, at least, as DeMe's. The search's own extractor is what the searches optimised, and no evidence."
+            f" Copy rate of real held-out images: {_real_copies(table)}.",
             f"Weights that the searches found: {_weights(table)}.",
         ]
     )
 
 
-def ablation(table: pd.DataFrame, directory: Path) -> str:
+def _claims(scores: Scores) -> str:
+    """Which of the paper's claims hold here, by all judges on the training part."""
+    rivals = [model for model in scores if is_rival(model)]
+    best = min(rivals, key=lambda model: against(scores, model, UNTRAINED, TRAIN).change.value, default=None)
+    claims = [("ensemble better than base", "ensemble", UNTRAINED), ("merged better than base", "merged", UNTRAINED)]
+    claims += [(f"merged better than the best rival, {model_name(best)}", "merged", best)] if best else []
+    lines = ["The paper's claims, by the mean of all judges on the training part:", ""]
+    for claim, model, other in claims:
+        found = against(scores, model, other, TRAIN)
+        said = "holds" if found.change.high < 0 else "the opposite is shown" if found.worse else "not shown"
+        lines.append(f"- {claim}: **{said}**, {shown(found.change)}; {_agreeing(found)}")
+    return "\n".join(lines)
+
+
+def _agreeing(found: Verdict) -> str:
+    return f"{len(found.judges) - len(found.against)} of {len(found.judges)} judges beyond their interval"
+
+
+def _measures(table: pd.DataFrame, scores: Scores) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what the judges do not say."""
+    header = ["model", "all judges, each training seed, %", "the search's extractor<br>[95 %]", "copy rate", "recall"]
+    header += ["training steps", "parameters", "MACs a step", "the paper's FID<br>CIFAR10 / Church / Bedroom"]
+    rows = []
+    for model in scores:
+        own = table[table["model"] == model]
+        first: Any = own.iloc[0]
+        by_seed = ", ".join(number(value, 1, "+") for value in _by_seed(scores, model, UNTRAINED))
+        same = model == UNTRAINED
+        rows.append([
+            model_name(model), "—" if same else by_seed, "—" if same else shown(_extractor(scores, model)),
+            f"{100 * own['copy_rate'].mean():.1f} %", f"{own['recall'].mean():.3f}",
+            training_steps(model, first["N"], first["iterations"]), f"{first['parameters']:,}",
+            f"{first['macs_per_step']:,}", PAPER_TABLE1.get(model, "—"),
+        ])  # fmt: skip
+    return header, rows
+
+
+def _extractor(scores: Scores, model: str) -> Interval:
+    """The change by the features that the searches optimised."""
+    ratios = log_ratios(scores[model], scores[UNTRAINED], TRAIN, ["frechet"])
+    return percent(block_interval(ratios["frechet"]))
+
+
+def _by_seed(scores: Scores, model: str, other: str) -> list[float]:
+    """The change of each training seed in percent, by all judges."""
+    strip = {m: {key.removeprefix(JUDGE): own for key, own in scores[m].items()} for m in (model, other)}
+    ratios = log_ratios(strip[model], strip[other], TRAIN, judges_of(scores, TRAIN))
+    return (100 * np.expm1(np.mean(list(ratios.values()), axis=(0, 2)))).tolist()
+
+
+def ablation(table: pd.DataFrame, picture: Path) -> str:
     """The techniques of DeMe one by one."""
     header = ["N × steps", "probabilistic sampling", "consistency loss", "channel projection"]
-    header += ["before merge (ensemble), %", "w = 1/N, %", "the paper's FID, CIFAR10"]
+    header += ["before merge (ensemble)", "w = 1/N", "the paper's FID, CIFAR10"]
     cells = []
     for row, own in table.groupby("row"):
         first: Any
         first, N = own.iloc[0], own["N"].iloc[0]
         words = f" {first['overrides']} "
         projection = next((word for word in ("none", "released") if f"projection={word} " in words), "foldable")
-        changes = [_percent(difference(own, model, "pretrained", "frechet_train")) for model in MERGES]
+        scores = scores_of(own)
         cells.append(
             [
                 f"{N} × {first['iterations']:,}", "—" if N == 1 else "yes",
                 "no" if "consistency=0 " in words else "yes", "no" if projection == "none" else projection,
-                *changes, PAPER_TABLE3.get(str(row), "—"),
+                *(_change(scores, model) for model in MERGES), PAPER_TABLE3.get(str(row), "—"),
             ]
         )  # fmt: skip
     return "\n\n".join(
         [
             f"# Table 3: ablation over {table['seed'].nunique()} training seeds",
-            "Change of the Fréchet distance to the training part against the pretrained model, in percent of it; lower"
-            " is better.",
+            f"{CHANGE}.",
             markdown(header, cells),
             "With N = 1 both columns are the finetuned model itself. A projection that folds is one more factor of a"
             " convolution that is there already: it changes how the optimizer moves, not what the model can express."
-            " `released` is the authors' placement. " + INTERVALS,
+            f" `released` is the authors' placement. Intervals (95 %) {INTERVALS}.",
         ]
     )
 
 
-def sensitivity(table: pd.DataFrame, directory: Path) -> str:
+def sensitivity(table: pd.DataFrame, picture: Path) -> str:
     """N and p."""
     curves: dict[str, dict[str, list[dict[str, Any]]]] = {}
     cells = []
@@ -163,35 +200,44 @@ def sensitivity(table: pd.DataFrame, directory: Path) -> str:
         cells.append(
             [str(curve), f"{x:g}", f"{first['N']} × {first['iterations']:,} = {first['N'] * first['iterations']:,}"]
         )
+        scores = scores_of(own)
         for model in MERGES:
-            change = difference(own, model, "pretrained", "frechet_train")
-            cells[-1].append(_percent(change))
+            change = against(scores, model, UNTRAINED, TRAIN).change
+            cells[-1].append(_change(scores, model))
             line = curves.setdefault(str(curve), {}).setdefault(model, [])
-            line.append({"x": x, **vars(change), "seeds": _by_seed(own, model, "pretrained", "frechet_train")})
+            line.append({"x": x, **vars(change), "seeds": _by_seed(scores, model, UNTRAINED)})
     lines = {curve: {model: pd.DataFrame(line) for model, line in own.items()} for curve, own in curves.items()}
-    sensitivity_curves(directory / "sensitivity.png", lines, {model: model_name(model) for model in MERGES})
-    header = ["curve", "value", "training steps", *(f"{model_name(model)}, %" for model in MERGES)]
+    sensitivity_curves(picture, lines, {model: model_name(model) for model in MERGES})
+    header = ["curve", "value", "training steps", *map(model_name, MERGES)]
     return "\n\n".join(
         [
             f"# Fig. 9: sensitivity to N and p over {table['seed'].nunique()} training seeds",
-            "![sensitivity](sensitivity.png)",
-            "Change of the Fréchet distance to the training part against the pretrained model, in percent of it; lower"
-            " is better. p is the probability of drawing a timestep from the FULL range, as in Eq. 6: p = 1 trains N"
+            f"![sensitivity]({picture.name})",
+            f"{CHANGE}. p is the probability of drawing a timestep from the FULL range, as in Eq. 6: p = 1 trains N"
             " models on everything. The prose of the paper's Appendix F names the two ends the other way round.",
             markdown(header, cells),
-            INTERVALS,
+            f"Intervals (95 %) {INTERVALS}.",
         ]
     )
 
 
+CHANGE = (
+    "Change of the distance to the training part against the pretrained model, the geometric mean over all judges;"
+    " lower is better, bold where its interval lies below 0"
+)
 MERGES = ("ensemble", "merged_uniform")
 REPORTS: dict[str, Callable[[pd.DataFrame, Path], str]] = {
     "table1": table1, "ablation": ablation, "sensitivity": sensitivity,
 }  # fmt: skip
 
 
-def _by_seed(table: pd.DataFrame, model: str, other: str, key: str) -> list[float]:
-    return percent_differences(table, model, other, key).mean(axis=1).tolist()
+def _change(scores: Scores, model: str) -> str:
+    change = against(scores, model, UNTRAINED, TRAIN).change
+    return f"**{shown(change)}**" if change.high < 0 else shown(change)
+
+
+def _real_copies(table: pd.DataFrame) -> str:
+    return f"{100 * table['copy_rate_real'].iloc[0]:.1f} %" if "copy_rate_real" in table else "none held out"
 
 
 def _weights(table: pd.DataFrame) -> str:
@@ -204,17 +250,8 @@ def _protocol(table: pd.DataFrame, study: str) -> str:
     return (
         f"Protocol: {row['images']:,} images a model from the seed block {row['seed_block']}, in {row['seed_blocks']}"
         f" blocks; sampler {row['sampler_kind']}, {row['sampler_steps']} steps, {row['sampler_spacing']} spacing,"
-        f" {row['sampler_dtype']}; features of `{row['extractor']}`; {row['reference_images']:,} reference images;"
-        f" training seeds {', '.join(map(str, sorted(table['seed'].unique())))}, one base. Made by"
-        f" `make {study}`; every row of it: `{study}.csv`."
+        f" {row['sampler_dtype']}; judges `{row['judges']}`, search's features `{row['extractor']}`;"
+        f" {row['reference_images']:,} reference images; training seeds"
+        f" {', '.join(map(str, sorted(table['seed'].unique())))}, one base. Made by `make {study}`; every row of it:"
+        f" `{study}.csv`."
     )
-
-
-def _spread(values: pd.Series, digits: int) -> str:
-    return f"{number(values.mean(), digits)} ± {number(values.std(), digits)}"
-
-
-def _percent(change: Interval) -> str:
-    low, high = number(change.low, 1, "+"), number(change.high, 1, "+")
-    text = f"{number(change.value, 1, '+')} [{low}, {high}]"
-    return f"**{text}**" if change.high < 0 else text

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deme_core.dag import DEME, MATCHED, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, is_random, is_rival
+from deme_core.dag import MATCHED, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, is_random
 from deme_core.errors import InputError
-from deme_core.metrics.intervals import paired_interval, uncovered
+from deme_core.metrics.intervals import uncovered
 from deme_core.report.text import PARTS, SCALED, markdown, model_name, number
 
 PICTURES = {
@@ -50,28 +50,16 @@ def training_steps(model: str, N: int, iterations: int) -> str:
     return f"{N} × {iterations:,}" if several else f"{N * iterations:,}"
 
 
-def verdict(low: float, high: float, other: str = "pretrained") -> str:
-    """What the 95 % interval of a difference to another model shows; a lower distance is better."""
-    return f"better than {other}" if high < 0 else f"worse than {other}" if low > 0 else "no difference shown"
+def verdict(low: float, high: float) -> str:
+    """What the 95 % interval of a difference to the pretrained model shows; a lower distance is better."""
+    return "better than pretrained" if high < 0 else "worse than pretrained" if low > 0 else "no difference shown"
 
 
-def best_rival(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The rival with the lowest distance to the training part; None without rivals.
-
-    It is chosen by the evaluation itself: a comparison with it favours the rivals.
-    """
-    rivals = [model for model in metrics if is_rival(model)]
-    return min(rivals, key=lambda model: metrics[model]["frechet_train"]) if rivals else None
-
-
-def results(
-    metrics: dict[str, dict[str, Any]], scores: Mapping[str, pd.DataFrame], N: int, iterations: int
-) -> pd.DataFrame:
+def results(metrics: dict[str, dict[str, Any]], N: int, iterations: int) -> pd.DataFrame:
     """One row a model: its metrics in full precision, under the names that `evaluate` gives them.
 
     Added are `name`, `steps`, `frechet_*_change_percent` (of the pretrained model's plain distance) and
-    `frechet_*_verdict`; where there are rivals also `best_rival` and `frechet_*_rival_change` with its ends: the
-    difference to the best of them, paired over the seed blocks of `scores`.
+    `frechet_*_verdict`.
 
     Raises:
         InputError: a model has other metrics than the pretrained one, or was measured by another protocol.
@@ -98,13 +86,6 @@ def results(
         table[f"{key}_change_percent"] = 100 * table[f"{key}_change"] / base[key]
         table[f"{key}_verdict"] = list(map(verdict, table[f"{key}_change_low"], table[f"{key}_change_high"]))
         table.loc["pretrained", f"{key}_verdict"] = "baseline"
-    if rival := best_rival(metrics):
-        table["best_rival"] = rival
-        for key, _ in _parts(table):
-            pairs = [paired_interval(scores[model][key], scores[rival][key]) for model in metrics]
-            table[f"{key}_rival_change"] = [pair.value for pair in pairs]
-            table[f"{key}_rival_change_low"] = [pair.low for pair in pairs]
-            table[f"{key}_rival_change_high"] = [pair.high for pair in pairs]
     return table
 
 
@@ -200,7 +181,6 @@ def page(
             f"- {row['name']}: " + "; ".join(f"{row[f'{key}_verdict']} on the {part}" for key, part in _parts(table))
             for _, row in table.iloc[1:].iterrows()
         ),
-        *_against_rivals(table),
         *sections,
         f"## Merge search: {result['method']}, {result['trials']} trials",
         markdown(
@@ -224,23 +204,6 @@ def page(
         *(f"![{Path(file).stem}]({file})\n\n{caption}" for file, caption in figures.items()),
     ]
     return "\n\n".join(paragraphs) + "\n"
-
-
-def _against_rivals(table: pd.DataFrame) -> list[str]:
-    if "best_rival" not in table:
-        return []
-    best = model_name(table["best_rival"].iloc[0])
-    lines = []
-    for model in DEME:
-        row: Any = table.loc[model]
-        ends = [(row[f"{key}_rival_change_low"], row[f"{key}_rival_change_high"], part) for key, part in _parts(table)]
-        shown = "; ".join(f"{verdict(low, high, 'it')} on the {part}" for low, high, part in ends)
-        lines.append(f"- {row['name']}: {shown}")
-    return [
-        f"Against the best rival, {best} (the lowest distance to the training part on the very seeds of this table,"
-        " which favours the rivals):",
-        "\n".join(lines),
-    ]
 
 
 def _parts(table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -268,7 +231,6 @@ def _readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     for _, part in _parts(table):
         shown = "plain; corrected [95 %]" if covered else "plain"
         header += [f"Fréchet distance, {part}<br>{shown}", "its change<br>paired [95 %]"]
-        header += ["against the best rival<br>paired [95 %]"] if "best_rival" in table else []
     header += [f"KID, training part{', in 10⁻³' * (unit > 1)}<br>± 95 %", "copy rate"]
     header += ["training steps", "parameters", "MACs a step"]
     rows = []
@@ -281,9 +243,6 @@ def _readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             corrected = f"<br>{_interval(row, key, '_corrected', digits)}" if covered else ""
             cells += [f"{number(row[key], digits)}{corrected}"]
             cells += ["—" if model == "pretrained" else change]
-            if "best_rival" in row:
-                own = model == row["best_rival"]
-                cells += ["—" if own else _interval(row, f"{key}_rival_change", "", digits, "+")]
         half = (row.kid_train_high - row.kid_train_low) / 2
         real = f"<br>(real {100 * row.copy_rate_real:.1f} %)" if "copy_rate_real" in row else ""
         cells += [f"{number(row.kid_train * unit, kid_digits)} ± {number(half * unit, kid_digits)}"]

@@ -4,28 +4,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from deme_core.dag import DEME, MATCHED, is_random, is_rival
 from deme_core.metrics.intervals import Interval
 from deme_core.metrics.verdict import JUDGE, Verdict, log_ratios, verdict_of
 from deme_core.report.text import PARTS, markdown, model_name, number
 
-Scores = Mapping[str, pd.DataFrame]
-"""Model -> its scores, a row a seed block."""
+Scores = Mapping[str, Mapping[str, ArrayLike]]
+"""Model -> a score's name -> its values: [K] of K seed blocks, or [S, K] of S trainings on the same blocks."""
 UNTRAINED = "pretrained"
 
 
 def judges_of(scores: Scores, part: str) -> list[str]:
     """The names of the judges that measured a part."""
-    columns, end = map(str, scores[UNTRAINED]), f"_{part}"
-    return [c.removeprefix(JUDGE).removesuffix(end) for c in columns if c.startswith(JUDGE) and c.endswith(end)]
+    end = f"_{part}"
+    return [key[len(JUDGE) : -len(end)] for key in scores[UNTRAINED] if key.startswith(JUDGE) and key.endswith(end)]
+
+
+def parts_of(scores: Scores) -> list[str]:
+    """The parts of the real images that the judges measured."""
+    return [part for part in PARTS if judges_of(scores, part)]
 
 
 def against(scores: Scores, model: str, other: str, part: str) -> Verdict:
     """The verdict on a model beside another, on the same noise."""
-    named = {m: scores[m].rename(columns=lambda column: str(column).removeprefix(JUDGE)) for m in (model, other)}
-    ratios = log_ratios(named[model], named[other], part, judges_of(scores, part))  # type: ignore[arg-type]
-    return verdict_of(ratios)
+    ours, theirs = ({key.removeprefix(JUDGE): own for key, own in scores[m].items()} for m in (model, other))
+    return verdict_of(log_ratios(ours, theirs, part, judges_of(scores, part)))
 
 
 def nulls(scores: Scores) -> list[str]:
@@ -54,23 +59,48 @@ def lead(table: pd.DataFrame, scores: Scores, group: str) -> list[str]:
         table: of `deme_core.report.tables.results`.
         group: what the judges of this run are called.
     """
-    base: Any = table.loc[UNTRAINED]
-    parts = [part for part in PARTS if judges_of(scores, part)]
-    judges = judges_of(scores, parts[0])
-    merged = {part: against(scores, "merged", UNTRAINED, part) for part in parts}
+    parts = parts_of(scores)
+    found = {(model, part): against(scores, model, UNTRAINED, part) for model in scores for part in parts}
+    merged = {part: found["merged", part] for part in parts}
     said = "; ".join(
-        f"on the {PARTS[part]} {shown(own.change)}, worst judge `{own.worst}` {shown(own.judges[own.worst])}:"
+        f"on the {PARTS[part]} {shown(seen.change)}, worst judge `{seen.worst}` {shown(seen.judges[seen.worst])}:"
         f" **{words(scores, 'merged', part)}**"
-        for part, own in merged.items()
+        for part, seen in merged.items()
     )
-    same = all(own.change.low == own.change.high == 0 for own in merged.values())
+    same = all(seen.change.low == seen.change.high == 0 for seen in merged.values())
     kept = " The search kept w = 0: this merge is the pretrained model." * same
     others = [*nulls(scores), *(model for model in [MATCHED] if model in scores)]
-    beside = "; ".join(f"{model_name(m)} {shown(against(scores, m, UNTRAINED, parts[0]).change)}" for m in others)
+    beside = "; ".join(f"{model_name(m)} {shown(found[m, parts[0]].change)}" for m in others)
     own: Any = table.loc["merged"]
     optimised = number(own["frechet_train_change_percent"], 1, "+")
-    header = ["model", f"all judges, {PARTS[parts[0]]}<br>[95 %]", *(f"`{judge}`" for judge in judges)]
-    header += [f"all judges, {PARTS[part]}<br>[95 %]" for part in parts[1:]]
+    judges = ", ".join(f"`{judge}`" for judge in judges_of(scores, parts[0]))
+    return [
+        f"**Verdict** of the {group} on the merge with searched weights, in change of distance against the pretrained"
+        f" model, geometric mean over the judges: {said}.{kept}",
+        f"Beside it, on the {PARTS[parts[0]]}: {beside}. By the search's own extractor, which it optimised, the merge"
+        f" changes the Fréchet distance by {optimised} %; that number is no evidence.",
+        markdown(*judged(scores)),
+        *_beside_the_best_rival(
+            scores, {m: seen.change.value for (m, part), seen in found.items() if part == parts[0]}
+        ),
+        f"Judges: {judges} of `{own['judges']}`, which no search has seen. {HOW_TO_READ} over the seed"
+        " blocks. The intervals cover the luck of sampling; that of training needs several seeds (`make table1`).",
+    ]
+
+
+HOW_TO_READ = (
+    "Each cell is the ratio of a model's distance to the pretrained model's on the same noise, as a change in percent."
+    " *Better* needs every judge's interval below 0, and the model below each draw of random vectors: as many as there"
+    " are experts, of the same norms tensor by tensor, with the same search. Intervals (95 %) are of the logarithm,"
+)
+
+
+def judged(scores: Scores) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of every model beside the pretrained one: all judges, each of them, and what they show."""
+    first, *rest = parts = parts_of(scores)
+    judges = judges_of(scores, first)
+    header = ["model", f"all judges, {PARTS[first]}<br>[95 %]", *(f"`{judge}`" for judge in judges)]
+    header += [f"all judges, {PARTS[part]}<br>[95 %]" for part in rest]
     header += [f"verdict, {PARTS[part]}" for part in parts]
     rows = []
     for model in scores:
@@ -78,33 +108,22 @@ def lead(table: pd.DataFrame, scores: Scores, group: str) -> list[str]:
             continue
         found = {part: against(scores, model, UNTRAINED, part) for part in parts}
         rows.append([
-            model_name(model), shown(found[parts[0]].change),
-            *(shown(found[parts[0]].judges[judge]) for judge in judges),
-            *(shown(found[part].change) for part in parts[1:]),
-            *(words(scores, model, part) for part in parts),
+            model_name(model), shown(found[first].change), *(shown(found[first].judges[judge]) for judge in judges),
+            *(shown(found[part].change) for part in rest), *(words(scores, model, part) for part in parts),
         ])  # fmt: skip
-    return [
-        f"**Verdict** of the {group} on the merge with searched weights, in change of distance against the pretrained"
-        f" model, geometric mean over the judges: {said}.{kept}",
-        f"Beside it, on the {PARTS[parts[0]]}: {beside}. By the search's own extractor, which it optimised, the merge"
-        f" changes the Fréchet distance by {optimised} %; that number is no evidence.",
-        markdown(header, rows),
-        *_beside_the_best_rival(scores, parts),
-        f"Judges: {', '.join(f'`{judge}`' for judge in judges)} of `{base.judges}`, which no search has seen."
-        " Each cell is the ratio of a model's distance to the pretrained model's on the same noise, as a change in"
-        " percent with a 95 % t interval of its logarithm over the seed blocks. *Better* needs every judge's interval"
-        " below 0, and the model below each draw of random vectors: as many as there are experts, of the same norms"
-        " tensor by tensor, with the same search. The intervals cover the luck of sampling; that of training needs"
-        " several seeds (`make table1`).",
-    ]
+    return header, rows
 
 
-def _beside_the_best_rival(scores: Scores, parts: Sequence[str]) -> list[str]:
-    """DeMe's models beside the rival that the judges like best; nothing without rivals."""
-    rivals = {m: against(scores, m, UNTRAINED, parts[0]).change.value for m in scores if is_rival(m)}
+def _beside_the_best_rival(scores: Scores, changes: Mapping[str, float]) -> list[str]:
+    """DeMe's models beside the rival that the judges like best; nothing without rivals.
+
+    Args:
+        changes: model -> its change against the pretrained one by all judges.
+    """
+    rivals = [model for model in changes if is_rival(model)]
     if not rivals:
         return []
-    best = min(rivals, key=rivals.__getitem__)
+    best, parts = min(rivals, key=changes.__getitem__), parts_of(scores)
     lines = []
     for model in DEME:
         found = [(against(scores, model, best, part), PARTS[part]) for part in parts]
@@ -135,7 +154,7 @@ def experts_section(experts: pd.DataFrame, must_win: str) -> list[str]:
         name = f"{row['expert']}: {row['range']}"
         losses = [f"{row[key]:.5f}" for key in ("loss", "loss_against")]
         rows.append([name, model_name(row["against"]), *losses, shown(change, 2)])
-        if row["against"] == UNTRAINED and change.high >= 0:
+        if row["against"] == UNTRAINED and not row["wins"]:
             warning.append(
                 f"**EXPERT {row['expert']} DOES NOT BEAT THE BASE ON ITS OWN RANGE {row['range']}: what is merged of it"
                 " is no learning.**"

@@ -7,17 +7,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedule
+from deme_core.checkpoints import denoiser_dir, load_noise_schedule
 from deme_core.data.examples import Examples
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import t_interval
-from deme_core.sampling.generate import single
-from deme_core.sampling.loss_matrix import image_losses
+from deme_core.sampling.loss_matrix import model_losses
 from deme_core.sampling.sample import denoisers
 from deme_core.timesteps import TimestepRanges
 
 BASE = "pretrained"
-NOT_MEASURED = pd.DataFrame(columns=["expert", "range", "against", "loss", "loss_against", "change", "low", "high"])
+NOT_MEASURED = pd.DataFrame(
+    columns=["expert", "range", "against", "loss", "loss_against", "change", "low", "high", "wins"]
+)
 
 
 def measure_experts(
@@ -31,13 +32,7 @@ def measure_experts(
     folders, ranges = denoisers(experts)
     assert ranges is not None, "experts carry their ranges"
     own = {BASE: denoiser_dir(pretrained), **others} | {f"expert {i}": folder for i, folder in enumerate(folders, 1)}
-    schedule = load_noise_schedule(pretrained)
-    losses = {
-        name: image_losses(
-            single(load_denoiser(folder), device), schedule, examples, ranges, draws, device, str(folder)
-        )
-        for name, folder in own.items()
-    }
+    losses = model_losses(own, load_noise_schedule(pretrained), examples, ranges, draws, device)
     return compare_experts(losses, ranges)
 
 
@@ -48,8 +43,9 @@ def compare_experts(losses: Mapping[str, np.ndarray], ranges: TimestepRanges) ->
         losses: model -> [N, n] of `image_losses`; `expert 1` … `expert N`, and those that they are compared with.
 
     Returns:
-        A row an expert and model that it is compared with: `expert`, `range`, `against`, `loss`, `loss_against`, and
-        the `change` in percent of the other's loss with the ends of its 95 % interval over images, `low` and `high`.
+        A row an expert and model that it is compared with: `expert`, `range`, `against`, `loss`, `loss_against`, the
+        `change` in percent of the other's loss with the ends of its 95 % interval over images, `low` and `high`, and
+        whether the expert `wins`: the interval lies below 0.
     """
     rows = []
     for other, theirs in losses.items():
@@ -60,12 +56,8 @@ def compare_experts(losses: Mapping[str, np.ndarray], ranges: TimestepRanges) ->
             change = t_interval(100 * (ours - base) / base.mean())
             bounds = "[{}, {})".format(*ranges.range(i))
             rows.append([i, bounds, other, ours.mean(), base.mean(), change.value, change.low, change.high])
+            rows[-1].append(change.high < 0)
     return pd.DataFrame(rows, columns=NOT_MEASURED.columns)
-
-
-def losers(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `compare_experts` whose expert does not beat the base beyond the interval."""
-    return table[(table["against"] == BASE) & (table["high"] >= 0)]
 
 
 def refuse_losers(table: pd.DataFrame) -> None:
@@ -74,7 +66,7 @@ def refuse_losers(table: pd.DataFrame) -> None:
     Raises:
         InputError: it names each such expert, its interval, and what to try.
     """
-    if len(lost := losers(table)):
+    if len(lost := table[(table["against"] == BASE) & ~table["wins"].astype(bool)]):
         found = "; ".join(
             f"expert {row.expert} on {row.range}: {row.change:+.2f} % [{row.low:+.2f}, {row.high:+.2f}]"
             for row in lost.itertuples()

@@ -1,17 +1,19 @@
 """The denoising loss of a model on every timestep range, image by image, over images that no training has seen."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from deme_core.checkpoints import load_denoiser
 from deme_core.components import Condition
 from deme_core.data.examples import Examples, batches
 from deme_core.errors import InputError
 from deme_core.parallel import in_order
-from deme_core.sampling.generate import Denoise
+from deme_core.sampling.generate import Denoise, single
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.losses import denoising_loss, regression_target
 
@@ -71,6 +73,23 @@ def image_losses(
                 " look at the curve of its training"
             )
     return sums / draws
+
+
+def model_losses(
+    models: Mapping[str, Path],
+    noise_schedule: Any,
+    examples: Examples,
+    ranges: TimestepRanges,
+    draws: int,
+    device: torch.device,
+) -> dict[str, np.ndarray]:
+    """`image_losses` of each model, name -> folder of its denoiser; one is in memory at a time."""
+    return {
+        name: image_losses(
+            single(load_denoiser(folder), device), noise_schedule, examples, ranges, draws, device, str(folder)
+        )
+        for name, folder in models.items()
+    }
 
 
 def range_losses(losses: np.ndarray) -> list[float]:

@@ -13,6 +13,9 @@ pretrained model:
 
 A finetuned rival stands in the tables as trained, and as `name+scale` with the scale of its task vector searched.
 
+Task vectors come from `directions`: `range` are the paper's experts on real data; `self` adds `neon`, a step away from
+what a finetune on the model's own samples learned (Neon, arXiv 2510.03597).
+
 Two baselines need no training. `random1`, `random2`, … are the null: vectors of the experts' norms, tensor by tensor,
 with DeMe's search. `matched` is the pretrained model's images, each channel's mean and deviation set to the data's.
 """
@@ -27,8 +30,9 @@ SOUP_GREEDY, LOSS_EQUIVALENT, SOUP_FULL_RANGE = "soup_greedy", "loss_equivalent"
 RIVALS = (
     "full_range", "snr_plus_one", "truncated_snr", "min_snr", SOUP_FULL_RANGE, SOUP_GREEDY, LOSS_EQUIVALENT,
 )  # fmt: skip
+RANGE, SELF = DIRECTIONS = ("range", "self")
 DEME = ("ensemble", "merged_uniform", "merged")
-NONNEGATIVE, MATCHED, RANDOM = "merged_nonnegative", "matched", "random"
+NONNEGATIVE, MATCHED, RANDOM, NEON = "merged_nonnegative", "matched", "random", "neon"
 OWN = ("pretrained", *DEME, NONNEGATIVE)  # no rivals
 
 
@@ -39,15 +43,17 @@ def is_random(model: str) -> bool:
 
 def is_rival(model: str) -> bool:
     """Whether a model was trained or searched to be compared with DeMe."""
-    return not (model in OWN or model == MATCHED or is_random(model))
+    return not (model in (*OWN, MATCHED, NEON) or is_random(model))
 
 
 def dag(
-    N: int, rivals: Sequence[str], references: Mapping[str, str | None] | None = None, draws: int = 1
+    N: int, rivals: Sequence[str], references: Mapping[str, str | None] | None = None, draws: int = 1,
+    directions: Sequence[str] = (RANGE,),
 ) -> dict[str, Any]:  # fmt: skip
     """The section `dag`.
 
     Args:
+        directions: where task vectors come from.
         draws: of the null.
         references: every prompt set -> its `reference`.
 
@@ -56,22 +62,25 @@ def dag(
         models: every model that is measured -> its path below samples/, features/, judged/ and scores/.
         sampled: those of them that are sampled -> the same path, below models/ as well.
         random: every draw of the null -> its number.
+        own: whom samples of its own are made for: the pretrained model, or nobody.
         full_range: the denoisers of that rival, which the gate compares with; of a run without it what is there anyway.
         finetunes: every rival that is trained -> what its training waits for beside data and base.
-        searches: every model that a search beside DeMe's makes -> the vectors that it combines, and its kind (a row of
-            `deme_core.merging.search.KINDS`).
+        searches: every model that a search beside DeMe's makes -> the vectors that it combines, its kind (a row of
+            `deme_core.merging.search.KINDS`), and what it waits for: the gate, where experts are in it.
         prompted: every model on every prompt set, MODEL+SET -> both, the model's path, and the features of real images
             that evaluate_prompts reads (of a set without them what never changes).
         prompt_reports: what shows them -> its folder; none without prompt sets.
 
     Raises:
-        InputError: a rival is unknown or named twice.
+        InputError: a rival or a direction is unknown or named twice.
     """
     for rival in rivals:
         if rival not in RIVALS:
             raise InputError(f"params: rivals: {rival!r} is unknown; known are {', '.join(RIVALS)}")
     if len(set(rivals)) < len(rivals):
         raise InputError(f"params: rivals = {list(rivals)}: each stands once")
+    check_directions(directions)
+    own_samples = SELF in directions
     finetunes = {
         rival: {"after": f"search/n{N}/{NONNEGATIVE}" if rival == LOSS_EQUIVALENT else "data/examples"}
         for rival in rivals
@@ -86,6 +95,10 @@ def dag(
         searches[SOUP_GREEDY] = {"kind": "greedy", "vectors": f"models/n{N}/vectors"}
     random = {f"{RANDOM}{k}": k for k in range(1, draws + 1)}
     searches |= {name: {"kind": "deme", "vectors": f"models/n{N}/random/{k}"} for name, k in random.items()}
+    if own_samples:
+        searches[NEON] = {"kind": "away", "vectors": "models/own"}
+    for made in searches.values():
+        made["after"] = UNCHANGING if made["kind"] == "away" else f"models/n{N}/experts.passed"
     sampled = {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in [*own, *finetunes, *searches]}
     sets = {name: reference or UNCHANGING for name, reference in (references or {}).items()}
     return {
@@ -93,6 +106,7 @@ def dag(
         "models": sampled | {MATCHED: MATCHED},
         "sampled": sampled,
         "random": random,
+        "own": ["pretrained"] if own_samples else [],
         "full_range": f"models/n{N}/rivals/full_range" if "full_range" in finetunes else "data/examples",
         "finetunes": finetunes,
         "searches": searches,
@@ -105,12 +119,26 @@ def dag(
     }
 
 
+def check_directions(directions: Sequence[str]) -> None:
+    """Refuse directions that are unknown, named twice, or without the paper's own."""
+    for name in directions:
+        if name not in DIRECTIONS:
+            raise InputError(f"params: directions: {name!r} is unknown; known are {', '.join(DIRECTIONS)}")
+    if len(set(directions)) < len(directions) or RANGE not in directions:
+        raise InputError(
+            f"params: directions = {list(directions)}: each stands once, and {RANGE} among them: it is what the others"
+            " are compared with"
+        )
+
+
 def check_dag(
-    section: Any, N: int, rivals: Sequence[str], references: Mapping[str, str | None] | None = None, draws: int = 1
+    section: Any, N: int, rivals: Sequence[str], references: Mapping[str, str | None] | None = None, draws: int = 1,
+    directions: Sequence[str] = (RANGE,),
 ) -> None:  # fmt: skip
     """Refuse a section that belongs to other params: dvc.yaml would make stages of it."""
-    if section != dag(N, rivals, references, draws):
+    if section != dag(N, rivals, references, draws, directions):
         raise InputError(
-            f"params: dag is not that of N = {N}, rivals = {list(rivals)}, random_draws = {draws}; it is derived: set"
-            " these with `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
+            f"params: dag is not that of N = {N}, rivals = {list(rivals)}, random_draws = {draws}, directions ="
+            f" {list(directions)}; it is derived: set these with `dvc exp run -S N=… -S rivals=…`, which composes"
+            " params.yaml anew"
         )

@@ -12,12 +12,14 @@ INDEX_BITS = 28  # the CPU generator of torch reads the low 32 bits of a seed: 4
 
 
 class SeedBlock(IntEnum):
-    """Who may look at which images. A number that is reported never comes from a block the search has seen."""
+    """Who may look at which images. A number that is reported never comes from a block the search has seen; OWN are the
+    samples that a model is trained on itself."""
 
     SEARCH = 1
     CONFIRM = 2
     EVALUATION = 3
     BASE = 4
+    OWN = 5
 
 
 def image_seed(block: SeedBlock, index: int) -> int:

@@ -52,6 +52,8 @@ class RunParams:
     """N + 1 timesteps from 0 to T, or null for N equal ranges."""
     rivals: tuple[str, ...]
     """Whom DeMe is compared with, names of `deme_core.dag.RIVALS`."""
+    directions: tuple[str, ...]
+    """Where task vectors come from, names of `deme_core.dag.DIRECTIONS`."""
     random_draws: int
     """Of the null: merges of random vectors as long as the task vectors, searched as DeMe is."""
 

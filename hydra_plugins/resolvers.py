@@ -1,6 +1,7 @@
 """The resolvers of conf/config.yaml, when DVC composes params: what dvc.yaml makes stages of, and what they read."""
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,11 +11,12 @@ from deme_core.inputs import inputs
 ROOT = Path(__file__).resolve().parents[1]
 
 # A DictConfig, since a plain dict is no node of a config.
-OmegaConf.register_new_resolver(
-    "dag",
-    lambda N, rivals, prompts, draws: DictConfig(
-        dag(int(N), list(rivals), {name: own.get("reference") for name, own in prompts.items()}, int(draws))
-    ),
-    replace=True,
-)
+
+
+def _dag(N: int, rivals: Any, prompts: Any, draws: int, directions: Any) -> DictConfig:
+    references = {name: own.get("reference") for name, own in prompts.items()}
+    return DictConfig(dag(int(N), list(rivals), references, int(draws), list(directions)))
+
+
+OmegaConf.register_new_resolver("dag", _dag, replace=True)
 OmegaConf.register_new_resolver("inputs", lambda *, _root_: DictConfig(inputs(_root_, ROOT)), replace=True)

@@ -15,7 +15,7 @@ from conftest import REPOSITORY, sampler_params, training_params
 from huggingface_hub.errors import LocalEntryNotFoundError
 from text_to_image import write_stable_diffusion
 
-from deme_core.dag import dag
+from deme_core.dag import DIRECTIONS, dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
 from deme_core.errors import InputError
@@ -27,12 +27,13 @@ from deme_core.prompts.settings import PromptParams
 from deme_core.report.artefacts import DATA, WEIGHTS, Artefact, artefacts, measure_artefacts, model_folder
 from deme_core.report.check import amount, check, fits
 from deme_core.report.costs import Counts, measure, timed
-from deme_core.sampling.settings import SampleParams
+from deme_core.sampling.settings import OwnParams, SampleParams
 from deme_core.training.scratch import PretrainParams
 
+OWN = OwnParams(images=50)
 SEARCH = SearchParams(
     method="grid", objective="frechet", budget=90, images=10, bounds=(0.0, 1.0), fixed=None, values=(0.0, 1.0),
-    scales=(0.5,), per_block=False, towards_shared=0.001,
+    scales=(0.5,), away=(), per_block=False, towards_shared=0.001,
     seed=0, finalists=2, final_images=40, final_blocks=2,
 )  # fmt: skip
 
@@ -183,18 +184,23 @@ def test_prompt_sets_need_real_images_and_a_clip_model(
 
 def test_the_counts_are_those_of_the_stages() -> None:
     training = training_params(iterations=12, batch_size=8, gradient_accumulation=2)
-    own = Counts.of(2, dag(2, []), training, SEARCH, sampler_params(steps=3), SampleParams(images=100))
+    own = Counts.of(2, dag(2, []), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN)
     assert own.trained == 2 * 12 * 8 * 2
     assert own.sampled == 5 * 100  # pretrained, ensemble, merged with uniform and with searched weights, the null
     assert own.searched == 2 * (90 + 4 * 40)  # the budget; two finalists and two anchors; the null's the same
     assert own.calls == 3
     rivals = dag(2, ["full_range", "soup_greedy"])
-    more = Counts.of(2, rivals, training, SEARCH, sampler_params(steps=3), SampleParams(images=100))
-    prompted = Counts.of(2, dag(2, []), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), 50)
+    more = Counts.of(2, rivals, training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN)
+    prompted = Counts.of(2, dag(2, []), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN, 50)
     assert prompted.sampled == 5 * 150
     assert more.trained == 2 * own.trained
     assert more.sampled == 8 * 100
     assert more.searched > 1.5 * own.searched
+    away = Counts.of(
+        2, dag(2, [], directions=DIRECTIONS), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN
+    )
+    assert away.trained == own.trained * 3 // 2  # as many steps as one expert
+    assert away.sampled == 6 * 100 + 50 + 5
 
 
 def test_a_measured_step_gives_time_flops_and_disk(pipeline: Path) -> None:

@@ -4,10 +4,16 @@ import re
 
 import pytest
 
-from deme_core.dag import DEME, OWN, RIVALS, check_dag, dag, is_rival
+from deme_core.dag import DEME, DIRECTIONS, OWN, RIVALS, check_dag, dag, is_rival
 from deme_core.errors import InputError
 from deme_core.inputs import UNCHANGING
 from deme_core.merging.search import KINDS
+
+
+def passed(N: int) -> str:
+    """The gate's mark, which a search of experts waits for."""
+    return f"models/n{N}/experts.passed"
+
 
 DAG = dag(3, ["full_range", "soup_greedy", "loss_equivalent"])
 
@@ -24,9 +30,10 @@ def test_without_rivals_there_are_the_ranges_and_the_models_of_deme() -> None:
             "merged": "n2/merged", "random1": "n2/random1",
         },
         "random": {"random1": 1},
+        "own": [],
         "full_range": "data/examples",
         "finetunes": {},
-        "searches": {"random1": {"kind": "deme", "vectors": "models/n2/random/1"}},
+        "searches": {"random1": {"kind": "deme", "vectors": "models/n2/random/1", "after": passed(2)}},
         "prompted": {},
         "prompt_reports": {},
     }  # fmt: skip
@@ -54,11 +61,27 @@ def test_the_dag_of_three_rivals_by_hand() -> None:
         "loss_equivalent": {"after": "search/n3/merged_nonnegative"},  # no loss is negative: w >= 0
     }
     assert DAG["searches"] == {
-        "merged_nonnegative": {"kind": "nonnegative", "vectors": "models/n3/vectors"},
-        "full_range+scale": {"kind": "scale", "vectors": "models/n3/rivals/full_range"},
-        "loss_equivalent+scale": {"kind": "scale", "vectors": "models/n3/rivals/loss_equivalent"},
-        "soup_greedy": {"kind": "greedy", "vectors": "models/n3/vectors"},  # of the experts: nothing is trained
-        "random1": {"kind": "deme", "vectors": "models/n3/random/1"},  # the null
+        "merged_nonnegative": {
+            "kind": "nonnegative",
+            "vectors": "models/n3/vectors",
+            "after": passed(3),
+        },
+        "full_range+scale": {
+            "kind": "scale",
+            "vectors": "models/n3/rivals/full_range",
+            "after": passed(3),
+        },
+        "loss_equivalent+scale": {
+            "kind": "scale",
+            "vectors": "models/n3/rivals/loss_equivalent",
+            "after": passed(3),
+        },
+        "soup_greedy": {
+            "kind": "greedy",
+            "vectors": "models/n3/vectors",
+            "after": passed(3),
+        },  # of the experts: nothing is trained
+        "random1": {"kind": "deme", "vectors": "models/n3/random/1", "after": passed(3)},  # the null
     }
     own = [*DEME, "merged_nonnegative"]
     rivals = ["full_range", "loss_equivalent", "full_range+scale", "loss_equivalent+scale", "soup_greedy"]
@@ -72,7 +95,7 @@ def test_every_draw_of_the_null_has_vectors_a_search_and_a_row() -> None:
     section = dag(4, [], draws=3)
     assert section["random"] == {"random1": 1, "random2": 2, "random3": 3}
     assert section["searches"] == {
-        f"random{k}": {"kind": "deme", "vectors": f"models/n4/random/{k}"} for k in (1, 2, 3)
+        f"random{k}": {"kind": "deme", "vectors": f"models/n4/random/{k}", "after": passed(4)} for k in (1, 2, 3)
     }
     assert section["random"].keys() <= section["models"].keys()
     assert [m for m in dag(4, RIVALS, draws=2)["models"] if not is_rival(m)] == [*OWN, "random1", "random2", "matched"]
@@ -101,13 +124,38 @@ def test_demes_nonnegative_search_comes_with_the_loss_equivalent_alone(rival: st
 
 
 def test_every_kind_of_search_is_one_that_the_stage_knows() -> None:
-    assert {made["kind"] for made in dag(4, RIVALS)["searches"].values()} == set(KINDS)
+    section = dag(4, RIVALS, directions=DIRECTIONS)
+    assert {made["kind"] for made in section["searches"].values()} == set(KINDS)
 
 
 def test_the_paths_of_two_N_never_meet() -> None:
     """Outputs of an earlier N stay on disk; only the pretrained model and its matched images are the same for both."""
     two, four = (set(dag(N, RIVALS)["models"].values()) for N in (2, 4))
     assert two & four == {"pretrained", "matched"}
+
+
+def test_own_samples_give_one_more_model() -> None:
+    without, section = dag(2, ["full_range"]), dag(2, ["full_range"], directions=("self", "range"))
+    assert section["own"] == ["pretrained"]
+    assert section["searches"]["neon"] == {"kind": "away", "vectors": "models/own", "after": UNCHANGING}
+    assert section["models"].keys() - without["models"].keys() == {"neon"}
+    assert not is_rival("neon")
+    check_dag(section, 2, ["full_range"], directions=("self", "range"))
+    with pytest.raises(InputError, match=r"directions = \['range'\]; it is derived"):
+        check_dag(section, 2, ["full_range"])
+
+
+@pytest.mark.parametrize(
+    ("directions", "message"),
+    [
+        (["range", "early"], "params: directions: 'early' is unknown; known are range, self"),
+        (["self"], "params: directions = ['self']: each stands once, and range among them"),
+        (["range", "range"], "params: directions = ['range', 'range']: each stands once"),
+    ],
+)
+def test_directions_that_are_none_are_refused(directions: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        dag(4, [], directions=directions)
 
 
 @pytest.mark.parametrize("rivals", [["full_rnage"], ["full_range", "merged"], ["full_range+scale"]])
@@ -141,8 +189,8 @@ def test_the_dag_of_the_params_passes() -> None:
 )
 def test_a_dag_of_other_params_is_refused_with_the_way_to_compose_it(section: object) -> None:
     message = (
-        "params: dag is not that of N = 4, rivals = ['full_range'], random_draws = 1; it is derived: set these with"
-        " `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
+        "params: dag is not that of N = 4, rivals = ['full_range'], random_draws = 1, directions = ['range']; it is"
+        " derived: set these with `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
     )
     with pytest.raises(InputError) as refusal:
         check_dag(section, 4, ("full_range",))

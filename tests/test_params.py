@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
-from deme_core.dag import RIVALS, dag
+from deme_core.dag import DIRECTIONS, RIVALS, dag
 from deme_core.data.images import DataParams
 from deme_core.errors import InputError
 from deme_core.merging.settings import SearchParams
@@ -138,7 +138,10 @@ def test_a_missing_params_file_is_named(tmp_path: Path) -> None:
         read(tmp_path / "nothing.yaml")
 
 
-RUN = {"name": "x", "N": 2, "p": 0.4, "seed": 0, "boundaries": None, "rivals": [], "random_draws": 1}
+RUN = {
+    "name": "x", "N": 2, "p": 0.4, "seed": 0, "boundaries": None, "rivals": [], "random_draws": 1,
+    "directions": ["range"],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -198,7 +201,7 @@ def test_an_unknown_learning_rate_schedule_is_refused_with_the_params(change: di
 SEARCH: dict[str, Any] = {
     "method": "grid", "objective": "frechet", "budget": 90, "images": 10, "prompts": [],
     "bounds": [-0.5, 1.5], "fixed": None,
-    "values": [0.0, 1.0], "scales": [1.0, -0.5], "per_block": False, "towards_shared": 0.001,
+    "values": [0.0, 1.0], "scales": [1.0, -0.5], "away": [0.5], "per_block": False, "towards_shared": 0.001,
     "seed": 0, "finalists": 1, "final_images": 40, "final_blocks": 2,
 }  # fmt: skip
 
@@ -296,13 +299,13 @@ def composed(*overrides: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 def test_params_yaml_is_what_conf_composes(monkeypatch: pytest.MonkeyPatch) -> None:
     committed = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     assert read(REPOSITORY / "params.yaml") == composed(monkeypatch=monkeypatch)
-    assert committed["dag"] == dag(committed["N"], committed["rivals"])
+    assert committed["dag"] == dag(committed["N"], committed["rivals"], directions=committed["directions"])
 
 
 @pytest.mark.parametrize("N", [1, 2, 8])
 def test_the_dag_follows_N(N: int, monkeypatch: pytest.MonkeyPatch) -> None:
     section = composed(f"N={N}", monkeypatch=monkeypatch)["dag"]
-    assert section == dag(N, [])
+    assert section == dag(N, [], directions=DIRECTIONS)
     assert section["ranges"] == list(range(1, N + 1))
 
 
@@ -312,7 +315,7 @@ def test_the_dag_follows_N(N: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_dag_follows_the_group_of_rivals(group: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     params = composed("N=2", f"rivals={group}", monkeypatch=monkeypatch)
     assert params["rivals"] == expected
-    assert params["dag"] == dag(2, expected)
+    assert params["dag"] == dag(2, expected, directions=DIRECTIONS)
     apart = set(params) - {"rivals", "dag"}
     without = composed("N=2", monkeypatch=monkeypatch)
     assert {key: params[key] for key in apart} == {key: without[key] for key in set(without) - {"rivals", "dag"}}
@@ -378,8 +381,8 @@ def test_validate_refuses_a_dag_of_other_params_in_one_line(
     with pytest.raises(SystemExit) as stopped:
         validate(composed("N=4", monkeypatch=monkeypatch) | change, tmp_path, monkeypatch)
     assert stopped.value.code == (
-        f"error: params: dag is not that of {now}, random_draws = 1; it is derived: set these with"
-        " `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
+        f"error: params: dag is not that of {now}, random_draws = 1, directions = ['range', 'self']; it is derived: set"
+        " these with `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
     )
     assert not (tmp_path / "checked").exists()
 

@@ -75,7 +75,7 @@ def searched(directory: Path, N: int, method: str = "grid") -> tuple[pd.DataFram
     """Trials and result of a real search on a made-up score, whose luck differs between rounds and blocks."""
     params = SearchParams(
         method=method, objective="frechet", budget=4100, images=50, bounds=(-0.5, 1.5), fixed=None,
-        values=(0, 0.25, 1), scales=(), per_block=False, towards_shared=0.001,
+        values=(0, 0.25, 1), scales=(), away=(), per_block=False, towards_shared=0.001,
         seed=0, finalists=3, final_images=400, final_blocks=4,
     )  # fmt: skip
     log = TrialLog(directory / "trials.csv", N)
@@ -117,7 +117,7 @@ def test_page_by_hand(tmp_path):
     text = page("toy", table_of(), trials, result, {"samples.png": "A caption."})
     lines = text.splitlines()
     rows = [line for line in lines if line.startswith("|")]
-    assert [sum(row.startswith(f"| {name} |") for row in rows) for name in MODELS.values()] == [1, 1, 1, 1] + [0] * 9
+    assert [sum(row.startswith(f"| {name} |") for row in rows) for name in MODELS.values()] == [1, 1, 1, 1] + [0] * 10
     ensemble = next(row for row in rows if "ensemble" in row).strip("| ").split(" | ")
     assert ensemble[1:3] == ["0.8000<br>0.5000 [0.2500, 0.7500]", "−0.2000 [−0.3000, −0.1000]<br>(−25.0 %)"]
     assert ensemble[4:] == [
@@ -425,6 +425,7 @@ def arguments(run: Path, N: int, method: str, rivals: list[str]) -> list[str]:
     pd.DataFrame(experts, columns=NOT_MEASURED.columns).to_csv(run / "experts.csv", index=False)
     (run / "real.json").write_text(json.dumps({"train": STATISTICS}))
     top = {"name": "toy", "N": N, "p": 0.4, "seed": 0, "boundaries": None, "rivals": rivals, "dag": section}
+    top |= {"directions": ["range"]}
     top |= {"random_draws": 1, "gate": {"draws": 1, "must_win": "stop"}, "finetune_range": {"iterations": 800}}
     (run / "params.yaml").write_text(json.dumps(top | {"judges": {"folder": "j/final", "development": "j/dev"}}))
     return [

@@ -1,5 +1,6 @@
 """The search for w: two rounds, a log of trials, what is refused, and whose search it is."""
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -49,8 +50,8 @@ STEPS = 20  # of sampling: the price of an image in forward images
 def search_params(**changes: Any) -> SearchParams:
     params = {
         "method": "grid", "objective": "frechet", "budget": 300, "images": 10, "bounds": (-0.5, 1.5), "fixed": None,
-        "values": (0.0, 0.25, 0.5), "scales": (0.25, 0.5, 0.75, 1.5), "per_block": False, "towards_shared": 0.001,
-        "seed": 0, "finalists": 3, "final_images": 40,
+        "values": (0.0, 0.25, 0.5), "scales": (0.25, 0.5, 0.75, 1.5), "away": (),
+        "per_block": False, "towards_shared": 0.001, "seed": 0, "finalists": 3, "final_images": 40,
         "final_blocks": 2,
     }  # fmt: skip
     return SearchParams(**params | changes)
@@ -423,6 +424,21 @@ def test_a_rivals_trials_share_its_images(tmp_path: Path, kind: str, n: int) -> 
         anchors = [(0.0,) * n, (1 / n,) * n]
         assert [w for w, *_ in score.of(SeedBlock.SEARCH)] == scale_points(n, params, anchors)
         assert result["weights"] == pytest.approx([0.5] * n)
+
+
+def test_a_step_away_from_own_samples_is_searched_below_zero_and_confirmed_beside_the_whole_step(
+    tmp_path: Path,
+) -> None:
+    """w = −1 is the anchor: (1 + w)θ − wθ_s of Neon with its w = 1."""
+    score, params = Counted(quadratic((-0.7,))), KINDS["away"](search_params(away=(0.75, 1.5)), 1)
+    assert params.images * 4 >= search_params().budget  # four points share DeMe's images
+    result = search(score, score, 1, params, TrialLog(tmp_path / "trials.csv", 1), STEPS)  # type: ignore[arg-type]
+    assert [w for w, *_ in score.of(SeedBlock.SEARCH)] == [(0.0,), (-1.0,), (-0.75,), (-1.5,)]
+    assert {(0.0,), (-1.0,), (-0.75,)} <= {w for w, *_ in score.of(SeedBlock.CONFIRM)}
+    assert result["weights"] == [-0.75]
+    for wrong in ((-0.5,), (0.0,), (math.inf,)):
+        with pytest.raises(InputError, match=r"merge_search\.away = .* must be finite lengths above 0"):
+            search_params(away=wrong)
 
 
 # What is refused

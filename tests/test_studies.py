@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from deme_core.dag import dag
+from deme_core.dag import DIRECTIONS, dag
 from deme_core.metrics.intervals import block_interval, crossed_interval, t_interval
 from deme_core.params import section
 from deme_core.report.studies import REPORTS, curve_of, scores_of, write_report
@@ -91,7 +91,7 @@ def test_every_point_of_a_study_composes_to_params_that_hold(name: str) -> None:
         params = yaml.safe_load(compose_params(overrides))
         top = run_params(params)
         section(params, "finetune_range", TrainingParams)
-        assert params["dag"] == dag(top.N, top.rivals, draws=top.random_draws)
+        assert params["dag"] == dag(top.N, top.rivals, draws=top.random_draws, directions=top.directions)
         assert set(STUDIES[name]["models"] or params["dag"]["models"]) <= set(params["dag"]["models"])
 
 
@@ -153,10 +153,12 @@ def stages_of(N: int) -> dict[str, dict[str, Any]]:
     """The stages of a run without rivals, their foreach spelled out."""
     stages = {}
     for name, stage in DAG.items():
-        items = dag(N, []).get(stage.get("foreach", "")[6:-1], [None])  # of ${dag.x}
+        items = dag(N, [], directions=DIRECTIONS).get(stage.get("foreach", "")[6:-1], [None])  # of ${dag.x}
         for key, item in items.items() if isinstance(items, dict) else zip(items, items, strict=True):
             text = json.dumps(stage.get("do", stage)).replace("${N}", str(N))
             text = text.replace("${key}", str(key)).replace("${item}", str(item))
+            for field in item if isinstance(item, dict) else ():
+                text = text.replace(f"${{item.{field}}}", str(item[field]))
             stages[name if key is None else f"{name}@{key}"] = json.loads(text)
     return stages
 
@@ -183,7 +185,9 @@ def test_what_a_study_does_not_use_is_a_section_that_its_stages_do_not_read(name
     study, stages = STUDIES[name], stages_of(4)
     assert set(study["unused"]) <= set(yaml.safe_load((REPOSITORY / "params.yaml").read_text()))
     needed = needed_by(study["targets"], stages)
-    assert {"validate", "data", "finetune_range@1", "task_vector@4", "merge_uniform", "sample@ensemble"} <= needed
+    trained = {"finetune_own@pretrained"} if name == "neon" else {"finetune_range@1", "task_vector@4", "merge_uniform"}
+    assert {"validate", "data", *trained} <= needed
+    assert ("finetune_range@1" in needed) == (name != "neon")
     for stage in needed - {"validate"}:
         assert not set(stages[stage].get("params", [])) & set(study["unused"]), stage
 

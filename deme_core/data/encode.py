@@ -35,8 +35,10 @@ class EncodeParams:
     """Also encode each image mirrored, as finetune_range.horizontal_flip needs it: twice the time and disk."""
 
 
-def encode_parts(pipeline: Path, data: Path, params: EncodeParams, out: Path, checkpoints: Path = ROOT) -> None:
-    """Write the examples of each part of the data set to `out`, for `deme_core.data.examples.load_examples`.
+def encode_parts(
+    pipeline: Path, data: Path, params: EncodeParams, out: Path, checkpoints: Path = ROOT, parts: Sequence[str] = PARTS
+) -> None:
+    """Write the examples of parts of a data set to `out`, for `deme_core.data.examples.load_examples`.
 
     What was encoded before an interruption is not encoded again.
 
@@ -45,20 +47,20 @@ def encode_parts(pipeline: Path, data: Path, params: EncodeParams, out: Path, ch
     """
     out.mkdir(parents=True, exist_ok=True)
     if not is_text_to_image(pipeline):
-        for part in PARTS if is_main() else ():
+        for part in parts if is_main() else ():
             link_or_copy(data / f"{part}.safetensors", out / f"{part}.safetensors")
         return
     device = best_device()
     vae, text = Autoencoder(pipeline, device), TextEncoder(pipeline, device)
     frozen = frozen_hashes(pipeline)
     _, height, width = denoiser_shape(pipeline)
-    parts = {part: load_part(data, part) for part in PARTS}
-    for images in parts.values():
+    loaded = {part: load_part(data, part) for part in parts}
+    for images in loaded.values():
         _check(images, vae, (height, width), pipeline)
-    megabytes = _size(parts, vae, text, params) / 1e6
+    megabytes = _size(loaded, vae, text, params) / 1e6
     if is_main():
-        print(f"encoding {sum(map(len, parts.values())):,} images; this will take {megabytes:,.1f} MB on disk")
-    for part, images in parts.items():
+        print(f"encoding {sum(map(len, loaded.values())):,} images; this will take {megabytes:,.1f} MB on disk")
+    for part, images in loaded.items():
         identity = {"data": pixels_hash(images.pixels), "captions": images.captions, "flips": params.flips} | frozen
         work = work_dir("encode", identity, __file__, checkpoints)
         with only_one(work):

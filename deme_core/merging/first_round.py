@@ -11,6 +11,7 @@ from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Weights
 from deme_core.processes import is_main
 
+AWAY = "away"  # the method that searches a step away from own samples
 Score = Callable[[Weights, int], float]
 Gradient = Callable[[Weights, int], tuple[float, Sequence[float]]]
 
@@ -62,7 +63,7 @@ class FirstRound:
 
     def anchors(self) -> list[Weights]:
         """w = 0 and the uniform weights, in the free weights."""
-        return anchors(self.N, self.vectors)
+        return anchors(self.N, self.vectors, self.params.method)
 
     def full(self, w: Sequence[float]) -> Weights:
         """All weights."""
@@ -121,6 +122,6 @@ class FirstRound:
         self.bar.update(images)
 
 
-def anchors(free: int, N: int) -> list[Weights]:
-    """w = 0 and the uniform weights 1/N, in `free` weights."""
-    return [(0.0,) * free, (1 / N,) * free]
+def anchors(free: int, N: int, method: str = "") -> list[Weights]:
+    """w = 0 and the uniform weights 1/N, in `free` weights; −1/N where the step leads away from what was learned."""
+    return [(0.0,) * free, ((-1 if method == AWAY else 1) / N,) * free]

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from deme_core.errors import InputError
-from deme_core.merging.first_round import FirstRound, anchors
+from deme_core.merging.first_round import AWAY, FirstRound, anchors
 from deme_core.merging.objective import MergedLoss, Objective, score_weights
 from deme_core.merging.search_methods import METHODS, grid_points, nominate, scale_points, surrogate_trials
 from deme_core.merging.settings import SearchParams
@@ -195,6 +195,12 @@ def scale(params: SearchParams, N: int) -> SearchParams:
     return _rival(params, "scale", len(scale_points(N, params, anchors(N, N))))
 
 
+def away(params: SearchParams, N: int) -> SearchParams:
+    """The search for the length of a step away from own samples."""
+    points = replace(params, scales=tuple(-length for length in params.away))
+    return _rival(points, AWAY, len(scale_points(N, points, anchors(N, N, AWAY))))
+
+
 def greedy(params: SearchParams, N: int) -> SearchParams:
     """The greedy soup's search among N vectors."""
     return _rival(params, "greedy", 2 * N + 1)
@@ -202,6 +208,7 @@ def greedy(params: SearchParams, N: int) -> SearchParams:
 
 KINDS: dict[str, Callable[[SearchParams, int], SearchParams]] = {
     "deme": lambda params, N: params, "nonnegative": nonnegative, "scale": scale, "greedy": greedy,
+    "away": away,
 }  # fmt: skip
 
 

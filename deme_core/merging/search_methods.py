@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.stats import qmc
 
 from deme_core.merging import surrogate as quadratic
-from deme_core.merging.first_round import BudgetSpent, FirstRound, Nomination
+from deme_core.merging.first_round import AWAY, BudgetSpent, FirstRound, Nomination
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Weights
 
@@ -254,4 +254,4 @@ METHODS: dict[str, Method] = {
     "grid": grid, "coordinate": coordinate, "random": random, "halving": halving, "surrogate": surrogate,
     "cmaes": cmaes, "tpe": tpe, "gp": gp, "loss": loss, "gradient": gradient,
 }  # fmt: skip
-RIVAL_METHODS: dict[str, Method] = {"scale": scale, "greedy": greedy}
+RIVAL_METHODS: dict[str, Method] = {"scale": scale, AWAY: scale, "greedy": greedy}

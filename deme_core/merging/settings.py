@@ -32,6 +32,8 @@ class SearchParams:
     """Values that each weight may take in the methods `grid` and `coordinate`."""
     scales: tuple[float, ...]
     """For a rival's one task vector: values of its scale; 0 and 1 are always tried beside them."""
+    away: tuple[float, ...]
+    """For a step away from own samples: its lengths, in units of their task vector; 0 and 1 are tried beside them."""
     seed: int
     """Of the candidates that a method draws."""
     finalists: int
@@ -53,6 +55,10 @@ class SearchParams:
             f"must lie within bounds = {list(self.bounds)}",
         )  # fmt: skip
         check(all(map(math.isfinite, self.scales)), "merge_search.scales", list(self.scales), "must be finite numbers")
+        check(
+            all(0 < length < math.inf for length in self.away), "merge_search.away", list(self.away),
+            "must be finite lengths above 0",
+        )  # fmt: skip
         given = [w for w in self.fixed or () if w is not None]
         check(all(map(math.isfinite, given)), "merge_search.fixed", given, "must be finite numbers or null")
         check(

@@ -22,7 +22,7 @@ from deme_core.report.artefacts import (
     optimizer_artefacts,
 )
 from deme_core.report.costs import Counts, Measured, measure
-from deme_core.sampling.settings import SampleParams, SamplerParams
+from deme_core.sampling.settings import OwnParams, SampleParams, SamplerParams
 from deme_core.stage import run_params
 from deme_core.training.scratch import PretrainParams
 from deme_core.training.settings import TrainingParams
@@ -37,6 +37,7 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     top, pretrain = run_params(params), section(params, "pretrain_load", PretrainParams)
     training, sampler = section(params, "finetune_range", TrainingParams), section(params, "sampler", SamplerParams)
     search, sample = section(params, "merge_search", SearchParams), section(params, "sample", SampleParams)
+    own = section(params, "own_samples", OwnParams)
     features, prompts = section(params, "reference", FeatureParams), prompt_params(params)
     found = artefacts(section(params, "data", DataParams), pretrain, features, prompts)
     found += judge_artefacts(section(params, "judges", JudgeParams))
@@ -44,7 +45,9 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     found += measure_artefacts(prompts, section(params, "clip_score", ClipScoreParams))
     found = list(dict.fromkeys(found))  # packages that several parts need
     prompted = {name: _prompted(name, own) for name, own in prompts.items()}
-    counts = Counts.of(top.N, params["dag"], training, search, sampler, sample, sum(n or 0 for n in prompted.values()))
+    counts = Counts.of(
+        top.N, params["dag"], training, search, sampler, sample, own, sum(n or 0 for n in prompted.values())
+    )
     lines = [
         f"{top.name}: what it needs",
         *map(_artefact_line, found),

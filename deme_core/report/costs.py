@@ -20,7 +20,7 @@ from deme_core.hub_layouts import import_pipeline
 from deme_core.merging.search import KINDS
 from deme_core.merging.settings import SearchParams
 from deme_core.sampling.sample import cost
-from deme_core.sampling.settings import SampleParams, SamplerParams
+from deme_core.sampling.settings import OwnParams, SampleParams, SamplerParams
 from deme_core.training.settings import TrainingParams
 
 LONG_ENOUGH = 1.0  # seconds of a measurement
@@ -38,24 +38,24 @@ class Counts:
     searched: int
     """Images that the searches sample, at most."""
     sampled: int
-    """Images that are sampled for the evaluation, those of prompt sets included as far as their number is known."""
+    """Images that are sampled to be measured or trained on, those of prompt sets included as far as they are known."""
     calls: int
     """Network calls an image."""
 
     @classmethod
     def of(
         cls, N: int, dag: dict[str, Any], training: TrainingParams, search: SearchParams, sampler: SamplerParams,
-        sample: SampleParams, prompted: int = 0,
+        sample: SampleParams, own: OwnParams, prompted: int = 0,
     ) -> "Counts":  # fmt: skip
         """Of a run of N ranges whose stages the section `dag` names; `prompted` images of prompt sets a model."""
-        steps = (1 + len(dag["finetunes"])) * N * training.iterations
+        steps = ((1 + len(dag["finetunes"])) * N + len(dag["own"])) * training.iterations
         kinds = ["deme", *(row["kind"] for row in dag["searches"].values())]
-        searches = [KINDS[kind](search, 1 if kind == "scale" else N) for kind in kinds]
+        searches = [KINDS[kind](search, 1 if kind in ("scale", "away") else N) for kind in kinds]
         searched = sum(params.budget + (params.finalists + 2) * params.final_images for params in searches)
         return cls(
             trained=steps * training.batch_size * training.gradient_accumulation,
             searched=searched,
-            sampled=len(dag["sampled"]) * (sample.images + prompted),
+            sampled=len(dag["sampled"]) * (sample.images + prompted) + len(dag["own"]) * (own.whole),
             calls=sampler.calls,
         )
 

@@ -1,14 +1,15 @@
 """The reports of the studies, over several trainings each: Tables 1 and 3 and Fig. 9 of the paper."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from deme_core.dag import is_random, is_rival
+from deme_core.dag import MATCHED, NEON, is_random, is_rival
 from deme_core.metrics.intervals import Interval, block_interval
 from deme_core.metrics.verdict import JUDGE, Verdict, log_ratios, percent
 from deme_core.report.figures import forest, sensitivity_curves
@@ -24,6 +25,7 @@ PAPER_TABLE1 = {
 }  # fmt: skip
 PAPER_TABLE3 = {"1": "4.40", "2": "4.45", "3": "4.32", "4": "4.27", "5": "3.87"}
 UNTRAINED, TRAIN = "pretrained", "train"
+Claim = tuple[str, str, str]  # what is said, of which model, beside which other
 INTERVALS = (
     "cover both the luck of training (seeds) and that of sampling (blocks of noise, which all models share); none is"
     " widened for the number of comparisons"
@@ -69,13 +71,18 @@ def scores_of(table: pd.DataFrame) -> Scores:
     return found
 
 
-def table1(table: pd.DataFrame, picture: Path) -> str:
-    """Every model beside the pretrained one, and the searched merge beside every other."""
-    scores, deme = scores_of(table), "merged"
-    seeds = sorted(table["seed"].unique())
-    shown_beside = {m: against(scores, deme, m, TRAIN) for m in scores if m != deme}
+def contest(table: pd.DataFrame, picture: Path, leading: str, title: str, claims: Sequence[Claim]) -> str:
+    """Every model beside the pretrained one, and the leading one beside every other.
+
+    Args:
+        claims: what is said to hold of the models.
+    """
+    scores, name = scores_of(table), model_name(leading)
+    shown_beside = {m: against(scores, leading, m, TRAIN) for m in scores if m != leading}
     lines = []
     for heading, belongs in (("rivals", is_rival), ("random vectors", is_random)):
+        if not any(map(belongs, shown_beside)):
+            continue
         groups: dict[str, list[str]] = {"better than": [], "no difference shown to": [], "worse than": []}
         for model, beside in shown_beside.items():
             if belongs(model):
@@ -86,39 +93,37 @@ def table1(table: pd.DataFrame, picture: Path) -> str:
         lines += [f"- {heading}, {word}: {', '.join(group) or 'none'}" for word, group in groups.items()]
     forest(
         picture,
-        {model_name(m): (own.change, _by_seed(scores, deme, m)) for m, own in shown_beside.items()},
-        "DeMe against the model, change in % by all judges",
-        "Searched DeMe merge against each model; left: DeMe is better",
+        {model_name(m): (own.change, _by_seed(scores, leading, m)) for m, own in shown_beside.items()},
+        "change in % by all judges",
+        f"{name}, against each model; left: it is better",
     )
     return "\n\n".join(
         [
-            f"# Table 1: DeMe, its rivals and the null over {len(seeds)} training seeds",
-            _claims(scores),
-            "DeMe merged with searched weights beside the others, on the training part, by the interval of the mean of"
-            " all judges:",
+            f"# {title} over {table['seed'].nunique()} training seeds",
+            _claims(scores, claims, leading),
+            f"{name}, beside the others, on the training part, by the interval of the mean of all judges:",
             "\n".join(lines),
-            f"![DeMe against each model]({picture.name})",
+            f"![{name}, against each model]({picture.name})",
             markdown(*judged(scores)),
             f"{HOW_TO_READ} and {INTERVALS}. Random vectors are drawn anew for each training seed.",
             "## Seed by seed, and beside other measures",
             markdown(*_measures(table, scores)),
-            "Lower is better, but for recall. All trainings start from the same pretrained model and make the same"
-            " number of steps with the same optimizer, batches and EMA; every searched row had a search with as many"
-            " images, at least, as DeMe's. The search's own extractor is what the searches optimised, and no evidence."
+            "Lower is better, but for recall. All trainings start from the same pretrained model, with the same"
+            " optimizer, batches and EMA; every searched row had a search with as many images, at least, as DeMe's."
+            " The search's own extractor is what the searches optimised, and no evidence."
             f" Copy rate of real held-out images: {_real_copies(table)}.",
-            f"Weights that the searches found: {_weights(table)}.",
+            f"Weights that the searches found for it: {_weights(table, leading)}.",
         ]
     )
 
 
-def _claims(scores: Scores) -> str:
-    """Which of the paper's claims hold here, by all judges on the training part."""
+def _claims(scores: Scores, claims: Sequence[Claim], leading: str) -> str:
+    """Which claims hold here, by all judges on the training part."""
     rivals = [model for model in scores if is_rival(model)]
     best = min(rivals, key=lambda model: against(scores, model, UNTRAINED, TRAIN).change.value, default=None)
-    claims = [("ensemble better than base", "ensemble", UNTRAINED), ("merged better than base", "merged", UNTRAINED)]
-    claims += [(f"merged better than the best rival, {model_name(best)}", "merged", best)] if best else []
-    lines = ["The paper's claims, by the mean of all judges on the training part:", ""]
-    for claim, model, other in claims:
+    beside = [(f"{leading} better than the best rival, {model_name(best)}", leading, best)] if best else []
+    lines = ["What holds, by the mean of all judges on the training part:", ""]
+    for claim, model, other in [*claims, *beside]:
         found = against(scores, model, other, TRAIN)
         said = "holds" if found.change.high < 0 else "the opposite is shown" if found.worse else "not shown"
         lines.append(f"- {claim}: **{said}**, {shown(found.change)}; {_agreeing(found)}")
@@ -227,7 +232,19 @@ CHANGE = (
 )
 MERGES = ("ensemble", "merged_uniform")
 REPORTS: dict[str, Callable[[pd.DataFrame, Path], str]] = {
-    "table1": table1, "ablation": ablation, "sensitivity": sensitivity,
+    "table1": partial(
+        contest, leading="merged", title="Table 1: DeMe, its rivals and the null",
+        claims=[("ensemble better than base", "ensemble", UNTRAINED), ("merged better than base", "merged", UNTRAINED)],
+    ),
+    "neon": partial(
+        contest, leading=NEON, title="Away from own samples: Neon",
+        claims=[
+            ("neon better than base", NEON, UNTRAINED),
+            ("neon better than brightness and contrast alone", NEON, MATCHED),
+        ],
+    ),
+    "ablation": ablation,
+    "sensitivity": sensitivity,
 }  # fmt: skip
 
 
@@ -240,8 +257,8 @@ def _real_copies(table: pd.DataFrame) -> str:
     return f"{100 * table['copy_rate_real'].iloc[0]:.1f} %" if "copy_rate_real" in table else "none held out"
 
 
-def _weights(table: pd.DataFrame) -> str:
-    found = table[table["model"] == "merged"]
+def _weights(table: pd.DataFrame, model: str) -> str:
+    found = table[table["model"] == model]
     return "; ".join(f"seed {seed}: {weights}" for seed, weights in zip(found["seed"], found["weights"], strict=True))
 
 

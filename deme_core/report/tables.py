@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deme_core.dag import MATCHED, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, is_random
+from deme_core.dag import MATCHED, NEON, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, is_random
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import uncovered
 from deme_core.report.text import PARTS, SCALED, markdown, model_name, number
@@ -46,6 +46,8 @@ def training_steps(model: str, N: int, iterations: int) -> str:
     """Optimizer steps behind a model, by trainings: the same sum for all that were trained."""
     if model in ("pretrained", MATCHED) or is_random(model):
         return "—"
+    if model == NEON:
+        return f"{iterations:,}"
     several = model.removesuffix(SCALED) in (*OWN, SOUP_FULL_RANGE, SOUP_GREEDY)
     return f"{N} × {iterations:,}" if several else f"{N * iterations:,}"
 

@@ -2,7 +2,7 @@
 
 import math
 
-from deme_core.dag import MATCHED, NONNEGATIVE, RANDOM, is_random
+from deme_core.dag import MATCHED, NEON, NONNEGATIVE, RANDOM, is_random
 
 MODELS = {
     "pretrained": "pretrained",
@@ -17,6 +17,7 @@ MODELS = {
     "soup_full_range": "soup of N full-range finetunes",
     "soup_greedy": "greedy soup of the experts",
     "loss_equivalent": "loss equivalent of the merge",
+    NEON: "away from own samples, searched step (Neon)",
     MATCHED: "pretrained, brightness and contrast of the data",
 }
 SCALED = "+scale"

@@ -21,7 +21,14 @@ from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import check, check_keys, section
 from deme_core.prompts.table import prompt_params
 from deme_core.sampling.conditions import check_prompts
-from deme_core.sampling.settings import GateParams, LossMatrixParams, SampleParams, SamplerParams, check_gate
+from deme_core.sampling.settings import (
+    GateParams,
+    LossMatrixParams,
+    OwnParams,
+    SampleParams,
+    SamplerParams,
+    check_gate,
+)
 from deme_core.stage import RunParams, run_params
 from deme_core.training.rivals import RivalParams, check_schedule
 from deme_core.training.scratch import PretrainParams
@@ -32,6 +39,7 @@ SECTIONS = {
     "finetune_rival": RivalParams, "merge_search": SearchParams, "merge": MergeParams, "sampler": SamplerParams,
     "sample": SampleParams, "evaluate": EvaluateParams, "calibrate": CalibrateParams, "loss_matrix": LossMatrixParams,
     "encode": EncodeParams, "clip_score": ClipScoreParams, "judges": JudgeParams, "gate": GateParams,
+    "own_samples": OwnParams,
 }  # fmt: skip
 
 
@@ -44,7 +52,7 @@ def check_params(params: dict[str, Any]) -> None:
     check_keys(params, [*RunParams.__dataclass_fields__, *SECTIONS, "prompts", "dag", "inputs"])
     top, sets = run_params(params), prompt_params(params)
     references = {name: own.reference for name, own in sets.items()}
-    check_dag(params.get("dag"), top.N, top.rivals, references, top.random_draws)
+    check_dag(params.get("dag"), top.N, top.rivals, references, top.random_draws, top.directions)
     parsed: dict[str, Any] = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
     check((data := parsed["data"].source) in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
     kinds, texts = [s["kind"] for s in params["dag"]["searches"].values()], parsed["sample"].prompts is not None

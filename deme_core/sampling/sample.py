@@ -27,9 +27,10 @@ from deme_core.work import only_one, work_dir
 
 
 def sample_model(
-    model: Path, pretrained: Path, params: SamplerParams, images: int, out: Path, prompts: Sequence[str] = ()
-) -> None:
-    """Write `images` images of the evaluation seeds to `out`: archives, protocol.json and preview.png.
+    model: Path, pretrained: Path, params: SamplerParams, images: int, out: Path, prompts: Sequence[str] = (),
+    seeds: SeedBlock = SeedBlock.EVALUATION, first: int = 0,
+) -> None:  # fmt: skip
+    """Write the images `first` … `first + images − 1` of a seed block to `out`: archives, protocol.json, preview.png.
 
     Args:
         model: a pipeline directory, or the folder of the experts 1 … N for the ensemble.
@@ -41,21 +42,21 @@ def sample_model(
     sampler = Sampler.of(pretrained, params, device, prompts)
     identity = {
         "weights": [weights_hash(weights_file(folder)) for folder in folders],
-        "bounds": ranges and ranges.bounds, "images": images,
+        "bounds": ranges and ranges.bounds, "images": images, "seeds": [seeds.name, first],
     } | sampler.identity  # fmt: skip
     work = work_dir("sample", identity, __file__)
     with only_one(work):
         models = [load_denoiser(folder) for folder in folders]
         denoise = ensemble(models, ranges, device) if ranges else single(models[0], device)
         rank, world = process.process_index, process.num_processes
-        write_missing(sampler, denoise, images, work, rank, world, named(folders, ranges))
+        write_missing(sampler, denoise, images, work, rank, world, named(folders, ranges), seeds, first)
         process.wait_for_everyone()
     if process.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         for archive in sorted(work.glob("*.zip")):
             shutil.move(archive, out / archive.name)
         shutil.rmtree(work)
-        protocol = {"images": images, "seed_block": SeedBlock.EVALUATION.name, "sampler": asdict(params)}
+        protocol = {"images": images, "seed_block": seeds.name, "sampler": asdict(params)}
         protocol |= {"device": device_name(device)}
         if prompts:
             protocol |= {"prompts": len(prompts), "prompts_sha256": sampler.conditions.sha256}
@@ -90,13 +91,15 @@ def write_missing(
     rank: int = 0,
     world: int = 1,
     name: Name = unnamed,
+    seeds: SeedBlock = SeedBlock.EVALUATION,
+    first: int = 0,
 ) -> None:
     """Write the archives 0, 1, … that are this process's (number ≡ rank modulo world) and not there yet."""
     numbers = range(rank, -(-images // PER_ARCHIVE), world)
     todo = [number for number in numbers if not (directory / f"{number:04d}.zip").is_file()]
-    spans = [range(k * PER_ARCHIVE, min((k + 1) * PER_ARCHIVE, images)) for k in todo]
+    spans = [range(first + k * PER_ARCHIVE, first + min((k + 1) * PER_ARCHIVE, images)) for k in todo]
     bar = tqdm(todo, desc="sampling", unit="archive", disable=rank != 0)
-    for number, pixels in zip(bar, sampler.spans(denoise, SeedBlock.EVALUATION, spans, name), strict=True):
+    for number, pixels in zip(bar, sampler.spans(denoise, seeds, spans, name), strict=True):
         write_archive(directory, number, pixels)
 
 

@@ -1,4 +1,4 @@
-"""Sections `sampler`, `sample`, `loss_matrix` and `gate`."""
+"""Sections `sampler`, `sample`, `own_samples`, `loss_matrix` and `gate`."""
 
 import math
 from dataclasses import dataclass
@@ -65,6 +65,31 @@ class SampleParams:
 
     def __post_init__(self) -> None:
         check(self.images >= 1, "sample.images", self.images, "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnParams:
+    """Section `own_samples`."""
+
+    images: int
+    """That the pretrained model makes to be trained on, from seeds that nothing else uses."""
+
+    def __post_init__(self) -> None:
+        check(self.images >= 10, "own_samples.images", self.images, "must be at least 10")
+
+    @property
+    def validation(self) -> int:
+        """Images beside them, which no training sees."""
+        return self.images // 10
+
+    @property
+    def whole(self) -> int:
+        """All images."""
+        return self.images + self.validation
+
+    def first(self, seed: int) -> int:
+        """The number of the first image in its seed block: another training seed has other images."""
+        return seed * self.whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,54 @@
+"""Direction `self`: a finetune on the pretrained model's own samples, from which a merge leads away.
+
+Alemohammad et al. 2025, "Neon: Negative Extrapolation from Self-Training Improves Image Generation" (arXiv 2510.03597):
+θ_s is θ finetuned on samples of θ, and (1 + w)θ − wθ_s is the better model. Here that is the merge θ − wτ with
+τ = θ_s − θ. No real image is needed, but to choose w and to measure.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from deme_core.checkpoints import train_timesteps
+from deme_core.data.examples import Examples
+from deme_core.data.images import Images, save_part
+from deme_core.training.finetune import Curve, finetune
+from deme_core.training.settings import TrainingParams
+from deme_core.work import ROOT
+
+PARTS = ("train", "validation")
+
+
+def save_own_parts(
+    archives: Iterator[torch.Tensor], validation: int, prompts: Sequence[str], first: int, out: Path
+) -> None:  # fmt: skip
+    """Write own samples as the parts of a data set; the last `validation` of them are the part that no training sees.
+
+    Args:
+        archives: uint8 [n, C, H, W] each.
+        prompts: of a text-to-image model; sample k of the seed block has prompt k modulo their number.
+        first: the first sample's number in its seed block.
+    """
+    pixels = torch.cat(list(archives))
+    captions = tuple((prompts[k % len(prompts)],) for k in range(first, first + len(pixels))) if prompts else None
+    images = Images(pixels, torch.full((len(pixels),), -1), captions)
+    for part, index in zip(PARTS, torch.arange(len(pixels)).split([len(pixels) - validation, validation]), strict=True):
+        save_part(out, part, images.subset(index))
+
+
+def finetune_own(
+    pretrained: Path, examples: Examples, params: TrainingParams, out: Path, *, seed: int, checkpoints: Path = ROOT
+) -> Curve:
+    """Finetune on own samples: all timesteps, the plain loss, as many steps as one expert; the denoiser goes to `out`.
+
+    Args:
+        examples: own samples.
+    """
+    T = train_timesteps(pretrained)
+    return finetune(
+        pretrained, examples, replace(params, consistency=0.0, projection="none"), out, own=(0, T), p=0.0, seed=seed,
+        label="own samples", recipe={"direction": "self", "bounds": [0, T], "range": 1, "p": 0.0, "seed": seed},
+        checkpoints=checkpoints,
+    )  # fmt: skip

@@ -1,0 +1,67 @@
+"""Direction `self`: own samples on seeds of their own, a plain finetune on them, and a search that leads away."""
+
+from pathlib import Path
+
+import torch
+from conftest import sampler_params, training_params
+
+from deme_core.checkpoints import WEIGHTS, denoiser_dir, load_denoiser
+from deme_core.data.examples import Pixels
+from deme_core.data.images import load_part
+from deme_core.merging.task_vectors import write_task_vector
+from deme_core.sampling.archive import read_images, read_protocol
+from deme_core.sampling.generate import Sampler, single
+from deme_core.sampling.sample import sample_model
+from deme_core.sampling.settings import OwnParams
+from deme_core.seeds import SeedBlock
+from deme_core.tensors import read_recipe
+from deme_core.training.own_samples import finetune_own, save_own_parts
+
+CPU = torch.device("cpu")
+
+
+def test_own_samples_come_from_their_own_seeds_another_training_seed_has_others(
+    pipeline: Path, empty_folder: Path
+) -> None:
+    own, params = OwnParams(images=20), sampler_params(block=4)
+    assert (own.validation, own.whole, own.first(0), own.first(3)) == (2, 22, 0, 66)
+    sample_model(pipeline, pipeline, params, own.whole, empty_folder / "a", (), SeedBlock.OWN, own.first(1))
+    found = torch.cat(list(read_images(empty_folder / "a", own.whole)))
+    sampler = Sampler.of(pipeline, params, CPU)
+    denoise = single(load_denoiser(denoiser_dir(pipeline)), CPU)
+    assert torch.equal(found, sampler.images(denoise, SeedBlock.OWN, 22, 22))
+    assert not torch.equal(found, sampler.images(denoise, SeedBlock.EVALUATION, 22, 22))
+    assert read_protocol(empty_folder / "a")["seed_block"] == "OWN"
+
+
+def test_the_last_own_samples_are_kept_from_the_training(empty_folder: Path) -> None:
+    pixels = torch.arange(11, dtype=torch.uint8).view(11, 1, 1, 1)
+    save_own_parts(iter(pixels.split(4)), 2, (), 0, empty_folder)
+    train, validation = (load_part(empty_folder, part) for part in ("train", "validation"))
+    assert train.pixels.flatten().tolist() == list(range(9))
+    assert validation.pixels.flatten().tolist() == [9, 10]
+    assert train.captions is None
+
+
+def test_own_samples_keep_the_captions_that_they_were_made_with(empty_folder: Path) -> None:
+    """Sample k of the seed block has prompt k modulo their number, wherever the samples begin."""
+    save_own_parts(iter([torch.zeros(4, 1, 1, 1, dtype=torch.uint8)]), 1, ("a", "b", "c"), 5, empty_folder)
+    assert load_part(empty_folder, "train").prompts == ("c", "a", "b")
+    assert load_part(empty_folder, "validation").prompts == ("c",)
+
+
+def test_the_finetune_is_plain_and_gives_a_task_vector(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> None:
+    """The teacher and the projection of the params are DeMe's: with other ones the bytes are the same."""
+    files = []
+    for name, changes in (("a", {}), ("b", {"consistency": 0.0, "projection": "none"})):
+        finetune_own(
+            pipeline, Pixels(digits), training_params(**changes), tmp_path / name / "1", seed=0,
+            checkpoints=tmp_path / "work",
+        )  # fmt: skip
+        files.append(tmp_path / name / "1" / WEIGHTS)
+    weights = [load_denoiser(file.parent).state_dict() for file in files]
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    recipe = read_recipe(files[0])
+    assert (recipe["direction"], recipe["bounds"], recipe["p"]) == ("self", [0, 1000], 0.0)
+    write_task_vector(denoiser_dir(pipeline), files[0].parent, tmp_path / "1.safetensors")
+    assert read_recipe(tmp_path / "1.safetensors")["direction"] == "self"

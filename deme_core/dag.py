@@ -63,6 +63,7 @@ def dag(
         sampled: those of them that are sampled -> the same path, below models/ as well.
         random: every draw of the null -> its number.
         own: whom samples of its own are made for: the pretrained model, or nobody.
+        own_gate: what the gate measured on them; of a run without them what is there anyway.
         full_range: the denoisers of that rival, which the gate compares with; of a run without it what is there anyway.
         finetunes: every rival that is trained -> what its training waits for beside data and base.
         searches: every model that a search beside DeMe's makes -> the vectors that it combines, its kind (a row of
@@ -98,7 +99,7 @@ def dag(
     if own_samples:
         searches[NEON] = {"kind": "away", "vectors": "models/own"}
     for made in searches.values():
-        made["after"] = UNCHANGING if made["kind"] == "away" else f"models/n{N}/experts.passed"
+        made["after"] = "models/own.passed" if made["kind"] == "away" else f"models/n{N}/experts.passed"
     sampled = {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in [*own, *finetunes, *searches]}
     sets = {name: reference or UNCHANGING for name, reference in (references or {}).items()}
     return {
@@ -107,6 +108,7 @@ def dag(
         "sampled": sampled,
         "random": random,
         "own": ["pretrained"] if own_samples else [],
+        "own_gate": "reports/own_experts.csv" if own_samples else "reports/experts.csv",
         "full_range": f"models/n{N}/rivals/full_range" if "full_range" in finetunes else "data/examples",
         "finetunes": finetunes,
         "searches": searches,

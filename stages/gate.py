@@ -1,4 +1,4 @@
-"""Has each expert learned its own range? Its validation loss against the base's, before any search spends time."""
+"""Has each expert learned its own range, or own samples? Its validation loss against the base's, before the search."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--examples", type=Path, required=True, help="output of the stage encode")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--experts", type=Path, required=True, help="folder of the experts 1 … N")
-    parser.add_argument("--full-range", type=Path, required=True, help="rival full_range, read where the run has it")
+    parser.add_argument("--full-range", type=Path, help="rival full_range, read where the run has it")
     parser.add_argument("--out", type=Path, required=True, help="CSV, one row an expert and model compared with")
     parser.add_argument("--passed", type=Path, required=True, help="written once the search may go on, always the same")
     args = parser.parse_args()
@@ -25,7 +25,8 @@ def main() -> None:
     gate = section(params, "gate", GateParams)
     for out in (args.out, args.passed):
         out.parent.mkdir(parents=True, exist_ok=True)
-    others = {"full_range": args.full_range / "1"} if "full_range" in run_params(params).rivals else {}
+    compared = args.full_range is not None and "full_range" in run_params(params).rivals
+    others = {"full_range": args.full_range / "1"} if compared else {}
     table = NOT_MEASURED
     if gate.must_win != "ignore":
         examples = load_examples(args.examples, "validation")

@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--loss-matrix", type=Path, required=True, help="output of the stage loss_matrix")
     parser.add_argument("--search", type=Path, required=True, help="output of the stage merge_search")
     parser.add_argument("--experts", type=Path, required=True, help="output of the stage gate")
+    parser.add_argument("--own-experts", type=Path, required=True, help="of gate_own, read where the run has it")
     parser.add_argument("--judged", type=Path, required=True, help="folder of the outputs of the stages judge")
     parser.add_argument("--real", type=Path, required=True, help="statistics of the stage judge_reference")
     parser.add_argument("--calibration", type=Path, required=True, help="output of the stage calibrate")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hypothesis import settings
 from torch.profiler import ProfilerActivity, profile
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, save_denoiser, weights_file
+from deme_core.dag import DIRECTIONS, dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import read_digits
 from deme_core.inputs import inputs
@@ -221,6 +223,9 @@ def link_judges(folder: Path) -> None:
     (folder / "zoo").mkdir(exist_ok=True)
     if not (folder / "zoo" / "judges").exists():
         (folder / "zoo" / "judges").symlink_to(REPOSITORY / "zoo" / "judges")
+
+
+whole_dag = partial(dag, directions=DIRECTIONS)  # the section of a run that asks for every direction, as the default
 
 
 def run_dag(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> set[str]:

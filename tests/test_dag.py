@@ -31,6 +31,7 @@ def test_without_rivals_there_are_the_ranges_and_the_models_of_deme() -> None:
         },
         "random": {"random1": 1},
         "own": [],
+        "own_gate": "reports/experts.csv",
         "full_range": "data/examples",
         "finetunes": {},
         "searches": {"random1": {"kind": "deme", "vectors": "models/n2/random/1", "after": passed(2)}},
@@ -137,7 +138,7 @@ def test_the_paths_of_two_N_never_meet() -> None:
 def test_own_samples_give_one_more_model() -> None:
     without, section = dag(2, ["full_range"]), dag(2, ["full_range"], directions=("self", "range"))
     assert section["own"] == ["pretrained"]
-    assert section["searches"]["neon"] == {"kind": "away", "vectors": "models/own", "after": UNCHANGING}
+    assert section["searches"]["neon"] == {"kind": "away", "vectors": "models/own", "after": "models/own.passed"}
     assert section["models"].keys() - without["models"].keys() == {"neon"}
     assert not is_rival("neon")
     check_dag(section, 2, ["full_range"], directions=("self", "range"))

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, run_dag
+from conftest import REPOSITORY, run_dag, whole_dag
 from test_hub_layouts import GEOMETRIES, write_flat
 from test_image_sources import BROKEN, encoded, noise, users_images, write_folder
 from test_pipeline import TOY
-
-from deme_core.dag import dag
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -26,7 +24,7 @@ def test_every_stage_runs_on_a_replica_and_pictures_of_any_kind(
     (empty_folder / "judges" / "pixels" / "config.json").write_text('{"_class_name": "Pixels", "side": 4}')
     data = {"source": "folder", "path": "pictures", "size": GEOMETRIES[geometry]["sample_size"], "held_out": 0.2}
     changes = TOY | {
-        "dag": dag(2, ["full_range"]), "rivals": ["full_range"], "reference": {"extractor": str(rgb_extractor)},
+        "dag": whole_dag(2, ["full_range"]), "rivals": ["full_range"], "reference": {"extractor": str(rgb_extractor)},
         "judges": {"folder": "judges", "development": "judges"},
         "data": data | {"unreadable": "skip"}, "pretrain_load": {"source": "flat"}, "sample": {"images": 40},
         "finetune_range": {"iterations": 2, "batch_size": 2, "log_every": 1, "checkpoint_every": 2},

@@ -50,7 +50,11 @@ SEARCHES = {"merge_search", "merge_search_rival@soup_greedy", "merge_search_riva
 
 def params_with(changes: dict[str, Any], root: Path = Path()) -> dict[str, Any]:
     """The params of the default, keys of some sections changed, with `dag` and `inputs` to match."""
-    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text()) | {"N": 1, "rivals": RIVALS}
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text()) | {
+        "N": 1,
+        "rivals": RIVALS,
+        "directions": ["range"],
+    }
     for name, own in changes.items():
         params[name] = own if name == "prompts" else params[name] | own
     references = {name: own.get("reference") for name, own in params["prompts"].items()}

@@ -209,11 +209,14 @@ def test_an_expert_that_lost_stands_in_capitals() -> None:
         [2, "[500, 1000)", "pretrained", 0.1, 0.1, 0.5, -1, 2, False],
     ]
     columns = ["expert", "range", "against", "loss", "loss_against", "change", "low", "high", "wins"]
-    text = "\n".join(experts_section(pd.DataFrame(rows, columns=columns), "warn"))
+    experts = pd.DataFrame(rows, columns=columns)
+    text = "\n".join(experts_section(experts, experts[:1].assign(range="[0, 1000)"), "warn"))
+    assert "| own samples: [0, 1000) | pretrained |" in text
     assert "EXPERT 2 DOES NOT BEAT THE BASE ON ITS OWN RANGE [500, 1000)" in text
     assert "EXPERT 1" not in text
     assert "−3.00 % [−4.00, −2.00]" in text
-    assert "Not measured" in experts_section(pd.DataFrame(rows[:0], columns=columns), "ignore")[1]
+    assert "own samples:" not in "\n".join(experts_section(experts, experts[:0], "warn"))
+    assert "Not measured" in experts_section(experts[:0], experts[:0], "ignore")[1]
 
 
 def test_statistics_by_hand() -> None:

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY, files_of, write_pipeline
+from conftest import REPOSITORY, files_of, whole_dag, write_pipeline
 from diffusers import DiffusionPipeline
 
 from deme_core.checkpoints import WEIGHTS, load_denoiser
-from deme_core.dag import DEME, RIVALS, dag
+from deme_core.dag import DEME, RIVALS
 from deme_core.metrics.intervals import paired_interval
 from deme_core.tensors import read_recipe, weights_hash
 
@@ -33,14 +33,16 @@ TOY = {
     "name": "toy",
     "N": 2,
     "rivals": [],
-    "dag": dag(2, []),
+    "dag": whole_dag(2, []),
     "reference": {"extractor": "zoo/digits-features"},
     "pretrain_load": {"source": "zoo/digits-ddpm"},
     "finetune_range": {"iterations": 4, "batch_size": 8, "log_every": 2, "checkpoint_every": 4},
     "merge_search": {
-        "method": "grid", "budget": 100, "images": 20, "values": [0.0, 0.5], "scales": [0.5, 1.0], "finalists": 1,
+        "method": "grid", "budget": 100, "images": 20, "values": [0.0, 0.5], "scales": [0.5, 1.0], "away": [0.5],
+        "finalists": 1,
         "final_images": 80, "final_blocks": 2,
     },
+    "own_samples": {"images": 20},
     "sampler": {"steps": 2, "block": 20},
     "sample": {"images": 120},
     "gate": {"draws": 1, "must_win": "warn"},
@@ -120,7 +122,7 @@ def finished(first: tuple[Path, list[str]], tmp_path: Path) -> Path:
 
 def every_stage(N: int, rivals: Sequence[str] = ()) -> list[str]:
     """The stages of dvc.yaml with their foreach spelled out: over a list its entries, over a section its keys."""
-    section = {f"${{dag.{name}}}": items for name, items in dag(N, rivals).items()} | {"${inputs.prompts}": []}
+    section = {f"${{dag.{name}}}": items for name, items in whole_dag(N, rivals).items()} | {"${inputs.prompts}": []}
     items = {name: section[stage["foreach"]] if "foreach" in stage else None for name, stage in DAG.items()}
     names = [name for name, each in items.items() if each is None]
     return names + [f"{name}@{item}" for name, each in items.items() if each is not None for item in each]
@@ -128,13 +130,13 @@ def every_stage(N: int, rivals: Sequence[str] = ()) -> list[str]:
 
 def choose_rivals(project: Path, rivals: list[str]) -> None:
     """What `dvc exp run -S rivals=…` composes into params.yaml."""
-    change_params(project, {"rivals": rivals, "dag": dag(2, rivals)})
+    change_params(project, {"rivals": rivals, "dag": whole_dag(2, rivals)})
 
 
 @pytest.mark.parametrize(("N", "rivals"), [(1, []), (8, []), (2, CORE), (4, list(RIVALS))])
 def test_the_stages_follow_N_and_the_rivals(toy: Path, tmp_path: Path, N: int, rivals: list[str]) -> None:
     shutil.copytree(toy, tmp_path / "project")
-    change_params(tmp_path / "project", {"N": N, "rivals": rivals, "dag": dag(N, rivals)})
+    change_params(tmp_path / "project", {"N": N, "rivals": rivals, "dag": whole_dag(N, rivals)})
     run = dvc(tmp_path / "project", "stage", "list", "--name-only")
     assert run.returncode == 0, run.stdout
     assert sorted(run.stdout.split()) == sorted(every_stage(N, rivals))
@@ -211,7 +213,7 @@ class TestFinished:
 
     def test_metrics_of_all_models_have_the_same_keys_and_are_finite(self, first: tuple[Path, list[str]]) -> None:
         metrics = {path.stem: json.loads(path.read_text()) for path in (first[0] / "metrics").glob("*.json")}
-        assert sorted(metrics) == sorted(dag(2, [])["models"])
+        assert sorted(metrics) == sorted(whole_dag(2, [])["models"])
         assert len({tuple(values) for values in metrics.values()}) == 1
         for values in metrics.values():
             assert not any(isinstance(value, dict | list) for value in values.values())
@@ -337,7 +339,7 @@ class TestRivals:
         assert sorted(rivals[1]) == sorted(every_stage(2, RIVALS))
 
     def test_every_model_is_measured_alike(self, rivals: tuple[Path, list[str]]) -> None:
-        models = dag(2, RIVALS)["models"]
+        models = whole_dag(2, RIVALS)["models"]
         metrics = {path.stem: json.loads(path.read_text()) for path in (rivals[0] / "metrics").glob("*.json")}
         assert sorted(metrics) == sorted(models)
         assert len({tuple(values) for values in metrics.values()}) == 1
@@ -352,7 +354,7 @@ class TestRivals:
         assert len(trained) == 7
 
     def test_block_scores_give_the_changes(self, rivals: tuple[Path, list[str]]) -> None:
-        models = dag(2, RIVALS)["models"]
+        models = whole_dag(2, RIVALS)["models"]
         scores = {m: pd.read_csv(rivals[0] / "scores" / f"{path}.csv", index_col="block") for m, path in models.items()}
         for model, own in scores.items():
             metrics = json.loads((rivals[0] / "metrics" / f"{model}.json").read_text())
@@ -363,7 +365,7 @@ class TestRivals:
                 assert metrics[f"{key}_change_low"] == pytest.approx(change.low, rel=1e-9, abs=1e-12)
 
     def test_members_searches_and_merges_of_the_rivals(self, rivals: tuple[Path, list[str]]) -> None:
-        models, section = rivals[0] / "models" / "n2", dag(2, RIVALS)
+        models, section = rivals[0] / "models" / "n2", whole_dag(2, RIVALS)
         theta = weights_hash(rivals[0] / "models" / "pretrained" / "unet" / WEIGHTS)
         for name in section["finetunes"]:
             members = ["1", "2"] if name == "soup_full_range" else ["1"]
@@ -374,7 +376,9 @@ class TestRivals:
         for name, made in section["searches"].items():
             search = json.loads((rivals[0] / "search" / "n2" / name / "result.json").read_text())
             assert search["method"] == ("grid" if made["kind"] in ("nonnegative", "deme") else made["kind"])
-            assert search["trials"] == (3 if made["kind"] == "scale" else 4)  # 0, 1, 0.5; {0, 0.5}²; 4 soups of 2
+            assert search["trials"] == (
+                3 if made["kind"] in ("scale", "away") else 4
+            )  # 0, ±1, ±0.5; {0, 0.5}²; 4 soups of 2
             merge = json.loads((models / name / "merge.json").read_text())
             assert (merge["weights"], merge["search"]) == (search["weights"], search)
         own = json.loads((rivals[0] / "search" / "n2" / "merged_nonnegative" / "result.json").read_text())
@@ -385,7 +389,7 @@ class TestRivals:
 
     def test_the_report_compares_with_the_best_rival(self, rivals: tuple[Path, list[str]]) -> None:
         table = pd.read_csv(rivals[0] / "reports" / "run" / "results.csv", index_col="model")
-        assert list(table.index) == list(dag(2, RIVALS)["models"])
+        assert list(table.index) == list(whole_dag(2, RIVALS)["models"])
         text = (rivals[0] / "reports" / "run" / "results.md").read_text()
         assert text.count("Beside the best rival, ") == 1
 

@@ -146,13 +146,12 @@ def test_a_set_is_sampled_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_features_of_a_folder_of_real_images(
-    empty_folder: Path, extractor_dir: Path, monkeypatch: pytest.MonkeyPatch
+    empty_folder: Path, rgb_extractor: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = read_digits(DataParams(source="digits", path=None, size=8, held_out=0.2)).pixels[:3]
     for k, image in enumerate(pixels):
         (empty_folder / "real").mkdir(exist_ok=True)
         Image.fromarray(image[0].numpy()).save(empty_folder / "real" / f"{k}.png")
-    monkeypatch.setattr("deme_core.metrics.features.to_model", lambda x: x[:, :1].float() / 127.5 - 1)  # a grey network
     arguments = ["--images", "real", "--size", "8", "--extractor", str(extractor_dir), "--out", "real.safetensors"]
     monkeypatch.setattr(sys, "argv", ["metrics", *arguments])
     runpy.run_module("deme_core.metrics", run_name="__main__")

@@ -431,7 +431,7 @@ def arguments(run: Path, N: int, method: str, rivals: list[str]) -> list[str]:
     return [
         "--metrics", "metrics", "--scores", "scores", "--samples", "samples", "--curves", "curves", "--vectors", ".",
         "--loss-matrix", "losses.csv", "--search", ".", "--calibration", "calibration.json",
-        "--experts", "experts.csv", "--judged", "judged", "--real", "real.json",
+        "--experts", "experts.csv", "--own-experts", "experts.csv", "--judged", "judged", "--real", "real.json",
     ]  # fmt: skip
 
 

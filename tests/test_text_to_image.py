@@ -15,14 +15,13 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY as ROOT
-from conftest import N, files_of, never, run_dag, stage, training_params
+from conftest import N, files_of, never, run_dag, stage, training_params, whole_dag
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from test_clip_score import Compass, direction
 from text_to_image import SIZE, UNET, write_stable_diffusion
 
 from deme_core import components
 from deme_core.checkpoints import WEIGHTS, load_denoiser, load_noise_schedule, verify_pipeline
-from deme_core.dag import dag
 from deme_core.data.examples import load_examples
 from deme_core.errors import InputError
 from deme_core.hub_layouts import import_pipeline, local_pipeline
@@ -126,13 +125,13 @@ def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
 ) -> None:
     """The commands that DVC makes of dvc.yaml, in the order of its graph; a stand-in takes the place of open_clip."""
     references = {name: own.get("reference") for name, own in SETS.items()}
-    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"N": N, "dag": dag(N, [], references)}
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"N": N, "dag": whole_dag(N, [], references)}
     params["pretrain_load"]["source"], params["reference"]["extractor"] = str(hub), str(extractor_dir)
     for name, own in (CHANGES | {"prompts": SETS}).items():
         params[name] |= own
     params["merge_search"]["objective"], params["sample"]["images"] = "frechet+clip_score", 40
     params["clip_score"] = {"model": "compass", "pretrained": None, "revision": None}
-    params["gate"]["must_win"] = "ignore"
+    params["gate"]["must_win"], params["own_samples"]["images"] = "ignore", 20
     params["judges"] = {"folder": "judges", "development": "judges"}
     Path("judges/pixels").mkdir(parents=True)
     Path("judges/pixels/config.json").write_text('{"_class_name": "Pixels", "side": 4}')
@@ -143,7 +142,7 @@ def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
     assert json.loads(Path(f"search/n{N}/merged/result.json").read_text())["objective"] == "frechet+clip_score"
     table = pd.read_csv("reports/prompts/table2.csv")
     assert {*table["set"]} == {*SETS}
-    assert {*table["model"]} == {"pretrained", "ensemble", "merged_uniform", "merged", "random1"}
+    assert {*table["model"]} == {"pretrained", "ensemble", "merged_uniform", "merged", "random1", "neon"}
     assert table["clip_score"].between(0, 100).all()
     assert table["frechet"].notna().tolist() == (table["set"] == "captions").tolist()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from deme_core.dag import DEME
+from deme_core.dag import DEME, SELF
 from deme_core.errors import InputError
 from deme_core.json_files import read_json
 from deme_core.merging.task_vectors import cosines, vector_files
@@ -34,7 +34,8 @@ class RunFiles:
     loss_matrix: Path
     search: Path
     experts: Path
-    """What the gate measured."""
+    """What the gate measured; `own_experts`: of the finetune on own samples, read where there is one."""
+    own_experts: Path
     judged: Path
     """Folder of the outputs of `judge`; `real`: the statistics of real images."""
     real: Path
@@ -77,11 +78,12 @@ def write_run_page(
     }
     figures.image_statistics(out / "statistics.png", statistics)
     experts = pd.read_csv(needed(files.experts, "gate"))
+    own = pd.read_csv(needed(files.own_experts, "gate_own")) if SELF in top.directions else experts[:0]
     table.to_csv(out / "results.csv")
     text = tables.page(
         f"{top.name}: DeMe with N = {top.N}", table, trials, result, tables.PICTURES,
         verdicts.lead(table, {m: dict(own) for m, own in scores.items()}, judges.group),
-        [*verdicts.experts_section(experts, gate.must_win), *verdicts.statistics_section(statistics)],
+        [*verdicts.experts_section(experts, own, gate.must_win), *verdicts.statistics_section(statistics)],
     )  # fmt: skip
     if message := json.loads(needed(files.calibration, "calibrate").read_text())["message"]:
         text = text.replace("\n\n", f"\n\n{message}\n\n", 1)  # under the title

@@ -144,15 +144,19 @@ def shown(change: Interval, digits: int = 1) -> str:
     return f"{value} % [{low}, {high}]"
 
 
-def experts_section(experts: pd.DataFrame, must_win: str) -> list[str]:
-    """What the gate measured."""
+def experts_section(experts: pd.DataFrame, own: pd.DataFrame, must_win: str) -> list[str]:
+    """What the gate measured.
+
+    Args:
+        own: of the finetune on own samples; no row without one.
+    """
     if not len(experts):
         return ["## Experts", f"Not measured: gate.must_win = {must_win}."]
     rows, warning = [], []
-    for row in experts.to_dict("records"):
-        change = Interval(row["change"], row["low"], row["high"])
+    for row in [*experts.to_dict("records"), *(row | {"expert": "own samples"} for row in own.to_dict("records"))]:
         name = f"{row['expert']}: {row['range']}"
         losses = [f"{row[key]:.5f}" for key in ("loss", "loss_against")]
+        change = Interval(row["change"], row["low"], row["high"])
         rows.append([name, model_name(row["against"]), *losses, shown(change, 2)])
         if row["against"] == UNTRAINED and not row["wins"]:
             warning.append(
@@ -162,8 +166,9 @@ def experts_section(experts: pd.DataFrame, must_win: str) -> list[str]:
     return [
         "## Experts",
         *warning,
-        "Denoising loss of each expert on its own range, over the part `validation`, paired over images and noise with"
-        " a 95 % interval over images; below 0 it has learned something that the other has not.",
+        "Denoising loss of each expert on its own range, over the part `validation` (that of the finetune on own"
+        " samples over such that it has not seen), paired over images and noise with a 95 % interval over images; below"
+        " 0 it has learned something that the other has not.",
         markdown(["expert: range", "against", "its loss", "the other's", "change"], rows),
     ]
 

@@ -152,12 +152,12 @@ def test_features_of_a_folder_of_real_images(
     for k, image in enumerate(pixels):
         (empty_folder / "real").mkdir(exist_ok=True)
         Image.fromarray(image[0].numpy()).save(empty_folder / "real" / f"{k}.png")
-    arguments = ["--images", "real", "--size", "8", "--extractor", str(extractor_dir), "--out", "real.safetensors"]
+    arguments = ["--images", "real", "--size", "8", "--extractor", str(rgb_extractor), "--out", "real.safetensors"]
     monkeypatch.setattr(sys, "argv", ["metrics", *arguments])
     runpy.run_module("deme_core.metrics", run_name="__main__")
-    extractor = load_extractor(str(extractor_dir))
+    extractor = load_extractor(str(rgb_extractor))
     found = read_features(Path("real.safetensors"), extractor.sha256)
-    torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(extractor([pixels])))
+    torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(extractor([pixels.expand(-1, 3, -1, -1)])))
     (empty_folder / "real" / "3.png").write_bytes(b"no image")
     with pytest.raises(SystemExit, match=r"3\.png: not a readable image"):
         runpy.run_module("deme_core.metrics", run_name="__main__")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import sampler_params
@@ -12,7 +13,7 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistep
 from deme_core.data.images import Images, save_part
 from deme_core.errors import InputError
 from deme_core.report import samplers
-from deme_core.report.samplers import MEAN, STOCK, compare_samplers, page
+from deme_core.report.samplers import MEAN, STOCK, calls_saved, compare_models, compare_samplers, page
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.schedulers import faint_start, make_scheduler
 from deme_core.sampling.settings import SamplerParams
@@ -98,12 +99,12 @@ def test_sampling_from_nothing_warns_loudly(
     assert "warning: sampler ddim with trailing spacing starts at t = 999" in capsys.readouterr().err
 
 
-def fake(params: SamplerParams) -> dict[str, float]:
+def fake(params: SamplerParams) -> dict[str, list[float]]:
     """The error falls with the calls to 1; unipc is the best, trailing pndm-like samplers are broken."""
     assert params.calls in (10, 20, 40, 80, 160)
     factor = {"unipc": 1.0, "dpm_solver": 1.2, "ddim": 1.5, "pndm": 4.0}[params.kind]
     value = factor * (1 + 10 / params.calls) + 0.1 * (params.spacing == "trailing")
-    return {"a": value, MEAN: value}
+    return {"a": [value, value]}
 
 
 def test_the_comparison_ends_when_twice_the_calls_change_nothing() -> None:
@@ -112,13 +113,30 @@ def test_the_comparison_ends_when_twice_the_calls_change_nothing() -> None:
     assert table["calls"].tolist()[-3:] == [40, 80, 160]  # 1.25, 1.125, 1.0625: never below 2 %
     best = table[(table["of_best"] == 1) & (table["calls"] <= 20)]
     assert set(best["kind"]) == {"unipc"} and set(best["spacing"]) == {"uniform"}
-    flat = compare_samplers(lambda params: {MEAN: 2.0 + (params.kind == "pndm")}, [10], sampler_params())
+    flat = compare_samplers(lambda params: {"a": [2.0 + (params.kind == "pndm")]}, [10], sampler_params())
     assert flat["calls"].tolist()[-1] == 20
     text = page(table, "Protocol.")
     assert "**BROKEN: pndm, uniform spacing, 10 calls: 4.0 times the best.**" in text
     assert "BROKEN: ddim" not in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert "| unipc, uniform | **2.000** | **1.500** | **1.250** | **1.125** | **1.062** |" in rows
+
+
+def test_models_beside_the_base_are_paired_and_their_calls_counted() -> None:
+    """Half the distance of the base everywhere: what the base has with 20 calls, 1.5, it has with 10."""
+    better = lambda params: {"a": [value / 2 for value in fake(params)["a"]]}  # noqa: E731
+    worse = lambda params: {"a": [2 * value for value in fake(params)["a"]]}  # noqa: E731
+    table = compare_models({"neon": better, "worse": worse}, fake, [10, 20], sampler_params())
+    assert len(table) == 2 * 2 * len(STOCK)
+    own = table[table["model"] == "neon"]
+    np.testing.assert_allclose(own[["change", "change_low", "change_high"]], -50)
+    np.testing.assert_allclose(own[MEAN], own["pretrained"] / 2)
+    assert calls_saved(table) == [
+        "- neon reaches the pretrained model's 1.500 of 20 calls: **with 10 calls**",
+        "- worse reaches the pretrained model's 1.500 of 20 calls: **not with 20 calls, but 3.000**",
+    ]
+    text = page(compare_samplers(fake, [10, 20], sampler_params()), "Protocol.", table)
+    assert "| neon | unipc, uniform | 10 | 2.000 | 1.000 | −50.0 % [−50.0, −50.0] |" in text
 
 
 def test_the_command_measures_a_real_model(
@@ -134,6 +152,13 @@ def test_the_command_measures_a_real_model(
     samplers.main()
     assert "# Samplers of the pretrained model" in capsys.readouterr().out
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"samplers.md", "samplers.csv", "samplers.png"}
+    monkeypatch.setattr("sys.argv", [*map(str, arguments), "--beside", f"same={pipeline}"])
+    samplers.main()
+    beside = pd.read_csv(tmp_path / "out" / "beside.csv")
+    assert (beside["change"] == 0).all() and len(beside) == len(STOCK)
+    monkeypatch.setattr("sys.argv", [*map(str, arguments), "--beside", "neon"])
+    with pytest.raises(InputError, match="--beside = 'neon': must be NAME=PIPELINE"):
+        samplers.main()
     monkeypatch.setattr("sys.argv", [*map(str, arguments), "--blocks", "5"])
     with pytest.raises(InputError, match="--images = 24: must be a multiple of --blocks = 5"):
         samplers.main()

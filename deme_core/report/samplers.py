@@ -3,11 +3,15 @@
 The same model by every stock sampler with equal network calls, on the seeds of BASE and by the development judges, so
 that neither search nor evaluation has seen what decides. Then the best of them with twice the calls, and twice as many,
 until that changes the distance by less than 2 %: what is left is the model's own error.
+
+With `--beside neon=models/n4/neon` other models of the same base are measured by the same samplers on the same noise:
+does a gain survive the reader's choice of sampler, and how many calls does it save?
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,13 @@ from deme_core.checkpoints import denoiser_dir, load_denoiser
 from deme_core.data.images import load_part
 from deme_core.device import best_device, device_name
 from deme_core.errors import InputError
+from deme_core.metrics.intervals import Interval
 from deme_core.metrics.judges import block_distances, group_name, load_judges
+from deme_core.metrics.verdict import verdict_of
 from deme_core.params import check
 from deme_core.report.figures import sampler_curves
 from deme_core.report.text import markdown, number
+from deme_core.report.verdicts import shown
 from deme_core.sampling.generate import Sampler, single
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
@@ -36,8 +43,15 @@ BROKEN = 3  # times the best distance at equal calls
 SETTLED = 0.02  # change of the distance by twice the calls, below which they are many enough
 DOUBLINGS = 3
 MEAN = "all judges"
-Measure = Callable[[SamplerParams], dict[str, float]]
-"""A sampler -> the distance by each judge, and their geometric mean as MEAN."""
+Blocks = Mapping[str, Sequence[float]]
+"""Judge -> the distance of each seed block."""
+Measure = Callable[[SamplerParams], Blocks]
+
+
+def mean_distances(blocks: Blocks) -> dict[str, float]:
+    """Judge -> its mean distance, and their geometric mean as MEAN."""
+    found = {judge: float(np.mean(own)) for judge, own in blocks.items()}
+    return found | {MEAN: float(np.exp(np.mean(np.log(list(found.values())))))}
 
 
 def compare_samplers(measure: Measure, calls: Sequence[int], base: SamplerParams) -> pd.DataFrame:
@@ -64,14 +78,57 @@ def compare_samplers(measure: Measure, calls: Sequence[int], base: SamplerParams
 
 
 def row(measure: Measure, base: SamplerParams, kind: str, spacing: str, calls: int) -> dict[str, Any]:
-    """One sampler measured with so many calls; PLMS makes one step twice."""
+    """One sampler measured with so many calls."""
+    params = sampler(base, kind, spacing, calls)
+    return {"kind": kind, "spacing": spacing, "calls": calls} | mean_distances(measure(params))
+
+
+def sampler(base: SamplerParams, kind: str, spacing: str, calls: int) -> SamplerParams:
+    """With so many network calls; PLMS makes one step twice."""
     steps = calls - (kind == "pndm")
-    params = replace(base, kind=kind, spacing=spacing, steps=steps, timesteps=None)  # type: ignore[arg-type]
-    return {"kind": kind, "spacing": spacing, "calls": calls} | measure(params)
+    return replace(base, kind=kind, spacing=spacing, steps=steps, timesteps=None)  # type: ignore[arg-type]
 
 
-def page(table: pd.DataFrame, protocol: str) -> str:
-    """Markdown: a row a sampler, a column a number of calls, what is broken named."""
+def compare_models(
+    models: Mapping[str, Measure], pretrained: Measure, calls: Sequence[int], base: SamplerParams
+) -> pd.DataFrame:  # fmt: skip
+    """Models beside the pretrained one, by every stock sampler on the same noise.
+
+    Returns:
+        A row a model and sampler: model, kind, spacing, calls, its distance (MEAN), that of the pretrained model
+        (`pretrained`), and the change in percent with the ends of its paired interval, by all judges.
+    """
+    rows = []
+    asked = [(kind, spacing, count) for count in calls for kind, spacing in STOCK]
+    for kind, spacing, count in tqdm(asked, desc="beside", unit="sampler"):
+        params = sampler(base, kind, spacing, count)
+        theirs = pretrained(params)
+        for name, measure in models.items():
+            ours = measure(params)
+            ratios = {judge: np.log(np.divide(ours[judge], theirs[judge])) for judge in theirs}
+            rows.append(
+                {"model": name, "kind": kind, "spacing": spacing, "calls": count}
+                | {MEAN: mean_distances(ours)[MEAN], "pretrained": mean_distances(theirs)[MEAN]}
+                | verdict_of(ratios).change.named("change")
+            )
+    return pd.DataFrame(rows)
+
+
+def calls_saved(beside: pd.DataFrame) -> list[str]:
+    """For each model: with how many calls its best sampler gives what the pretrained model's gives with the most."""
+    most = beside["calls"].max()
+    target = beside.loc[beside["calls"] == most, "pretrained"].min()
+    lines = []
+    for name, own in beside.groupby("model", sort=False):
+        best = own.groupby("calls")[MEAN].min()
+        enough = [int(count) for count in best.index if best[count] <= target]
+        said = f"with {min(enough)} calls" if enough else f"not with {most} calls, but {number(best[most], 3)}"
+        lines.append(f"- {name} reaches the pretrained model's {number(target, 3)} of {most} calls: **{said}**")
+    return lines
+
+
+def page(table: pd.DataFrame, protocol: str, beside: pd.DataFrame | None = None) -> str:
+    """Markdown: a row a sampler, a column a number of calls, what is broken named; then models `beside` it."""
     calls = sorted(table["calls"].unique())
     cells, broken = [], []
     for (kind, spacing), own in table.groupby(["kind", "spacing"], sort=False):
@@ -92,14 +149,31 @@ def page(table: pd.DataFrame, protocol: str) -> str:
         markdown(["sampler", *(f"{count} calls" for count in calls)], cells),
         *(["\n".join(broken)] if broken else []),
         "![samplers](samplers.png)",
+        *([] if beside is None else _beside(beside)),
         protocol,
     ]) + "\n"  # fmt: skip
+
+
+def _beside(beside: pd.DataFrame) -> list[str]:
+    rows = []
+    for row in beside.sort_values(["model", "calls"], kind="stable").to_dict("records"):
+        change = Interval(row["change"], row["change_low"], row["change_high"])
+        distances = [number(row[key], 3) for key in ("pretrained", MEAN)]
+        rows.append([row["model"], f"{row['kind']}, {row['spacing']}", str(row["calls"]), *distances, shown(change)])
+    return [
+        "## Other models by the same samplers",
+        "Change of the distance, geometric mean over the judges, on the same noise, with a 95 % interval over the seed"
+        " blocks. What is reached with fewer calls takes the best sampler for so many.",
+        "\n".join(calls_saved(beside)),
+        markdown(["model", "sampler", "calls", "pretrained", "model's", "change"], rows),
+    ]
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", type=Path, required=True, help="a diffusers pipeline, such as models/pretrained")
+    parser.add_argument("--beside", nargs="*", default=[], metavar="NAME=PIPELINE", help="other models of this base")
     parser.add_argument("--data", type=Path, default=Path("data/images"), help="output of the stage data")
     parser.add_argument("--judges", type=Path, required=True, help="such as zoo/judges/digits/development")
     parser.add_argument("--calls", type=int, nargs="+", default=[10, 20, 50], help="network calls an image")
@@ -109,23 +183,35 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of samplers.md, .csv and .png")
     args = parser.parse_args()
     check(args.images % args.blocks == 0, "--images", args.images, f"must be a multiple of --blocks = {args.blocks}")
-    if not (args.pipeline / "model_index.json").is_file():
-        raise InputError(f"{args.pipeline}: no diffusers pipeline; name a folder with model_index.json")
+    for named in args.beside:
+        check("=" in named, "--beside", named, "must be NAME=PIPELINE, such as neon=models/n4/neon")
+    for folder in (args.pipeline, *(Path(named.split("=", 1)[1]) for named in args.beside)):
+        if not (folder / "model_index.json").is_file():
+            raise InputError(f"{folder}: no diffusers pipeline; name a folder with model_index.json")
     judges, device = load_judges(args.judges), best_device()
     pixels = load_part(args.data, "train").pixels
     real = {judge.name: {"train": judge.extractor([pixels])} for judge in judges}
-    denoise = single(load_denoiser(denoiser_dir(args.pipeline)), device)
+    others = dict(named.split("=", 1) for named in args.beside)
     base = SamplerParams(kind="ddim", steps=10, spacing="uniform", block=args.block, dtype="float32")
 
-    def measure(params: SamplerParams) -> dict[str, float]:
-        images = Sampler.of(args.pipeline, params, device).images(denoise, SeedBlock.BASE, 0, args.images)
-        found = {}
-        for judge in judges:
-            distances = block_distances(judge, judge.extractor([images]), real[judge.name], args.blocks)
-            found[judge.name] = float(np.mean(distances[f"{judge.name}_train"]))
-        return found | {MEAN: float(np.exp(np.mean(np.log(list(found.values())))))}
+    def measure(folder: Path) -> Measure:
+        denoise = single(load_denoiser(denoiser_dir(folder)), device)
 
-    table = compare_samplers(measure, args.calls, base)
+        @cache
+        def measured(params: SamplerParams) -> Blocks:
+            images = Sampler.of(args.pipeline, params, device).images(denoise, SeedBlock.BASE, 0, args.images)
+            found = {}
+            for judge in judges:
+                distances = block_distances(judge, judge.extractor([images]), real[judge.name], args.blocks)
+                found[judge.name] = distances[f"{judge.name}_train"]
+            return found
+
+        return measured
+
+    pretrained = measure(args.pipeline)
+    table = compare_samplers(pretrained, args.calls, base)
+    models = {name: measure(Path(folder)) for name, folder in others.items()}
+    beside = compare_models(models, pretrained, args.calls, base) if models else None
     protocol = (
         f"Protocol: `{args.pipeline}`, {args.images:,} images a sampler from the seed block BASE in {args.blocks}"
         f" blocks, float32 on {device_name(device)}; judges `{group_name(args.judges, judges)}`, to the training part."
@@ -133,7 +219,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(args.out / "samplers.csv", index=False)
     sampler_curves(args.out / "samplers.png", table)
-    (args.out / "samplers.md").write_text(text := page(table, protocol), encoding="utf-8")
+    if beside is not None:
+        beside.to_csv(args.out / "beside.csv", index=False)
+    (args.out / "samplers.md").write_text(text := page(table, protocol, beside), encoding="utf-8")
     print(text)
 
 

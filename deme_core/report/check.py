@@ -58,8 +58,9 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     ]
     if folder := model_folder(pretrain):
         measured = measure(folder, training, sampler)
+        trained = top.N + len(params["dag"]["own"])
         disk = measured.disk(
-            top.N, top.random_draws, len(params["dag"]["models"]), counts.sampled // len(params["dag"]["sampled"])
+            trained, top.random_draws, len(params["dag"]["models"]), counts.sampled // len(params["dag"]["sampled"])
         )
         lines += _measured(measured, counts, disk, training.batch_size)
     else:

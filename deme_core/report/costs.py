@@ -99,10 +99,10 @@ class Measured:
         """Bytes of a training at its peak: in the backward pass, or where optimizer or EMA copy all weights."""
         return self.state + max(self.activations, FLOAT * self.parameters)
 
-    def disk(self, N: int, draws: int, models: int, images: int) -> int:
-        """Bytes of a run, at most: N experts with vectors and resume states, vectors of the null, models, samples."""
+    def disk(self, trained: int, draws: int, models: int, images: int) -> int:
+        """Bytes of a run, at most: finetunes with vectors and resume states, vectors of the null, models, samples."""
         weights = self.parameters * FLOAT
-        return weights * (N * (1 + 1 + 4 + draws) + models) + models * images * self.pixels
+        return weights * (trained * (1 + 1 + 4 + draws) + models) + models * images * self.pixels
 
 
 def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> Measured:

@@ -145,7 +145,7 @@ def page(table: pd.DataFrame, protocol: str, beside: pd.DataFrame | None = None)
         cells.append(line)
     return "\n\n".join([
         "# Samplers of the pretrained model",
-        "Distance, geometric mean over the development judges; lower is better, the best at equal calls in bold.",
+        "Distance, geometric mean over the judges; lower is better, the best at equal calls in bold.",
         markdown(["sampler", *(f"{count} calls" for count in calls)], cells),
         *(["\n".join(broken)] if broken else []),
         "![samplers](samplers.png)",

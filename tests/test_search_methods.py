@@ -53,7 +53,7 @@ def first_round(
     params = {
         "method": "grid", "objective": "frechet", "budget": 300, "images": 10, "bounds": (-0.5, 1.5), "fixed": None,
         "values": (-0.25, 0.0, 0.25, 0.5, 1.0), "scales": (0.25, 0.5, 0.75, 1.5), "seed": 0, "finalists": 3,
-        "per_block": False, "towards_shared": 0.001, "final_images": 40, "final_blocks": 2,
+        "per_block": False, "away": (), "towards_shared": 0.001, "final_images": 40, "final_blocks": 2,
     }  # fmt: skip
     return FirstRound(N, SearchParams(**params | changes), score, loss, gradient, steps=20, groups=groups, study=study)
 

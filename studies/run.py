@@ -43,7 +43,8 @@ def plan(study: dict[str, Any], name: str) -> pd.DataFrame:
         for point in study["points"]:
             overrides = [*study["common"], *point["overrides"], f"seed={seed}"]
             params = yaml.safe_load(compose_params(overrides))
-            unused = [*study["unused"], "inputs"]  # which follow from the others, and from what lies on this machine
+            # dag and inputs follow from the others, and from what lies on this machine.
+            unused = [*study["unused"], "dag", "inputs"]
             used = {name: value for name, value in params.items() if name not in unused}
             key = hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:10]
             rows.append(point | {"seed": seed, "overrides": overrides, "experiment": f"{name}-{key}"})

@@ -24,6 +24,8 @@ PAPER_TABLE1 = {
     "min_snr": "5.77 / 10.82 / 6.41", "ensemble": "3.79 / 9.57 / 5.87", "merged": "3.51 / 7.27 / 5.84",
 }  # fmt: skip
 PAPER_TABLE3 = {"1": "4.40", "2": "4.45", "3": "4.32", "4": "4.27", "5": "3.87"}
+NULL = "Random vectors are drawn anew for each training seed."
+NO_NULL = "This study has no random vectors beside it; those of the default run stand in its page."
 UNTRAINED, TRAIN = "pretrained", "train"
 Claim = tuple[str, str, str]  # what is said, of which model, beside which other
 INTERVALS = (
@@ -101,11 +103,14 @@ def contest(table: pd.DataFrame, picture: Path, leading: str, title: str, claims
         [
             f"# {title} over {table['seed'].nunique()} training seeds",
             _claims(scores, claims, leading),
-            f"{name}, beside the others, on the training part, by the interval of the mean of all judges:",
-            "\n".join(lines),
+            *(
+                [f"{name}, on the training part, by the interval of the mean of all judges:", "\n".join(lines)]
+                if lines
+                else []
+            ),
             f"![{name}, against each model]({picture.name})",
             markdown(*judged(scores)),
-            f"{HOW_TO_READ} and {INTERVALS}. Random vectors are drawn anew for each training seed.",
+            f"{HOW_TO_READ} and {INTERVALS}. {NULL if any(map(is_random, scores)) else NO_NULL}",
             "## Seed by seed, and beside other measures",
             markdown(*_measures(table, scores)),
             "Lower is better, but for recall. All trainings start from the same pretrained model, with the same"

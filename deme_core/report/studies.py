@@ -11,11 +11,11 @@ import pandas as pd
 
 from deme_core.dag import MATCHED, NEON, is_random, is_rival
 from deme_core.metrics.intervals import Interval, block_interval
-from deme_core.metrics.verdict import JUDGE, Verdict, log_ratios, percent
+from deme_core.metrics.verdict import Verdict, log_ratios, percent
 from deme_core.report.figures import forest, sensitivity_curves
 from deme_core.report.tables import training_steps
 from deme_core.report.text import markdown, model_name, number
-from deme_core.report.verdicts import HOW_TO_READ, Scores, against, judged, judges_of, shown
+from deme_core.report.verdicts import HOW_TO_READ, UNTRAINED, Scores, against, judged, ratios, shown
 
 # FID of the paper's Table 1 (columns CIFAR10, LSUN-Church, LSUN-Bedroom) and Table 3 (CIFAR10, DDIM-100), for the eye
 # alone: other models, other images, other features.
@@ -26,7 +26,7 @@ PAPER_TABLE1 = {
 PAPER_TABLE3 = {"1": "4.40", "2": "4.45", "3": "4.32", "4": "4.27", "5": "3.87"}
 NULL = "Random vectors are drawn anew for each training seed."
 NO_NULL = "This study has no random vectors beside it; those of the default run stand in its page."
-UNTRAINED, TRAIN = "pretrained", "train"
+TRAIN = "train"
 Claim = tuple[str, str, str]  # what is said, of which model, beside which other
 INTERVALS = (
     "cover both the luck of training (seeds) and that of sampling (blocks of noise, which all models share); none is"
@@ -160,15 +160,12 @@ def _measures(table: pd.DataFrame, scores: Scores) -> tuple[list[str], list[list
 
 def _extractor(scores: Scores, model: str) -> Interval:
     """The change by the features that the searches optimised."""
-    ratios = log_ratios(scores[model], scores[UNTRAINED], TRAIN, ["frechet"])
-    return percent(block_interval(ratios["frechet"]))
+    return percent(block_interval(log_ratios(scores[model], scores[UNTRAINED], TRAIN, ["frechet"])["frechet"]))
 
 
 def _by_seed(scores: Scores, model: str, other: str) -> list[float]:
     """The change of each training seed in percent, by all judges."""
-    strip = {m: {key.removeprefix(JUDGE): own for key, own in scores[m].items()} for m in (model, other)}
-    ratios = log_ratios(strip[model], strip[other], TRAIN, judges_of(scores, TRAIN))
-    return (100 * np.expm1(np.mean(list(ratios.values()), axis=(0, 2)))).tolist()
+    return (100 * np.expm1(np.mean(list(ratios(scores, model, other, TRAIN).values()), axis=(0, 2)))).tolist()
 
 
 def ablation(table: pd.DataFrame, picture: Path) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
@@ -27,10 +28,15 @@ def parts_of(scores: Scores) -> list[str]:
     return [part for part in PARTS if judges_of(scores, part)]
 
 
-def against(scores: Scores, model: str, other: str, part: str) -> Verdict:
-    """The verdict on a model beside another, on the same noise."""
+def ratios(scores: Scores, model: str, other: str, part: str) -> dict[str, np.ndarray]:
+    """Judge -> `log_ratios` of a model beside another, on the same noise."""
     ours, theirs = ({key.removeprefix(JUDGE): own for key, own in scores[m].items()} for m in (model, other))
-    return verdict_of(log_ratios(ours, theirs, part, judges_of(scores, part)))
+    return log_ratios(ours, theirs, part, judges_of(scores, part))
+
+
+def against(scores: Scores, model: str, other: str, part: str) -> Verdict:
+    """The verdict on a model beside another."""
+    return verdict_of(ratios(scores, model, other, part))
 
 
 def nulls(scores: Scores) -> list[str]:

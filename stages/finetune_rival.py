@@ -7,17 +7,15 @@ import argparse
 import json
 from pathlib import Path
 
-import pandas as pd
-
 from deme_core.checkpoints import denoiser_dir, train_timesteps
 from deme_core.dag import LOSS_EQUIVALENT
 from deme_core.data.examples import load_examples
-from deme_core.merging.task_vectors import write_task_vector
+from deme_core.merging.task_vectors import write_task_vectors
 from deme_core.params import read, section
 from deme_core.processes import by_main
 from deme_core.stage import run, run_params
 from deme_core.timesteps import TimestepRanges
-from deme_core.training.finetune import Curve
+from deme_core.training.finetune import write_curves
 from deme_core.training.rivals import RivalParams, finetune_rival
 from deme_core.training.settings import TrainingParams
 
@@ -45,15 +43,8 @@ def main() -> None:
         seed=top.seed,
         merge_weights=json.loads(args.search.read_text())["weights"] if args.rival == LOSS_EQUIVALENT else None,
     )
-    by_main(lambda: write(args, curves))
-
-
-def write(args: argparse.Namespace, curves: list[Curve]) -> None:
-    for k in range(1, len(curves) + 1):
-        write_task_vector(denoiser_dir(args.pretrained), args.out / str(k), args.out / f"{k}.safetensors")
-    args.curve.parent.mkdir(parents=True, exist_ok=True)
-    members = dict(enumerate(map(pd.DataFrame, curves), 1))
-    pd.concat(members, names=["member", None]).droplevel(1).to_csv(args.curve)
+    by_main(lambda: write_task_vectors(denoiser_dir(args.pretrained), args.out, len(curves)))
+    by_main(lambda: write_curves(curves, args.curve))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from deme_core.report.costs import Counts, measure, timed
 from deme_core.sampling.settings import OwnParams, SampleParams
 from deme_core.training.scratch import PretrainParams
 
-OWN = OwnParams(images=50)
+OWN = OwnParams(images=50, ranges=1)
 SEARCH = SearchParams(
     method="grid", objective="frechet", budget=90, images=10, bounds=(0.0, 1.0), fixed=None, values=(0.0, 1.0),
     scales=(0.5,), away=(), per_block=False, towards_shared=0.001,

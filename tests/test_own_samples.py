@@ -8,13 +8,13 @@ from conftest import sampler_params, training_params
 from deme_core.checkpoints import WEIGHTS, denoiser_dir, load_denoiser
 from deme_core.data.examples import Pixels
 from deme_core.data.images import load_part
-from deme_core.merging.task_vectors import write_task_vector
+from deme_core.merging.task_vectors import vector_files, write_task_vector, write_task_vectors
 from deme_core.sampling.archive import read_images, read_protocol
 from deme_core.sampling.generate import Sampler, single
 from deme_core.sampling.sample import sample_model
 from deme_core.sampling.settings import OwnParams
 from deme_core.seeds import SeedBlock
-from deme_core.tensors import read_recipe
+from deme_core.tensors import read_recipe, read_tensors
 from deme_core.training.own_samples import finetune_own, save_own_parts
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def test_own_samples_come_from_their_own_seeds_another_training_seed_has_others(
     pipeline: Path, empty_folder: Path
 ) -> None:
-    own, params = OwnParams(images=20), sampler_params(block=4)
+    own, params = OwnParams(images=20, ranges=1), sampler_params(block=4)
     assert (own.validation, own.whole, own.first(0), own.first(3)) == (2, 22, 0, 66)
     sample_model(pipeline, pipeline, params, own.whole, empty_folder / "a", (), SeedBlock.OWN, own.first(1))
     found = torch.cat(list(read_images(empty_folder / "a", own.whole)))
@@ -55,13 +55,25 @@ def test_the_finetune_is_plain_and_gives_a_task_vector(pipeline: Path, digits: t
     files = []
     for name, changes in (("a", {}), ("b", {"consistency": 0.0, "projection": "none"})):
         finetune_own(
-            pipeline, Pixels(digits), training_params(**changes), tmp_path / name / "1", seed=0,
+            pipeline, Pixels(digits), 1, 0.4, training_params(**changes), tmp_path / name, seed=0,
             checkpoints=tmp_path / "work",
         )  # fmt: skip
         files.append(tmp_path / name / "1" / WEIGHTS)
     weights = [load_denoiser(file.parent).state_dict() for file in files]
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
     recipe = read_recipe(files[0])
-    assert (recipe["direction"], recipe["bounds"], recipe["p"]) == ("self", [0, 1000], 0.0)
+    assert (recipe["direction"], recipe["bounds"], recipe["p"]) == ("self", [0, 1000], 0.4)
     write_task_vector(denoiser_dir(pipeline), files[0].parent, tmp_path / "1.safetensors")
     assert read_recipe(tmp_path / "1.safetensors")["direction"] == "self"
+
+
+def test_each_range_has_a_finetune_of_its_own(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> None:
+    curves = finetune_own(
+        pipeline, Pixels(digits), 2, 0.0, training_params(), tmp_path / "own", seed=0, checkpoints=tmp_path / "work"
+    )
+    write_task_vectors(denoiser_dir(pipeline), tmp_path / "own", len(curves))
+    files = vector_files(tmp_path / "own")
+    recipes = [read_recipe(file) for file in files]
+    assert [(recipe["bounds"], recipe["range"]) for recipe in recipes] == [([0, 500, 1000], 1), ([0, 500, 1000], 2)]
+    one, two = (read_tensors(file) for file in files)
+    assert any(not torch.equal(one[key], two[key]) for key in one)

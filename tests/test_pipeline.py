@@ -42,7 +42,7 @@ TOY = {
         "finalists": 1,
         "final_images": 80, "final_blocks": 2,
     },
-    "own_samples": {"images": 20},
+    "own_samples": {"images": 20, "ranges": 2},
     "sampler": {"steps": 2, "block": 20},
     "sample": {"images": 120},
     "gate": {"draws": 1, "must_win": "warn"},

@@ -155,9 +155,22 @@ def test_the_best_is_taken_only_where_it_beats_zero_beyond_the_noise(
     result, *_ = searched(tmp_path, objective, 2, values=(0.0, 0.5), final_images=80, final_blocks=4)
     assert tuple(result["weights"]) == expected
     assert result["best"][0] == 0.5
-    assert result["best_change"] == pytest.approx(-0.3)
+    ratio = ((0.7 + noise) * (0.7 - noise)) ** 0.5  # the geometric mean over the blocks
+    assert (result["best_change"], result["best_change_unit"]) == (pytest.approx(100 * (ratio - 1)), "%")
     assert result["best_change_low"] <= result["best_change"] <= result["best_change_high"]
     assert (result["best_change_high"] < 0) == any(expected)
+
+
+def test_distances_are_confirmed_by_their_ratio(tmp_path: Path) -> None:
+    """Blocks of 1, 10, 100 and 1000, each 10 % lower: the plain differences show nothing, their ratio does."""
+    score = lambda w, block, first, images: 10.0 ** (first // 20) * (0.9 if w[0] else 1.0)  # noqa: E731
+    changes = {"values": (0.0, 0.5), "final_images": 80, "final_blocks": 4}
+    result, *_ = searched(tmp_path / "ratio", score, 2, **changes)
+    assert result["weights"][0] == 0.5
+    assert result["best_change"] == pytest.approx(-10) == result["best_change_high"]
+    result, *_ = searched(tmp_path / "difference", score, 2, objective="kid", **changes)
+    assert (result["weights"], result["best_change_unit"]) == ([0.0, 0.0], "")
+    assert result["best_change"] < 0 < result["best_change_high"]
 
 
 def test_the_surrogates_first_change_is_the_fitted_one(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from deme_core.merging.objective import MergedLoss, Objective, score_weights
 from deme_core.merging.search_methods import METHODS, grid_points, nominate, scale_points, surrogate_trials
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Trial, TrialLog, Weights
-from deme_core.metrics.intervals import paired_interval
+from deme_core.metrics.intervals import Interval, paired_interval
+from deme_core.metrics.verdict import percent
 from deme_core.processes import agreed, is_main
 from deme_core.prompts.settings import PromptParams
 from deme_core.seeds import SeedBlock
@@ -76,8 +77,9 @@ def search(
         for w in tqdm(finalists, desc="finalists", unit="trial", disable=not is_main())
     }
     mean = {w: float(np.mean(scores)) for w, scores in final.items()}
-    best = min(finalists, key=lambda w: mean[w])
-    change = paired_interval(final[best], final[zero])
+    changes = {w: confirmed(scores, final[zero], params.objective) for w, scores in final.items()}
+    best = min(finalists, key=lambda w: changes[w].value)
+    change = changes[best]
     winner = best if change.high < 0 else zero
     first = 0.0 if winner == zero else None
     if any(winner) and round.full(round.anchors()[0]) == zero:  # else no change of the first round is against w = 0
@@ -97,12 +99,26 @@ def search(
         "confirm_score_pretrained": mean[zero],
         "confirm_score_uniform": mean[uniform],
         "best": list(best),
-        "best_change": change.value,
-        "best_change_low": change.low,
-        "best_change_high": change.high,
+        "best_change_unit": "%" if relative(params.objective) else "",
+        **change.named("best_change"),
         "trials": round.count,
         "images_sampled": round.spent + len(finalists) * params.final_images * round.price,
     }
+
+
+def relative(objective: str) -> bool:
+    """Whether its scores lie above 0, so that a change is a ratio: a KID or a CLIP score may not."""
+    return not {"kid", "clip_score"} & score_weights(objective).keys()
+
+
+def confirmed(scores: Sequence[float], zero: Sequence[float], objective: str) -> Interval:
+    """The change against w = 0, paired over the confirming blocks: of the score, or in percent of it where `relative`.
+
+    The distance of the base differs between blocks by more than finalists do; a ratio on the same noise does not.
+    """
+    if not relative(objective):
+        return paired_interval(scores, zero)
+    return percent(paired_interval(np.log(scores), np.log(zero)))
 
 
 def check_search(

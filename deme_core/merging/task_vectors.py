@@ -144,6 +144,12 @@ def write_task_vector(base_dir: Path, expert_dir: Path, out: Path) -> None:
         )
 
 
+def write_task_vectors(base_dir: Path, folder: Path, members: int) -> None:
+    """`write_task_vector` of the denoisers folder/1 … folder/K, each to a safetensors file of its name beside it."""
+    for k in range(1, members + 1):
+        write_task_vector(base_dir, folder / str(k), folder / f"{k}.safetensors")
+
+
 def cosines(files: Sequence[Path]) -> Any:
     """Cosine similarity of every pair of task vectors, float64 [N, N] (the paper's Fig. 8); 0 to a vector of zeros.
 

@@ -58,7 +58,7 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     ]
     if folder := model_folder(pretrain):
         measured = measure(folder, training, sampler)
-        trained = top.N + len(params["dag"]["own"])
+        trained = top.N + len(params["dag"]["own"]) * own.ranges
         disk = measured.disk(
             trained, top.random_draws, len(params["dag"]["models"]), counts.sampled // len(params["dag"]["sampled"])
         )

@@ -48,7 +48,7 @@ class Counts:
         sample: SampleParams, own: OwnParams, prompted: int = 0,
     ) -> "Counts":  # fmt: skip
         """Of a run of N ranges whose stages the section `dag` names; `prompted` images of prompt sets a model."""
-        steps = ((1 + len(dag["finetunes"])) * N + len(dag["own"])) * training.iterations
+        steps = ((1 + len(dag["finetunes"])) * N + len(dag["own"]) * own.ranges) * training.iterations
         kinds = ["deme", *(row["kind"] for row in dag["searches"].values())]
         searches = [KINDS[kind](search, 1 if kind in ("scale", "away") else N) for kind in kinds]
         searched = sum(params.budget + (params.finalists + 2) * params.final_images for params in searches)

@@ -160,6 +160,8 @@ def page(
     images = f"{', '.join(f'{n:,}' for n in first['images'].unique())} images a trial" if len(first) else "none sampled"
     final = f"{last['first'].nunique()} × {last['images'].iloc[0]:,} images"
     kept = " The search kept w = 0: its merged model is the pretrained one." if not any(result["weights"]) else ""
+    unit = result["best_change_unit"]
+    best = _interval(pd.Series(result), "best_change", "", 1 if unit else 4, "+") + (unit and f" {unit}")
     sets = "".join(f", of images with the prompts of `{name}` among others" for name in result["prompts"])
     paragraphs = [
         f"# {title}",
@@ -201,7 +203,7 @@ def page(
         " above 0 is what the first round took for quality and was luck. Images sampled in all:"
         f" {result['images_sampled']:,.0f}.",
         f"The best finalist, w = ({weights_text(result['best'], result['blocks'])}), changes the score of w = 0 by"
-        f" {_interval(pd.Series(result), 'best_change', '', 4, '+')}, paired over the confirming blocks; it is taken"
+        f" {best}, paired over the confirming blocks; it is taken"
         f" where this 95 % interval lies below 0, else w = 0.{kept}",
         *(f"![{Path(file).stem}]({file})\n\n{caption}" for file, caption in figures.items()),
     ]

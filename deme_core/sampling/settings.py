@@ -73,8 +73,11 @@ class OwnParams:
 
     images: int
     """That the pretrained model makes to be trained on, from seeds that nothing else uses."""
+    ranges: int
+    """Of timesteps, each with a finetune of its own on them; 1 is Neon."""
 
     def __post_init__(self) -> None:
+        check(self.ranges >= 1, "own_samples.ranges", self.ranges, "must be at least 1")
         check(self.images >= 10, "own_samples.images", self.images, "must be at least 10")
 
     @property

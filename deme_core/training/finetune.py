@@ -1,10 +1,12 @@
 """Finetune the pretrained model: an expert on its own timestep range (Sec. 3.2), or any other finetune."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from deme_core.checkpoints import (
@@ -99,3 +101,10 @@ def finetune(
         fold_projections(student)
     by_main(lambda: save_denoiser(out, source, student.state_dict(), recipe))
     return curve
+
+
+def write_curves(curves: Sequence[Curve], file: Path) -> None:
+    """The curves of several trainings as one CSV; `member` counts them from 1."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    members = dict(enumerate(map(pd.DataFrame, curves), 1))
+    pd.concat(members, names=["member", None]).droplevel(1).to_csv(file)

@@ -1,8 +1,9 @@
-"""Direction `self`: a finetune on the pretrained model's own samples, from which a merge leads away.
+"""Direction `self`: finetunes on the pretrained model's own samples, from which a merge leads away.
 
 Alemohammad et al. 2025, "Neon: Negative Extrapolation from Self-Training Improves Image Generation" (arXiv 2510.03597):
 θ_s is θ finetuned on samples of θ, and (1 + w)θ − wθ_s is the better model. Here that is the merge θ − wτ with
-τ = θ_s − θ. No real image is needed, but to choose w and to measure.
+τ = θ_s − θ. No real image is needed, but to choose w and to measure. With more than one range it is DeMe's experts that
+are trained so.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import torch
 from deme_core.checkpoints import train_timesteps
 from deme_core.data.examples import Examples
 from deme_core.data.images import Images, save_part
+from deme_core.timesteps import TimestepRanges
 from deme_core.training.finetune import Curve, finetune
 from deme_core.training.settings import TrainingParams
 from deme_core.work import ROOT
@@ -39,16 +41,34 @@ def save_own_parts(
 
 
 def finetune_own(
-    pretrained: Path, examples: Examples, params: TrainingParams, out: Path, *, seed: int, checkpoints: Path = ROOT
-) -> Curve:
-    """Finetune on own samples: all timesteps, the plain loss, as many steps as one expert; the denoiser goes to `out`.
+    pretrained: Path,
+    examples: Examples,
+    N: int,
+    p: float,
+    params: TrainingParams,
+    out: Path,
+    *,
+    seed: int,
+    checkpoints: Path = ROOT,
+) -> list[Curve]:
+    """Finetune on own samples with the plain loss; the denoisers go to out/1 … out/N.
 
     Args:
         examples: own samples.
+        N: equal ranges of timesteps, each with a finetune of its own, as long as one expert's; 1 is Neon.
+        p: of Eq. 6.
+
+    Returns:
+        The curve of each finetune's loss.
     """
-    T = train_timesteps(pretrained)
-    return finetune(
-        pretrained, examples, replace(params, consistency=0.0, projection="none"), out, own=(0, T), p=0.0, seed=seed,
-        label="own samples", recipe={"direction": "self", "bounds": [0, T], "range": 1, "p": 0.0, "seed": seed},
-        checkpoints=checkpoints,
-    )  # fmt: skip
+    ranges = TimestepRanges.equal(N, train_timesteps(pretrained))
+    plain, curves = replace(params, consistency=0.0, projection="none"), []
+    for i in range(1, N + 1):
+        curve = finetune(
+            pretrained, examples, plain, out / str(i), own=ranges.range(i), p=p, seed=seed,
+            label="own samples" if N == 1 else f"own samples, range {i} of {N}",
+            recipe={"direction": "self", "bounds": list(ranges.bounds), "range": i, "p": p, "seed": seed},
+            checkpoints=checkpoints,
+        )  # fmt: skip
+        curves.append(curve)
+    return curves

@@ -31,10 +31,10 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> Iterator[None]:
-    """One precision a process is accelerate's rule."""
-    AcceleratorState._reset_state()
+    """One precision and one device a process is accelerate's rule."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield
-    AcceleratorState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def run(pipeline: Path, digits: torch.Tensor, state: Path, **changes: Any) -> tuple[Curve, dict[str, torch.Tensor]]:
@@ -110,7 +110,7 @@ def test_a_gpu_trains_on_what_a_cpu_trains_on(
 ) -> None:
     """Float results differ in their last bits; all that is random is the same."""
     gpu, _ = run(pipeline, digits, tmp_path / "gpu")
-    AcceleratorState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     cpu, _ = run(pipeline, digits, tmp_path / "cpu")
     assert [row["loss"] for row in gpu] == pytest.approx([row["loss"] for row in cpu], rel=1e-3)

@@ -42,7 +42,7 @@ def rows_of(study: str, effect: dict[str, float]) -> tuple[pd.DataFrame, pd.Data
             row |= {"recall": 0.9, "parameters": 40489, "macs_per_step": 944640, "weights": "0 0 1 0"}
             row |= {"images": 1200, "seed_block": "EVALUATION", "seed_blocks": 6, "reference_images": 1437}
             row |= {"sampler_kind": "ddim", "sampler_steps": 20, "sampler_spacing": "uniform", "judges": "j-4567"}
-            row |= {"sampler_dtype": "float32", "extractor": "x-0123", "copy_rate_real": 0.4}
+            row |= {"sampler_dtype": "float32", "device": "cpu", "extractor": "x-0123", "copy_rate_real": 0.4}
             for part in ("train", "heldout"):
                 for score, size in ((f"frechet_{part}", 1.0), (f"judge_a_{part}", 2.0), (f"judge_b_{part}", 5.0)):
                     noise = [1 + 0.1 * k + 0.005 * (k % 2) for k in range(6)]
@@ -236,6 +236,21 @@ def test_table_1_says_whom_deme_beats(tmp_path: Path) -> None:
     assert (tmp_path / "table1.png").stat().st_size > 10_000
 
 
+def test_a_search_that_kept_0_is_said_to_have_given_the_base(tmp_path: Path) -> None:
+    points, rows = rows_of("fashion_mnist_10", {"neon": -0.3})
+    columns = [column for column in rows if column[-1].isdigit()]
+    base = rows[rows["model"] == "pretrained"].set_index("experiment")[columns]
+    kept = rows["model"] == "merged"
+    rows.loc[kept, columns] = base.loc[rows.loc[kept, "experiment"]].to_numpy()
+    write_report("fashion_mnist_10", "directions", points, rows, tmp_path, planned(points))
+    text = (tmp_path / "fashion_mnist_10.md").read_text(encoding="utf-8")
+    assert "- merged with searched w better than base: **not shown**, they are the same model" in text
+    assert next(line for line in text.splitlines() if line.startswith("| DeMe merged, searched w |")).endswith(
+        "| the base itself | the base itself |"
+    )
+    assert "neon better than base: **holds**" in text
+
+
 def test_the_ablation_names_what_each_row_has(tmp_path: Path) -> None:
     points, rows = rows_of("ablation", {"ensemble": -0.04})
     write_report("ablation", "ablation", points, rows, tmp_path, planned(points))
@@ -249,12 +264,13 @@ def test_the_ablation_names_what_each_row_has(tmp_path: Path) -> None:
     assert all(row[4].startswith("**−3.9 % [") for row in table), [row[4] for row in table]
 
 
-@pytest.mark.parametrize("study", REPORTS)
-def test_a_report_has_the_same_bytes_each_time(study: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", REPORTS)
+def test_a_report_has_the_same_bytes_each_time(kind: str, tmp_path: Path) -> None:
+    study = next(name for name in STUDIES if STUDIES[name]["report"] == kind)
     points, rows = rows_of(study, {})
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        write_report(study, study, points, rows, tmp_path / name, planned(points))
+        write_report(study, kind, points, rows, tmp_path / name, planned(points))
     files = sorted(file.name for file in (tmp_path / "a").iterdir())
     assert files == sorted({"ablation": ["ablation.md"]}.get(study, [f"{study}.md", f"{study}.png"]))
     for file in files:

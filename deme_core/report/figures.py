@@ -111,6 +111,28 @@ def sampler_curves(path: Path, table: pd.DataFrame) -> None:
         ax.legend(fontsize=7, ncols=2)
 
 
+def call_curves(path: Path, curves: Mapping[str, Mapping[int, Interval]]) -> None:
+    """Distance over network calls with its interval, a line a model; 1 is the first model with the most calls."""
+    with _figure(path, 6.5, 4) as fig:
+        ax = fig.subplots()
+        ax.axhline(1, color=PLAIN, linewidth=0.8, zorder=0)
+        calls = sorted({count for own in curves.values() for count in own})
+        for k, (model, own) in enumerate(curves.items()):
+            at = np.array(list(own)) * 1.02 ** (k - (len(curves) - 1) / 2)  # side by side
+            value, low, high = (np.array([getattr(own[c], end) for c in own]) for end in ("value", "low", "high"))
+            ax.errorbar(
+                at, value, [value - low, high - value], fmt="o-", ms=4, linewidth=1, elinewidth=0.8, color=f"C{k}",
+                label=textwrap.fill(model, 40),
+            )  # fmt: skip
+        ax.set(xscale="log", yscale="log", xlabel="network calls an image")
+        ax.set_ylabel(f"distance; 1: the base with {calls[-1]} calls")
+        ax.set_xticks(calls, [str(count) for count in calls], minor=False)
+        ax.xaxis.minorticks_off()
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:g}")
+        ax.legend(fontsize=7)
+
+
 def image_statistics(path: Path, statistics: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """A panel a statistic, a row a model, mean over channels; the first entry is the real images, drawn as a line."""
     (real, target), *models = statistics.items()

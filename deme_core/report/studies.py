@@ -131,6 +131,9 @@ def _claims(scores: Scores, claims: Sequence[Claim], leading: str) -> str:
     for claim, model, other in [*claims, *beside]:
         found = against(scores, model, other, TRAIN)
         said = "holds" if found.change.high < 0 else "the opposite is shown" if found.worse else "not shown"
+        if found.change.low == found.change.high == 0:
+            lines.append(f"- {claim}: **not shown**, they are the same model: every search kept 0")
+            continue
         lines.append(f"- {claim}: **{said}**, {shown(found.change)}; {_agreeing(found)}")
     return "\n".join(lines)
 
@@ -238,6 +241,19 @@ REPORTS: dict[str, Callable[[pd.DataFrame, Path], str]] = {
         contest, leading="merged", title="Table 1: DeMe, its rivals and the null",
         claims=[("ensemble better than base", "ensemble", UNTRAINED), ("merged better than base", "merged", UNTRAINED)],
     ),
+    "directions": partial(
+        contest, leading=NEON, title="Where a merge may lead: ranges on real data, and away from own samples",
+        claims=[
+            ("ensemble better than base", "ensemble", UNTRAINED),
+            ("merged with w = 1/N better than base", "merged_uniform", UNTRAINED),
+            ("merged with searched w better than base", "merged", UNTRAINED),
+            ("ensemble better than a full-range finetune of as many steps", "ensemble", "full_range"),
+            ("merged with w = 1/N better than a full-range finetune of as many steps", "merged_uniform", "full_range"),
+            ("neon better than base", NEON, UNTRAINED),
+            ("neon better than brightness and contrast alone", NEON, MATCHED),
+            ("neon better than the ensemble", NEON, "ensemble"),
+        ],
+    ),
     "neon": partial(
         contest, leading=NEON, title="Away from own samples: Neon",
         claims=[
@@ -269,8 +285,8 @@ def _protocol(table: pd.DataFrame, study: str) -> str:
     return (
         f"Protocol: {row['images']:,} images a model from the seed block {row['seed_block']}, in {row['seed_blocks']}"
         f" blocks; sampler {row['sampler_kind']}, {row['sampler_steps']} steps, {row['sampler_spacing']} spacing,"
-        f" {row['sampler_dtype']}; judges `{row['judges']}`, search's features `{row['extractor']}`;"
-        f" {row['reference_images']:,} reference images; training seeds"
+        f" {row['sampler_dtype']}, on {row['device']}; judges `{row['judges']}`, search's features"
+        f" `{row['extractor']}`; {row['reference_images']:,} reference images; training seeds"
         f" {', '.join(map(str, sorted(table['seed'].unique())))}, one base. Made by `make {study}`; every row of it:"
         f" `{study}.csv`."
     )

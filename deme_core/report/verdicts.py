@@ -47,6 +47,8 @@ def nulls(scores: Scores) -> list[str]:
 def words(scores: Scores, model: str, part: str) -> str:
     """What is shown of a model on a part: a gain counts where every judge sees it and no random vectors reach it."""
     found = against(scores, model, UNTRAINED, part)
+    if found.change.low == found.change.high == 0:
+        return "the base itself"
     if found.better:
         compared = [] if is_random(model) or model == MATCHED else nulls(scores)
         reached = [null for null in compared if against(scores, model, null, part).change.high >= 0]

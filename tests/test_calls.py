@@ -1,0 +1,81 @@
+"""Distance over network calls: who stands beside whom, on planted distances."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deme_core.report import calls
+from deme_core.report.calls import by_calls, curves, network_calls
+
+BASE = {5: 4.0, 10: 2.0, 20: 1.0}  # neon has half of each: with 10 calls what the base has with 20
+
+
+def study_rows(models: tuple[str, ...] = ("pretrained", "neon")) -> pd.DataFrame:
+    rng, rows = np.random.default_rng(0), []
+    noise = rng.lognormal(0, 0.3, 4)  # of a block, which all models and calls share
+    for count, distance in BASE.items():
+        for seed in range(3):
+            for model in models:
+                luck = 1.0 if model == "pretrained" else rng.lognormal(0, 0.02)
+                values = distance * (0.5 if model == "neon" else 1.0) * luck * noise
+                plms = count == 20
+                rows.append(
+                    {
+                        "seed": seed, "model": model, "images": 4000, "seed_block": "EVALUATION", "seed_blocks": 4,
+                        "sampler_kind": "pndm" if plms else "unipc", "sampler_steps": count - plms,
+                        "sampler_spacing": "trailing", "device": "cpu", "judges": "final",
+                    }
+                    | {f"judge_{judge}_train_block{k}": value for judge in "ab" for k, value in enumerate(values)}
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_model_with_fewer_calls_stands_beside_the_base_with_the_most() -> None:
+    rows = study_rows()
+    assert sorted(set(network_calls(rows))) == [5, 10, 20]
+    found = curves(by_calls(rows))
+    assert {c: own.value for c, own in found["pretrained"].items()} == pytest.approx({5: 4, 10: 2, 20: 1})
+    assert {c: own.value for c, own in found["neon"].items()} == pytest.approx({5: 2, 10: 1, 20: 0.5}, rel=0.05)
+    assert found["neon"][10].low < 1 < found["neon"][10].high
+    assert found["neon"][20].high < 0.6
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["calls", *map(str, words)])
+    calls.main()
+
+
+def test_the_page_says_what_each_model_is_worth_with_each_number_of_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = study_rows(("pretrained", "neon", "ensemble"))
+    few = rows["sampler_steps"] == 5
+    rows[few].to_csv(tmp_path / "few.csv", index=False)
+    rows[~few].to_csv(tmp_path / "many.csv", index=False)
+    out = tmp_path / "calls.md"
+    command(monkeypatch, tmp_path / "few.csv", tmp_path / "many.csv", "--models", "neon", "--out", out)
+    text = out.read_text(encoding="utf-8")
+    cells = {tuple(row[:2]): row for row in (line.strip("| ").split(" | ") for line in text.splitlines())}
+    neon = "away from own samples, searched step (Neon)"
+    assert cells["pretrained", "10"][2:4] == ["—", "+100.0 % [+100.0, +100.0]"]
+    assert cells["pretrained", "20"][2:] == ["—"] * 4
+    assert float(cells[neon, "5"][2].split()[0].replace("−", "-")) == pytest.approx(-50, abs=3)
+    assert float(cells[neon, "5"][3].split()[0].replace("−", "-")) == pytest.approx(100, abs=10)
+    assert "ensemble" not in text
+    assert "20: pndm, trailing" in text
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["few.csv"], "found 5 network calls; at least two"), (["no.csv"], "no such file")]
+)
+def test_what_cannot_be_compared_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], said: str
+) -> None:
+    rows = study_rows()
+    rows[rows["sampler_steps"] == 5].to_csv(tmp_path / "few.csv", index=False)
+    with pytest.raises(calls.InputError, match=said):
+        command(monkeypatch, *(tmp_path / name for name in names), "--out", tmp_path / "calls.md")

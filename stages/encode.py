@@ -7,6 +7,8 @@ import argparse
 from pathlib import Path
 
 from deme_core.data.encode import EncodeParams, encode_parts
+from deme_core.data.images import load_part
+from deme_core.data.no_images import refuse_none
 from deme_core.params import read, section
 from deme_core.stage import run
 
@@ -17,6 +19,7 @@ def main() -> None:
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--out", type=Path, required=True, help="folder of the examples")
     args = parser.parse_args()
+    refuse_none(load_part(args.data, "train"))
     encode_parts(args.pretrained, args.data, section(read(), "encode", EncodeParams), args.out)
 
 

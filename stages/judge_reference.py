@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from deme_core.data.images import REPORTED, load_part
+from deme_core.data.no_images import refuse_none
 from deme_core.metrics.feature_files import write_features
 from deme_core.metrics.image_statistics import image_statistics
 from deme_core.metrics.judges import load_judges
@@ -18,7 +19,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
     parser.add_argument("--out", type=Path, required=True, help="folder of the features")
     args = parser.parse_args()
-    parts = {part: load_part(args.data, part).pixels for part in REPORTED}
+    images = {part: load_part(args.data, part) for part in REPORTED}
+    refuse_none(images["train"])
+    parts = {part: own.pixels for part, own in images.items()}
     for judge in load_judges(Path(section(read(), "judges", JudgeParams).folder)):
         for part, pixels in parts.items():
             if len(pixels):

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from deme_core.data.images import REPORTED, load_part
+from deme_core.data.no_images import refuse_none
 from deme_core.metrics.feature_files import write_features
 from deme_core.metrics.features import FeatureParams, load_extractor
 from deme_core.metrics.statistics_files import import_statistics
@@ -16,10 +17,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
     parser.add_argument("--out", type=Path, required=True, help="folder of the features")
     args = parser.parse_args()
+    parts = {part: load_part(args.data, part) for part in REPORTED}
+    refuse_none(parts["train"])
     params = section(read(), "reference", FeatureParams)
     extractor = load_extractor(params.extractor)
-    for part in REPORTED:
-        images = load_part(args.data, part)
+    for part, images in parts.items():
         if len(images):
             features = extractor([images.pixels])
             write_features(args.out / f"{part}.safetensors", features, extractor)

@@ -203,6 +203,12 @@ def test_the_counts_are_those_of_the_stages() -> None:
     assert away.sampled == 6 * 100 + 50 + 5
 
 
+def test_a_run_without_data_costs_its_own_samples() -> None:
+    training = training_params(iterations=12, batch_size=8, gradient_accumulation=2)
+    own = Counts.of_own(training, sampler_params(steps=3), OwnParams(images=50, ranges=2))
+    assert (own.trained, own.searched, own.sampled, own.calls) == (2 * 12 * 8 * 2, 0, 55, 3)
+
+
 def test_a_measured_step_gives_time_flops_and_disk(pipeline: Path) -> None:
     measured = measure(pipeline, training_params(batch_size=4), sampler_params(block=4))
     assert (measured.pixels, measured.encoded, measured.encoding, measured.decoding) == (64, 0, 0, 0)

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import sampler_params, training_params
 
 from deme_core.checkpoints import WEIGHTS, denoiser_dir, load_denoiser
 from deme_core.data.examples import Pixels
 from deme_core.data.images import load_part
+from deme_core.errors import InputError
+from deme_core.merging.away import AwayParams
 from deme_core.merging.task_vectors import vector_files, write_task_vector, write_task_vectors
 from deme_core.sampling.archive import read_images, read_protocol
 from deme_core.sampling.generate import Sampler, single
@@ -77,3 +80,10 @@ def test_each_range_has_a_finetune_of_its_own(pipeline: Path, digits: torch.Tens
     assert [(recipe["bounds"], recipe["range"]) for recipe in recipes] == [([0, 500, 1000], 1), ([0, 500, 1000], 2)]
     one, two = (read_tensors(file) for file in files)
     assert any(not torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_step_that_nobody_searched_is_shared_by_the_vectors() -> None:
+    assert AwayParams(w=0.5).weights(2) == [-0.25, -0.25]
+    for w in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(InputError, match=r"^params: away.w = .*: must be a finite number above 0"):
+            AwayParams(w=w)

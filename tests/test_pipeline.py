@@ -177,6 +177,25 @@ def test_rivals_without_their_dag_end_a_fresh_run_in_one_line(toy: Path, tmp_pat
     assert outputs(tmp_path / "project") == {}
 
 
+def test_a_model_without_any_image_comes_to_a_merge_in_one_command(toy: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(toy, tmp_path / "project"))
+    change_params(project, {"data": {"source": "none", "held_out": None}, "away": {"w": 0.5}})
+    own = {f"{name}@pretrained" for name in ("own_samples", "own_examples", "finetune_own", "gate_own", "merge_away")}
+    assert set(repro(project, "merge_away@pretrained")) == {"validate", "data", "pretrain_load", *own}
+    base, *experts = (
+        load_denoiser(project / "models" / name).state_dict() for name in ("pretrained/unet", "own/1", "own/2")
+    )
+    merged = DiffusionPipeline.from_pretrained(project / "models" / "away").unet.state_dict()
+    for key, theta in base.items():
+        step = sum(expert[key] - theta for expert in experts) / 2
+        assert merged[key].numpy() == pytest.approx((theta - 0.5 * step).numpy(), abs=1e-6), key
+    for stage in ("encode", "reference", "judge_reference"):
+        run = dvc(project, "repro", stage)
+        assert run.returncode != 0
+        (line,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
+        assert line.startswith("error: params: data.source = none: there is no image to train on")
+
+
 def test_an_edit_of_the_users_own_files_runs_their_readers_again(toy: Path, tmp_path: Path) -> None:
     project = Path(shutil.copytree(toy, tmp_path / "project"))
     np.savez(project / "statistics.npz", mu=np.zeros(8), sigma=np.eye(8))

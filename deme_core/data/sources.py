@@ -9,6 +9,7 @@ import torch
 from deme_core.data.files import read_folder, read_zip
 from deme_core.data.idx import read_idx
 from deme_core.data.images import DataParams, Images, split
+from deme_core.data.no_images import NONE, read_none
 from deme_core.data.tables import read_hub, read_parquet
 from deme_core.errors import InputError
 
@@ -48,6 +49,7 @@ SOURCES: dict[str, Callable[[DataParams], Images | dict[str, Images]]] = {
     "zip": read_zip,
     "parquet": read_parquet,
     "hub": read_hub,
+    NONE: read_none,
 }
 
 

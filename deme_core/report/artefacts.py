@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deme_core.data.images import DataParams
+from deme_core.data.no_images import NONE
 from deme_core.errors import InputError
 from deme_core.hub_layouts import find_layout
 from deme_core.metrics.clip_score import ClipScoreParams
@@ -52,7 +53,8 @@ def artefacts(
 ) -> list[Artefact]:  # fmt: skip
     """Everything that these params name."""
     check(data.source in DATA, "data.source", data.source, f"known sources are {', '.join(DATA)}")
-    found = [_model(pretrain), *DATA[data.source](data), *_extractor(features.extractor)]
+    found = [_model(pretrain), *DATA[data.source](data)]
+    found += [] if data.source == NONE else _extractor(features.extractor)
     found += [
         _file("prompts", own.path, f"put the file of the set prompts.{name} there, source '{own.source}'")
         for name, own in (prompts or {}).items()
@@ -133,6 +135,7 @@ def _hub(params: DataParams) -> list[Artefact]:
 
 DATA: dict[str, Callable[[DataParams], list[Artefact]]] = {
     "digits": lambda params: [Artefact("data", "scikit-learn's digits", Path(), "comes with scikit-learn")],
+    NONE: lambda params: [Artefact("data", "no images", Path(), "none are needed")],
     "digits_t2i": lambda params: [Artefact("data", "scikit-learn's digits", Path(), "comes with scikit-learn")],
     "idx": _on_disk("put the idx files there; Fashion-MNIST: apt-get install dataset-fashion-mnist"),
     "folder": _on_disk("put the images there"),

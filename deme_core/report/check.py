@@ -3,6 +3,7 @@
 from typing import Any
 
 from deme_core.data.images import DataParams
+from deme_core.data.no_images import NONE
 from deme_core.errors import InputError
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.clip_score import ClipScoreParams
@@ -39,14 +40,20 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     search, sample = section(params, "merge_search", SearchParams), section(params, "sample", SampleParams)
     own = section(params, "own_samples", OwnParams)
     features, prompts = section(params, "reference", FeatureParams), prompt_params(params)
-    found = artefacts(section(params, "data", DataParams), pretrain, features, prompts)
-    found += judge_artefacts(section(params, "judges", JudgeParams))
+    data = section(params, "data", DataParams)
+    bare = data.source == NONE  # a model without data: merge_away alone
+    found = artefacts(data, pretrain, features, prompts)
+    found += [] if bare else judge_artefacts(section(params, "judges", JudgeParams))
     found += optimizer_artefacts(training.optimizer)
     found += measure_artefacts(prompts, section(params, "clip_score", ClipScoreParams))
     found = list(dict.fromkeys(found))  # packages that several parts need
     prompted = {name: _prompted(name, own) for name, own in prompts.items()}
-    counts = Counts.of(
-        top.N, params["dag"], training, search, sampler, sample, own, sum(n or 0 for n in prompted.values())
+    counts = (
+        Counts.of_own(training, sampler, own)
+        if bare
+        else Counts.of(
+            top.N, params["dag"], training, search, sampler, sample, own, sum(n or 0 for n in prompted.values())
+        )
     )
     lines = [
         f"{top.name}: what it needs",
@@ -58,14 +65,20 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     ]
     if folder := model_folder(pretrain):
         measured = measure(folder, training, sampler)
-        trained = top.N + len(params["dag"]["own"]) * own.ranges
-        disk = measured.disk(
-            trained, top.random_draws, len(params["dag"]["models"]), counts.sampled // len(params["dag"]["sampled"])
+        trained, dag = top.N + len(params["dag"]["own"]) * own.ranges, params["dag"]
+        disk = (
+            measured.disk(own.ranges, 0, 1, own.whole)
+            if bare
+            else measured.disk(trained, top.random_draws, len(dag["models"]), counts.sampled // len(dag["sampled"]))
         )
         lines += _measured(measured, counts, disk, training.batch_size)
     else:
         lines.append("  time, FLOPs, memory, disk: told once the model is there")
-    lines += _uncovered(features.extractor, sample.images, section(params, "evaluate", EvaluateParams).blocks)
+    lines += (
+        []
+        if bare
+        else _uncovered(features.extractor, sample.images, section(params, "evaluate", EvaluateParams).blocks)
+    )
     missing = sum(artefact.path is None for artefact in found)
     lines += ["", f"{missing} of {len(found)} missing" if missing else "everything is there"]
     return "\n".join(lines), not missing

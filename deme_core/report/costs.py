@@ -43,6 +43,12 @@ class Counts:
     """Network calls an image."""
 
     @classmethod
+    def of_own(cls, training: TrainingParams, sampler: SamplerParams, own: OwnParams) -> "Counts":
+        """Of a run without data, which ends with merge_away."""
+        batch = training.batch_size * training.gradient_accumulation
+        return cls(own.ranges * training.iterations * batch, searched=0, sampled=own.whole, calls=sampler.calls)
+
+    @classmethod
     def of(
         cls, N: int, dag: dict[str, Any], training: TrainingParams, search: SearchParams, sampler: SamplerParams,
         sample: SampleParams, own: OwnParams, prompted: int = 0,

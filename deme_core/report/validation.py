@@ -9,6 +9,7 @@ from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
 from deme_core.hub_layouts import local_pipeline, source_schedule
 from deme_core.inputs import check_inputs
+from deme_core.merging.away import AwayParams
 from deme_core.merging.methods import MergeParams, check_blocks
 from deme_core.merging.search import check_search
 from deme_core.merging.settings import SearchParams
@@ -39,7 +40,7 @@ SECTIONS = {
     "finetune_rival": RivalParams, "merge_search": SearchParams, "merge": MergeParams, "sampler": SamplerParams,
     "sample": SampleParams, "evaluate": EvaluateParams, "calibrate": CalibrateParams, "loss_matrix": LossMatrixParams,
     "encode": EncodeParams, "clip_score": ClipScoreParams, "judges": JudgeParams, "gate": GateParams,
-    "own_samples": OwnParams,
+    "own_samples": OwnParams, "away": AwayParams,
 }  # fmt: skip
 
 

@@ -1,0 +1,24 @@
+"""Merge away from own samples by the length that params name: θ − w·mean(τ), which neither search nor image chose."""
+
+import argparse
+from pathlib import Path
+
+from deme_core.merging.away import AwayParams
+from deme_core.merging.merge import write_merged
+from deme_core.merging.task_vectors import vector_files
+from deme_core.params import read, section
+from deme_core.stage import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
+    parser.add_argument("--own", type=Path, required=True, help="output of the stage finetune_own")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the merged pipeline")
+    args = parser.parse_args()
+    away, vectors = section(read(), "away", AwayParams), vector_files(args.own)
+    write_merged(args.pretrained, vectors, away.weights(len(vectors)), args.out, {"search": None})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,8 +1,7 @@
 """The reports of the studies, over several trainings each: Tables 1 and 3 and Fig. 9 of the paper."""
 
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,17 @@ PAPER_TABLE3 = {"1": "4.40", "2": "4.45", "3": "4.32", "4": "4.27", "5": "3.87"}
 NULL = "Random vectors are drawn anew for each training seed."
 NO_NULL = "This study has no random vectors beside it; those of the default run stand in its page."
 TRAIN = "train"
-Claim = tuple[str, str, str]  # what is said, of which model, beside which other
+WINNERS = ("merged", NEON)  # that are held against the best rival
+CLAIMS = (  # what is said, of which model, beside which other
+    ("ensemble better than base", "ensemble", UNTRAINED),
+    ("merged with w = 1/N better than base", "merged_uniform", UNTRAINED),
+    ("merged with searched w better than base", "merged", UNTRAINED),
+    ("ensemble better than a full-range finetune of as many steps", "ensemble", "full_range"),
+    ("merged with w = 1/N better than a full-range finetune of as many steps", "merged_uniform", "full_range"),
+    ("neon better than base", NEON, UNTRAINED),
+    ("neon better than brightness and contrast alone", NEON, MATCHED),
+    ("neon better than the ensemble", NEON, "ensemble"),
+)
 INTERVALS = (
     "cover both the luck of training (seeds) and that of sampling (blocks of noise, which all models share); none is"
     " widened for the number of comparisons"
@@ -73,13 +82,11 @@ def scores_of(table: pd.DataFrame) -> Scores:
     return found
 
 
-def contest(table: pd.DataFrame, picture: Path, leading: str, title: str, claims: Sequence[Claim]) -> str:
-    """Every model beside the pretrained one, and the leading one beside every other.
-
-    Args:
-        claims: what is said to hold of the models.
-    """
-    scores, name = scores_of(table), model_name(leading)
+def contest(table: pd.DataFrame, picture: Path) -> str:
+    """Every model beside the pretrained one, which claims hold, and the leading model beside every other."""
+    scores = scores_of(table)
+    leading = NEON if NEON in scores else "merged"
+    name = model_name(leading)
     shown_beside = {m: against(scores, leading, m, TRAIN) for m in scores if m != leading}
     lines = []
     for heading, belongs in (("rivals", is_rival), ("random vectors", is_random)):
@@ -101,8 +108,8 @@ def contest(table: pd.DataFrame, picture: Path, leading: str, title: str, claims
     )
     return "\n\n".join(
         [
-            f"# {title} over {table['seed'].nunique()} training seeds",
-            _claims(scores, claims, leading),
+            f"# Table 1: DeMe, its rivals, the null and Neon over {table['seed'].nunique()} training seeds",
+            _claims(scores),
             *(
                 [f"{name}, on the training part, by the interval of the mean of all judges:", "\n".join(lines)]
                 if lines
@@ -122,19 +129,21 @@ def contest(table: pd.DataFrame, picture: Path, leading: str, title: str, claims
     )
 
 
-def _claims(scores: Scores, claims: Sequence[Claim], leading: str) -> str:
-    """Which claims hold here, by all judges on the training part."""
+def _claims(scores: Scores) -> str:
+    """Which claims hold here, by all judges on the training part; none of a model that was not measured."""
     rivals = [model for model in scores if is_rival(model)]
     best = min(rivals, key=lambda model: against(scores, model, UNTRAINED, TRAIN).change.value, default=None)
-    beside = [(f"{leading} better than the best rival, {model_name(best)}", leading, best)] if best else []
+    beside = [(f"{model} better than the best rival, {model_name(best)}", model, best) for model in WINNERS if best]
     lines = ["What holds, by the mean of all judges on the training part:", ""]
-    for claim, model, other in [*claims, *beside]:
+    for claim, model, other in [*CLAIMS, *beside]:
+        if model not in scores or other not in scores:
+            continue
         found = against(scores, model, other, TRAIN)
         said = "holds" if found.change.high < 0 else "the opposite is shown" if found.worse else "not shown"
+        beyond = f"{shown(found.change)}; {_agreeing(found)}"
         if found.change.low == found.change.high == 0:
-            lines.append(f"- {claim}: **not shown**, they are the same model: every search kept 0")
-            continue
-        lines.append(f"- {claim}: **{said}**, {shown(found.change)}; {_agreeing(found)}")
+            beyond = "they are the same model: every search kept 0"
+        lines.append(f"- {claim}: **{said}**, {beyond}")
     return "\n".join(lines)
 
 
@@ -237,30 +246,7 @@ CHANGE = (
 )
 MERGES = ("ensemble", "merged_uniform")
 REPORTS: dict[str, Callable[[pd.DataFrame, Path], str]] = {
-    "table1": partial(
-        contest, leading="merged", title="Table 1: DeMe, its rivals and the null",
-        claims=[("ensemble better than base", "ensemble", UNTRAINED), ("merged better than base", "merged", UNTRAINED)],
-    ),
-    "directions": partial(
-        contest, leading=NEON, title="Where a merge may lead: ranges on real data, and away from own samples",
-        claims=[
-            ("ensemble better than base", "ensemble", UNTRAINED),
-            ("merged with w = 1/N better than base", "merged_uniform", UNTRAINED),
-            ("merged with searched w better than base", "merged", UNTRAINED),
-            ("ensemble better than a full-range finetune of as many steps", "ensemble", "full_range"),
-            ("merged with w = 1/N better than a full-range finetune of as many steps", "merged_uniform", "full_range"),
-            ("neon better than base", NEON, UNTRAINED),
-            ("neon better than brightness and contrast alone", NEON, MATCHED),
-            ("neon better than the ensemble", NEON, "ensemble"),
-        ],
-    ),
-    "neon": partial(
-        contest, leading=NEON, title="Away from own samples: Neon",
-        claims=[
-            ("neon better than base", NEON, UNTRAINED),
-            ("neon better than brightness and contrast alone", NEON, MATCHED),
-        ],
-    ),
+    "contest": contest,
     "ablation": ablation,
     "sensitivity": sensitivity,
 }  # fmt: skip

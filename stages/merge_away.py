@@ -17,7 +17,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the merged pipeline")
     args = parser.parse_args()
     away, vectors = section(read(), "away", AwayParams), vector_files(args.own)
-    write_merged(args.pretrained, vectors, away.weights(len(vectors)), args.out, {"search": None})
+    note = "A step away from what was learned from own samples, of a length that was set; nothing was measured."
+    write_merged(args.pretrained, vectors, away.weights(len(vectors)), args.out, {"search": None, "note": note})
 
 
 if __name__ == "__main__":

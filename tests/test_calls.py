@@ -1,12 +1,14 @@
 """Distance over network calls: who stands beside whom, on planted distances."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from deme_core.errors import InputError
 from deme_core.report import calls
 from deme_core.report.calls import by_calls, curves, network_calls
 
@@ -70,12 +72,32 @@ def test_the_page_says_what_each_model_is_worth_with_each_number_of_calls(
 
 
 @pytest.mark.parametrize(
-    ("names", "said"), [(["few.csv"], "found 5 network calls; at least two"), (["no.csv"], "no such file")]
-)
+    ("change", "words", "said"),
+    [
+        (lambda rows: rows[rows["sampler_steps"] == 5], [], "found 5 network calls; at least two"),
+        (lambda rows: rows[rows["model"] != "pretrained"], [], "each with the pretrained model"),
+        (lambda rows: rows[rows["seed"] == 0], [], "the same training seeds"),
+        (lambda rows: rows.drop(rows.index[-1]), [], "the same training seeds"),
+        (lambda rows: pd.concat([rows, rows.tail(1)]), [], "two rows of one seed"),
+        (lambda rows: rows.assign(judges=rows["seed"].map(str)), [], "judges: 0, 1, 2; name studies of one protocol"),
+        (lambda rows: rows.assign(sampler_spacing=rows["model"]), [], "two samplers have as many network calls"),
+        (lambda rows: rows, ["--models", "neno"], "--models neno: not measured there; there are pretrained, neon"),
+    ],
+)  # fmt: skip
 def test_what_cannot_be_compared_is_said_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable, words: list[str], said: str
 ) -> None:
-    rows = study_rows()
-    rows[rows["sampler_steps"] == 5].to_csv(tmp_path / "few.csv", index=False)
-    with pytest.raises(calls.InputError, match=said):
-        command(monkeypatch, *(tmp_path / name for name in names), "--out", tmp_path / "calls.md")
+    change(study_rows()).to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(InputError, match=said):
+        command(monkeypatch, tmp_path / "rows.csv", *words, "--out", tmp_path / "calls.md")
+    with pytest.raises(InputError, match="no such file"):
+        command(monkeypatch, tmp_path / "none.csv", "--out", tmp_path / "calls.md")
+
+
+def test_guided_calls_and_models_of_other_calls_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = study_rows().assign(sampler_guidance=7.5)
+    assert sorted(set(network_calls(rows))) == [10, 20, 40]
+    rows["made_for_calls"] = np.where((rows["model"] == "neon") & (rows["sampler_steps"] == 5), 20, np.nan)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    command(monkeypatch, tmp_path / "rows.csv", "--out", tmp_path / "calls.md")
+    assert "than it was made for: neon with 10 (made for 20)." in (tmp_path / "calls.md").read_text("utf-8")

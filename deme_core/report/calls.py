@@ -8,23 +8,47 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from deme_core.errors import InputError
-from deme_core.metrics.intervals import Interval, block_interval
+from deme_core.metrics.intervals import Interval
+from deme_core.metrics.verdict import Verdict
 from deme_core.report.figures import call_curves
-from deme_core.report.studies import INTERVALS, scores_of
+from deme_core.report.studies import INTERVALS, TRAIN, scores_of
 from deme_core.report.text import markdown, model_name
-from deme_core.report.verdicts import UNTRAINED, Scores, against, judges_of, ratios, shown
+from deme_core.report.verdicts import UNTRAINED, Scores, against, judges_of, shown
 from deme_core.stage import run
 
-TRAIN = "train"
+PROTOCOL = ("images", "seed_block", "seed_blocks", "judges")  # the same in rows that can be compared
 
 
 def network_calls(rows: pd.DataFrame) -> pd.Series:
-    """Network calls an image; PLMS makes one step twice."""
-    return rows["sampler_steps"] + (rows["sampler_kind"] == "pndm")
+    """Network calls an image; PLMS makes one step twice, guidance calls with and without the condition."""
+    guided = rows["sampler_guidance"].fillna(1) != 1 if "sampler_guidance" in rows else 0
+    return (rows["sampler_steps"] + (rows["sampler_kind"] == "pndm")) * (1 + guided)
+
+
+def check_rows(rows: pd.DataFrame) -> None:
+    """Refuse rows that no interval over trainings and noise could be made of.
+
+    Raises:
+        InputError: it names what differs.
+    """
+    calls = network_calls(rows)
+    for key in PROTOCOL:
+        if rows[key].nunique() > 1:
+            raise InputError(f"{key}: {', '.join(map(str, rows[key].unique()))}; name studies of one protocol")
+    if (rows.groupby(calls)[["sampler_kind", "sampler_spacing"]].nunique() > 1).any(axis=None):
+        raise InputError("two samplers have as many network calls; name studies with one sampler for each number")
+    if rows.groupby([calls, "model", "seed"]).size().max() > 1:
+        raise InputError("a model has two rows of one seed and number of calls; name each study once")
+    if rows.groupby([calls, "model"])["seed"].agg(frozenset).nunique() > 1 or rows["seed"].nunique() < 2:
+        raise InputError("each model needs the same training seeds with every number of calls, two at least")
+    if calls.nunique() < 2 or set(calls[rows["model"] == UNTRAINED]) != set(calls):
+        raise InputError(
+            f"found {', '.join(map(str, sorted(set(calls))))} network calls; at least two numbers of them are needed,"
+            " each with the pretrained model: name several studies"
+        )
 
 
 def by_calls(rows: pd.DataFrame) -> dict[int, Scores]:
@@ -32,9 +56,19 @@ def by_calls(rows: pd.DataFrame) -> dict[int, Scores]:
     return {int(str(calls)): scores_of(own) for calls, own in rows.groupby(network_calls(rows))}
 
 
-def beside_the_most(found: Mapping[int, Scores], calls: int, model: str) -> Scores:
-    """A model with so many calls beside the pretrained one with the most."""
-    return {model + "@": found[calls][model], UNTRAINED: found[max(found)][UNTRAINED]}
+def beside_the_most(found: Mapping[int, Scores], calls: int, model: str) -> Verdict:
+    """The verdict on a model with so many calls beside the pretrained one with the most."""
+    return against({"": found[calls][model], UNTRAINED: found[max(found)][UNTRAINED]}, "", UNTRAINED, TRAIN)
+
+
+def curves(found: Mapping[int, Scores]) -> dict[str, dict[int, Interval]]:
+    """Model -> calls -> its distance, in units of the pretrained one's with the most calls, by all judges."""
+    out: dict[str, dict[int, Interval]] = {}
+    for calls, scores in found.items():
+        for model in scores:
+            change = beside_the_most(found, calls, model).change
+            out.setdefault(model, {})[calls] = Interval(*(1 + end / 100 for end in vars(change).values()))
+    return out
 
 
 def page(rows: pd.DataFrame, found: Mapping[int, Scores], picture: str) -> str:
@@ -45,17 +79,13 @@ def page(rows: pd.DataFrame, found: Mapping[int, Scores], picture: str) -> str:
     header += [f"beside the base with {most} calls<br>[95 %]", *(f"`{judge}`" for judge in judges)]
     cells = []
     for model in dict.fromkeys(model for scores in found.values() for model in scores):
-        for calls, scores in found.items():
-            if model not in scores:
-                continue
-            equal = "—" if model == UNTRAINED else shown(against(scores, model, UNTRAINED, TRAIN).change)
-            verdict = against(beside_the_most(found, calls, model), model + "@", UNTRAINED, TRAIN)
-            own = [shown(verdict.judges[judge]) for judge in judges]
+        for calls in [calls for calls, scores in found.items() if model in scores]:
+            verdict = beside_the_most(found, calls, model)
+            all_of_them = [shown(verdict.change), *(shown(verdict.judges[judge]) for judge in judges)]
             if (model, calls) == (UNTRAINED, most):
-                verdict_text, own = "—", ["—"] * len(judges)
-            else:
-                verdict_text = shown(verdict.change)
-            cells.append([model_name(model), str(calls), equal, verdict_text, *own])
+                all_of_them = ["—"] * len(all_of_them)
+            equal = "—" if model == UNTRAINED else shown(against(found[calls], model, UNTRAINED, TRAIN).change)
+            cells.append([model_name(model), str(calls), equal, *all_of_them])
     first = rows.iloc[0]
     used = ", ".join(f"{calls}: {row.sampler_kind}, {row.sampler_spacing}" for calls, row in samplers.iterrows())
     return "\n\n".join([
@@ -66,20 +96,17 @@ def page(rows: pd.DataFrame, found: Mapping[int, Scores], picture: str) -> str:
         f" below 0 the model is better than what it stands beside. Intervals (95 %) {INTERVALS}.",
         f"Protocol: {first['images']:,} images a model from the seed block {first['seed_block']}, in"
         f" {first['seed_blocks']} blocks; sampler by calls: {used}; judges `{first['judges']}`;"
-        f" {first['device']}.",
+        f" on {', '.join(rows['device'].unique())}.{_made_for(rows)}",
     ]) + "\n"  # fmt: skip
 
 
-def curves(found: Mapping[int, Scores]) -> dict[str, dict[int, Interval]]:
-    """Model -> calls -> its distance, in units of the pretrained one's with the most calls, by all judges."""
-    out: dict[str, dict[int, Interval]] = {}
-    for calls, scores in found.items():
-        for model in scores:
-            beside = beside_the_most(found, calls, model)
-            mean = np.mean(list(ratios(beside, model + "@", UNTRAINED, TRAIN).values()), axis=0)
-            change = block_interval(mean)
-            out.setdefault(model, {})[calls] = Interval(*(float(np.exp(x)) for x in vars(change).values()))
-    return out
+def _made_for(rows: pd.DataFrame) -> str:
+    """Which models were measured with other calls than they were made for."""
+    if "made_for_calls" not in rows:
+        return ""
+    moved = rows[["model", "made_for_calls"]].assign(calls=network_calls(rows)).dropna().drop_duplicates()
+    told = [f"{row.model} with {row.calls} (made for {row.made_for_calls:g})" for row in moved.itertuples()]
+    return f" Measured with other calls than it was made for: {', '.join(told)}." if told else ""
 
 
 def main() -> None:
@@ -94,16 +121,16 @@ def main() -> None:
             raise InputError(f"{file}: no such file; name the CSV of a study, such as reports/fashion_mnist_10.csv")
     rows = pd.concat([pd.read_csv(file) for file in args.rows], ignore_index=True)
     if args.models:
+        if unknown := set(args.models) - set(rows["model"]):
+            raise InputError(
+                f"--models {' '.join(sorted(unknown))}: not measured there; there are"
+                f" {', '.join(rows['model'].unique())}"
+            )
         rows = rows[rows["model"].isin([UNTRAINED, *args.models])]
+    check_rows(rows)
     found = by_calls(rows)
-    if len(found) < 2 or any(UNTRAINED not in scores for scores in found.values()):
-        raise InputError(
-            f"{', '.join(map(str, args.rows))}: found {', '.join(map(str, found))} network calls; at least two numbers"
-            " of them are needed, each with the pretrained model: name the CSV files of several studies"
-        )
     picture = args.out.with_suffix(".png")
-    named = {model_name(model): own for model, own in curves(found).items()}
-    call_curves(picture, named)
+    call_curves(picture, {model_name(model): own for model, own in curves(found).items()})
     args.out.write_text(text := page(rows, found, picture.name), encoding="utf-8")
     print(text)
 

@@ -67,7 +67,7 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
         measured = measure(folder, training, sampler)
         trained, dag = top.N + len(params["dag"]["own"]) * own.ranges, params["dag"]
         disk = (
-            measured.disk(own.ranges, 0, 1, own.whole)
+            measured.disk(own.ranges, 0, 2, own.whole)
             if bare
             else measured.disk(trained, top.random_draws, len(dag["models"]), counts.sampled // len(dag["sampled"]))
         )
@@ -114,7 +114,7 @@ def _counts(counts: Counts) -> list[str]:
     return [
         f"  images trained on      {counts.trained:>14,}",
         f"  images of the searches {counts.searched:>14,}  at most, {counts.calls} network calls each",
-        f"  images to evaluate     {counts.sampled:>14,}  {counts.calls} network calls each",
+        f"  images sampled beside   {counts.sampled:>14,}  {counts.calls} network calls each",
     ]
 
 

@@ -14,7 +14,7 @@ from deme_core.metrics.verdict import Verdict, log_ratios, percent
 from deme_core.report.figures import forest, sensitivity_curves
 from deme_core.report.tables import training_steps
 from deme_core.report.text import markdown, model_name, number
-from deme_core.report.verdicts import HOW_TO_READ, UNTRAINED, Scores, against, judged, ratios, shown
+from deme_core.report.verdicts import HOW_TO_READ, THE_BASE, UNTRAINED, Scores, against, judged, ratios, shown, words
 
 # FID of the paper's Table 1 (columns CIFAR10, LSUN-Church, LSUN-Bedroom) and Table 3 (CIFAR10, DDIM-100), for the eye
 # alone: other models, other images, other features.
@@ -36,6 +36,8 @@ CLAIMS = (  # what is said, of which model, beside which other
     ("neon better than base", NEON, UNTRAINED),
     ("neon better than brightness and contrast alone", NEON, MATCHED),
     ("neon better than the ensemble", NEON, "ensemble"),
+    ("neon better than a full-range finetune", NEON, "full_range"),
+    ("neon better than random vectors, searched alike", NEON, "random1"),
 )
 INTERVALS = (
     "cover both the luck of training (seeds) and that of sampling (blocks of noise, which all models share); none is"
@@ -108,7 +110,7 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
     )
     return "\n\n".join(
         [
-            f"# Table 1: DeMe, its rivals, the null and Neon over {table['seed'].nunique()} training seeds",
+            f"# `{picture.stem}`: DeMe, its rivals, the null and Neon over {table['seed'].nunique()} training seeds",
             _claims(scores),
             *(
                 [f"{name}, on the training part, by the interval of the mean of all judges:", "\n".join(lines)]
@@ -131,7 +133,7 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
 
 def _claims(scores: Scores) -> str:
     """Which claims hold here, by all judges on the training part; none of a model that was not measured."""
-    rivals = [model for model in scores if is_rival(model)]
+    rivals = [m for m in scores if is_rival(m) and words(scores, m, TRAIN) != THE_BASE]
     best = min(rivals, key=lambda model: against(scores, model, UNTRAINED, TRAIN).change.value, default=None)
     beside = [(f"{model} better than the best rival, {model_name(best)}", model, best) for model in WINNERS if best]
     lines = ["What holds, by the mean of all judges on the training part:", ""]
@@ -188,13 +190,13 @@ def ablation(table: pd.DataFrame, picture: Path) -> str:
     for row, own in table.groupby("row"):
         first: Any
         first, N = own.iloc[0], own["N"].iloc[0]
-        words = f" {first['overrides']} "
-        projection = next((word for word in ("none", "released") if f"projection={word} " in words), "foldable")
+        given = f" {first['overrides']} "
+        projection = next((word for word in ("none", "released") if f"projection={word} " in given), "foldable")
         scores = scores_of(own)
         cells.append(
             [
                 f"{N} × {first['iterations']:,}", "—" if N == 1 else "yes",
-                "no" if "consistency=0 " in words else "yes", "no" if projection == "none" else projection,
+                "no" if "consistency=0 " in given else "yes", "no" if projection == "none" else projection,
                 *(_change(scores, model) for model in MERGES), PAPER_TABLE3.get(str(row), "—"),
             ]
         )  # fmt: skip

@@ -65,5 +65,7 @@ def check_params(params: dict[str, Any]) -> None:
     check_prompts(parsed["sample"].prompts, sets, parsed["sampler"].guidance, pipeline)
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks, feature_count(parsed["reference"].extractor))
     if pipeline is not None:
-        check_schedule(source_schedule(pipeline), top, parsed["finetune_rival"], parsed["sampler"].steps)
+        check_schedule(schedule := source_schedule(pipeline), top, parsed["finetune_rival"], parsed["sampler"].steps)
+        T, ranges = schedule.config.num_train_timesteps, parsed["own_samples"].ranges
+        check(ranges <= T, "own_samples.ranges", ranges, f"must be at most T = {T}")
     check_inputs(params)

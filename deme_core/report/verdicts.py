@@ -15,6 +15,7 @@ from deme_core.report.text import PARTS, markdown, model_name, number
 Scores = Mapping[str, Mapping[str, ArrayLike]]
 """Model -> a score's name -> its values: [K] of K seed blocks, or [S, K] of S trainings on the same blocks."""
 UNTRAINED = "pretrained"
+THE_BASE = "the base itself"  # what a search that kept 0 has given
 
 
 def judges_of(scores: Scores, part: str) -> list[str]:
@@ -48,7 +49,7 @@ def words(scores: Scores, model: str, part: str) -> str:
     """What is shown of a model on a part: a gain counts where every judge sees it and no random vectors reach it."""
     found = against(scores, model, UNTRAINED, part)
     if found.change.low == found.change.high == 0:
-        return "the base itself"
+        return THE_BASE
     if found.better:
         compared = [] if is_random(model) or model == MATCHED else nulls(scores)
         reached = [null for null in compared if against(scores, model, null, part).change.high >= 0]

@@ -19,16 +19,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
     parser.add_argument("--out", type=Path, required=True, help="folder of the features")
     args = parser.parse_args()
-    images = {part: load_part(args.data, part) for part in REPORTED}
-    refuse_none(images["train"])
-    parts = {part: own.pixels for part, own in images.items()}
+    parts = {part: load_part(args.data, part) for part in REPORTED}
+    refuse_none(parts["train"])
     for judge in load_judges(Path(section(read(), "judges", JudgeParams).folder)):
-        for part, pixels in parts.items():
-            if len(pixels):
-                write_features(
-                    args.out / judge.name / f"{part}.safetensors", judge.extractor([pixels]), judge.extractor
-                )
-    statistics = {part: image_statistics(pixels.split(1000)) for part, pixels in parts.items() if len(pixels)}
+        for part, images in parts.items():
+            if len(images):
+                features = judge.extractor([images.pixels])
+                write_features(args.out / judge.name / f"{part}.safetensors", features, judge.extractor)
+    statistics = {part: image_statistics(own.pixels.split(1000)) for part, own in parts.items() if len(own)}
     (args.out / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n")
 
 

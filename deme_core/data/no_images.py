@@ -4,6 +4,7 @@ import torch
 
 from deme_core.data.images import DataParams, Images
 from deme_core.errors import InputError
+from deme_core.params import check
 
 NONE = "none"
 
@@ -11,8 +12,8 @@ NONE = "none"
 def read_none(params: DataParams) -> dict[str, Images]:
     """Parts without an image."""
     for name in ("path", "held_out", "captions"):
-        if (value := getattr(params, name)) is not None:
-            raise InputError(f"params: data.{name} = {value}: must be null, since data.source = none has no image")
+        value = getattr(params, name)
+        check(value is None, f"data.{name}", value, "must be null, since data.source = none has no image")
     side = params.size
     empty = Images(torch.zeros(0, 3, side, side, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
     return {"train": empty, "heldout": empty}

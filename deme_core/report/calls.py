@@ -6,6 +6,7 @@ one with as many calls, and beside the pretrained one with the most of them, jud
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,47 +14,49 @@ import pandas as pd
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import Interval
 from deme_core.metrics.verdict import Verdict
-from deme_core.report.figures import call_curves
 from deme_core.report.studies import INTERVALS, TRAIN, scores_of
+from deme_core.report.study_figures import call_curves
 from deme_core.report.text import markdown, model_name
 from deme_core.report.verdicts import UNTRAINED, Scores, against, judges_of, shown
+from deme_core.sampling.settings import SamplerParams
 from deme_core.stage import run
 
+BASE = SamplerParams(kind="ddim", steps=10, spacing="uniform", block=1, dtype="float32")
 PROTOCOL = ("images", "seed_block", "seed_blocks", "judges")  # the same in rows that can be compared
 
 
-def network_calls(rows: pd.DataFrame) -> pd.Series:
-    """Network calls an image; PLMS makes one step twice, guidance calls with and without the condition."""
-    guided = rows["sampler_guidance"].fillna(1) != 1 if "sampler_guidance" in rows else 0
-    return (rows["sampler_steps"] + (rows["sampler_kind"] == "pndm")) * (1 + guided)
+def network_calls(rows: pd.DataFrame) -> list[int]:
+    """Of each row, network calls an image; a row without guidance is one of images without texts."""
+    settings = rows.reindex(columns=["sampler_kind", "sampler_steps", "sampler_guidance"]).fillna(1)
+    return [replace(BASE, kind=kind, steps=steps, guidance=g).calls for kind, steps, g in settings.to_numpy()]
 
 
 def check_rows(rows: pd.DataFrame) -> None:
-    """Refuse rows that no interval over trainings and noise could be made of.
+    """Refuse rows, whose `calls` are known, that no interval over trainings and noise could be made of.
 
     Raises:
         InputError: it names what differs.
     """
-    calls = network_calls(rows)
     for key in PROTOCOL:
         if rows[key].nunique() > 1:
             raise InputError(f"{key}: {', '.join(map(str, rows[key].unique()))}; name studies of one protocol")
-    if (rows.groupby(calls)[["sampler_kind", "sampler_spacing"]].nunique() > 1).any(axis=None):
+    if (rows.groupby("calls")[["sampler_kind", "sampler_spacing"]].nunique() > 1).any(axis=None):
         raise InputError("two samplers have as many network calls; name studies with one sampler for each number")
-    if rows.groupby([calls, "model", "seed"]).size().max() > 1:
+    if rows.groupby(["calls", "model", "seed"]).size().max() > 1:
         raise InputError("a model has two rows of one seed and number of calls; name each study once")
-    if rows.groupby([calls, "model"])["seed"].agg(frozenset).nunique() > 1 or rows["seed"].nunique() < 2:
+    if rows.groupby(["calls", "model"])["seed"].agg(frozenset).nunique() > 1 or rows["seed"].nunique() < 2:
         raise InputError("each model needs the same training seeds with every number of calls, two at least")
-    if calls.nunique() < 2 or set(calls[rows["model"] == UNTRAINED]) != set(calls):
+    calls = sorted(set(rows["calls"]))
+    if len(calls) < 2 or set(rows.loc[rows["model"] == UNTRAINED, "calls"]) != set(calls):
         raise InputError(
-            f"found {', '.join(map(str, sorted(set(calls))))} network calls; at least two numbers of them are needed,"
+            f"found {', '.join(map(str, calls))} network calls; at least two numbers of them are needed,"
             " each with the pretrained model: name several studies"
         )
 
 
 def by_calls(rows: pd.DataFrame) -> dict[int, Scores]:
     """Calls -> the scores of the models, fewest calls first."""
-    return {int(str(calls)): scores_of(own) for calls, own in rows.groupby(network_calls(rows))}
+    return {int(str(calls)): scores_of(own) for calls, own in rows.groupby("calls")}
 
 
 def beside_the_most(found: Mapping[int, Scores], calls: int, model: str) -> Verdict:
@@ -74,7 +77,7 @@ def curves(found: Mapping[int, Scores]) -> dict[str, dict[int, Interval]]:
 def page(rows: pd.DataFrame, found: Mapping[int, Scores], picture: str) -> str:
     """Markdown: a row a model and number of calls."""
     most, judges = max(found), judges_of(found[max(found)], TRAIN)
-    samplers = rows.groupby(network_calls(rows))[["sampler_kind", "sampler_spacing"]].first()
+    samplers = rows.groupby("calls")[["sampler_kind", "sampler_spacing"]].first()
     header = ["model", "calls", f"beside the base with as many calls, {len(judges)} judges<br>[95 %]"]
     header += [f"beside the base with {most} calls<br>[95 %]", *(f"`{judge}`" for judge in judges)]
     cells = []
@@ -104,7 +107,7 @@ def _made_for(rows: pd.DataFrame) -> str:
     """Which models were measured with other calls than they were made for."""
     if "made_for_calls" not in rows:
         return ""
-    moved = rows[["model", "made_for_calls"]].assign(calls=network_calls(rows)).dropna().drop_duplicates()
+    moved = rows[["model", "calls", "made_for_calls"]].dropna().drop_duplicates()
     told = [f"{row.model} with {row.calls} (made for {row.made_for_calls:g})" for row in moved.itertuples()]
     return f" Measured with other calls than it was made for: {', '.join(told)}." if told else ""
 
@@ -120,6 +123,7 @@ def main() -> None:
         if not file.is_file():
             raise InputError(f"{file}: no such file; name the CSV of a study, such as reports/fashion_mnist_10.csv")
     rows = pd.concat([pd.read_csv(file) for file in args.rows], ignore_index=True)
+    rows = pd.concat([rows, pd.Series(network_calls(rows), name="calls")], axis=1)
     if args.models:
         if unknown := set(args.models) - set(rows["model"]):
             raise InputError(

@@ -40,21 +40,20 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     search, sample = section(params, "merge_search", SearchParams), section(params, "sample", SampleParams)
     own = section(params, "own_samples", OwnParams)
     features, prompts = section(params, "reference", FeatureParams), prompt_params(params)
-    data = section(params, "data", DataParams)
-    bare = data.source == NONE  # a model without data: merge_away alone
-    found = artefacts(data, pretrain, features, prompts)
-    found += [] if bare else judge_artefacts(section(params, "judges", JudgeParams))
-    found += optimizer_artefacts(training.optimizer)
+    data, dag = section(params, "data", DataParams), params["dag"]
+    prompted = {name: _prompted(name, own) for name, own in prompts.items()}
+    if data.source == NONE:  # merge_away alone
+        counts = Counts.of_own(training, sampler, own)
+        judges, warning, kept = [], [], (own.ranges, 0, 2, own.whole)
+    else:
+        counts = Counts.of(top.N, dag, training, search, sampler, sample, own, sum(n or 0 for n in prompted.values()))
+        judges = judge_artefacts(section(params, "judges", JudgeParams))
+        warning = _uncovered(features.extractor, sample.images, section(params, "evaluate", EvaluateParams).blocks)
+        trained, images = top.N + len(dag["own"]) * own.ranges, counts.sampled // len(dag["sampled"])
+        kept = (trained, top.random_draws, len(dag["models"]), images)
+    found = [*artefacts(data, pretrain, features, prompts), *judges, *optimizer_artefacts(training.optimizer)]
     found += measure_artefacts(prompts, section(params, "clip_score", ClipScoreParams))
     found = list(dict.fromkeys(found))  # packages that several parts need
-    prompted = {name: _prompted(name, own) for name, own in prompts.items()}
-    counts = (
-        Counts.of_own(training, sampler, own)
-        if bare
-        else Counts.of(
-            top.N, params["dag"], training, search, sampler, sample, own, sum(n or 0 for n in prompted.values())
-        )
-    )
     lines = [
         f"{top.name}: what it needs",
         *map(_artefact_line, found),
@@ -65,20 +64,10 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     ]
     if folder := model_folder(pretrain):
         measured = measure(folder, training, sampler)
-        trained, dag = top.N + len(params["dag"]["own"]) * own.ranges, params["dag"]
-        disk = (
-            measured.disk(own.ranges, 0, 2, own.whole)
-            if bare
-            else measured.disk(trained, top.random_draws, len(dag["models"]), counts.sampled // len(dag["sampled"]))
-        )
-        lines += _measured(measured, counts, disk, training.batch_size)
+        lines += _measured(measured, counts, measured.disk(*kept), training.batch_size)
     else:
         lines.append("  time, FLOPs, memory, disk: told once the model is there")
-    lines += (
-        []
-        if bare
-        else _uncovered(features.extractor, sample.images, section(params, "evaluate", EvaluateParams).blocks)
-    )
+    lines += warning
     missing = sum(artefact.path is None for artefact in found)
     lines += ["", f"{missing} of {len(found)} missing" if missing else "everything is there"]
     return "\n".join(lines), not missing
@@ -114,7 +103,7 @@ def _counts(counts: Counts) -> list[str]:
     return [
         f"  images trained on      {counts.trained:>14,}",
         f"  images of the searches {counts.searched:>14,}  at most, {counts.calls} network calls each",
-        f"  images sampled beside   {counts.sampled:>14,}  {counts.calls} network calls each",
+        f"  other images sampled   {counts.sampled:>14,}  {counts.calls} network calls each",
     ]
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from deme_core.metrics.intervals import Interval, t_interval
+from deme_core.metrics.intervals import t_interval
 from deme_core.report.tables import first_changes, task_vectors, weight_names, weights_text
 
 DPI = 150
@@ -29,7 +29,7 @@ CHOSEN, PLAIN = "#D55E00", "0.55"  # vermillion of the Okabe-Ito palette, and gr
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float, layout: Any = "constrained") -> Iterator[Figure]:
+def figure(path: Path, width: float, height: float, layout: Any = "constrained") -> Iterator[Figure]:
     """A figure of `width` × `height` inches in our style, written to `path` in the end."""
     with matplotlib.style.context(["default", STYLE]):
         fig = Figure((width, height), dpi=DPI, layout=layout)
@@ -45,7 +45,7 @@ def samples_side_by_side(path: Path, sheets: Mapping[str, Path]) -> None:
     pixels = [np.asarray(image.reduce(shrink)).repeat(grow, 0).repeat(grow, 1) for image in images]
     rows, columns, gap, head = *pixels[0].shape[:2], 34, 40
     height = head + len(pixels) * (rows + gap)
-    with _figure(path, columns / DPI, height / DPI, layout="none") as fig:
+    with figure(path, columns / DPI, height / DPI, layout="none") as fig:
         fig.text(0.005, 1 - 6 / height, "Samples: same noise in the same position of each sheet", size=11, va="top")
         for k, name in enumerate(sheets):
             bottom = (len(pixels) - 1 - k) * (rows + gap)
@@ -72,7 +72,7 @@ def pair_sheet(path: Path, pairs: Sequence[Pair], title: str, models: tuple[str,
     wide, high = 2 * side + 3 * gap, text + side + below + gap
     rows = -(-len(pairs) // columns)
     width, height = columns * wide + gap, head + rows * high
-    with _figure(path, width / DPI, height / DPI, layout="none") as fig:
+    with figure(path, width / DPI, height / DPI, layout="none") as fig:
         fig.text(gap / width, 1 - 6 / height, title, size=11, va="top")
         legend = f"left: {models[0]}, right: {models[1]}, from the same noise; below: CLIP score"
         fig.text(gap / width, 1 - 32 / height, legend, size=8, va="top")
@@ -97,46 +97,10 @@ def _square(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(rgb.resize((side, side), Image.Resampling.BOX if width > side else Image.Resampling.NEAREST))
 
 
-def sampler_curves(path: Path, table: pd.DataFrame) -> None:
-    """Distance over network calls, a line a sampler, of the table of `deme_core.report.samplers`."""
-    with _figure(path, 6, 3.6) as fig:
-        ax = fig.subplots()
-        for k, ((kind, spacing), own) in enumerate(table.groupby(["kind", "spacing"], sort=False)):
-            ax.plot(own["calls"], own["all judges"], "o-", ms=4, linewidth=1, color=f"C{k}", label=f"{kind}, {spacing}")
-        calls = sorted(table["calls"].unique())
-        ax.set(xscale="log", yscale="log", xlabel="network calls an image", ylabel="distance, all judges")
-        ax.set_xticks(calls, [str(count) for count in calls], minor=False)
-        ax.minorticks_off()
-        ax.set_title("The pretrained model by every sampler")
-        ax.legend(fontsize=7, ncols=2)
-
-
-def call_curves(path: Path, curves: Mapping[str, Mapping[int, Interval]]) -> None:
-    """Distance over network calls with its interval, a line a model; 1 is the first model with the most calls."""
-    with _figure(path, 6.5, 4) as fig:
-        ax = fig.subplots()
-        ax.axhline(1, color=PLAIN, linewidth=0.8, zorder=0)
-        calls = sorted({count for own in curves.values() for count in own})
-        for k, (model, own) in enumerate(curves.items()):
-            at = np.array(list(own)) * 1.02 ** (k - (len(curves) - 1) / 2)  # side by side
-            value, low, high = (np.array([getattr(own[c], end) for c in own]) for end in ("value", "low", "high"))
-            ax.errorbar(
-                at, value, [value - low, high - value], fmt="o-", ms=4, linewidth=1, elinewidth=0.8, color=f"C{k}",
-                label=textwrap.fill(model, 40),
-            )  # fmt: skip
-        ax.set(xscale="log", yscale="log", xlabel="network calls an image")
-        ax.set_ylabel(f"distance; 1: the base with {calls[-1]} calls")
-        ax.set_xticks(calls, [str(count) for count in calls], minor=False)
-        ax.xaxis.minorticks_off()
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("{x:g}")
-        ax.legend(fontsize=7)
-
-
 def image_statistics(path: Path, statistics: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """A panel a statistic, a row a model, mean over channels; the first entry is the real images, drawn as a line."""
     (real, target), *models = statistics.items()
-    with _figure(path, 2.1 * len(target) + 2.6, 0.24 * len(models) + 1.1) as fig:
+    with figure(path, 2.1 * len(target) + 2.6, 0.24 * len(models) + 1.1) as fig:
         axes = fig.subplots(1, len(target), sharey=True, squeeze=False)[0]
         for ax, name in zip(axes, target, strict=True):
             ax.axvline(float(np.mean(target[name])), color=CHOSEN, linewidth=1)
@@ -150,7 +114,7 @@ def image_statistics(path: Path, statistics: Mapping[str, Mapping[str, Sequence[
 
 def loss_curves(path: Path, curves: Mapping[str, pd.DataFrame]) -> None:
     """Denoising loss of each range relative to its first row, and its consistency loss; range -> rows of a curve."""
-    with _figure(path, 7.5, 3.2) as fig:
+    with figure(path, 7.5, 3.2) as fig:
         left, right = fig.subplots(1, 2, width_ratios=[3, 2])
         colours = matplotlib.colormaps[SEQUENTIAL](np.linspace(0, 0.88, len(curves)))
         for colour, (name, curve) in zip(colours, curves.items(), strict=True):
@@ -170,7 +134,7 @@ def loss_matrix_heatmap(path: Path, losses: pd.DataFrame, names: Mapping[str, st
     models = [names.get(model, model) for model in change.index]
     columns = [f"{name}\nθ: {loss:.3g}" for name, loss in losses.loc["pretrained"].items()]
     limit = float(change.abs().to_numpy().max()) or 1.0
-    with _figure(path, 3.2 + 1.05 * len(columns), 1.5 + 0.36 * len(change)) as fig:
+    with figure(path, 3.2 + 1.05 * len(columns), 1.5 + 0.36 * len(change)) as fig:
         ax = _heat(fig, change.to_numpy(), models, columns, limit, "+z.2f", "change in % (blue: lower)")
         for i in range(len(columns)):
             corner = i - 0.5, models.index(f"expert {i + 1}") - 0.5
@@ -181,7 +145,7 @@ def loss_matrix_heatmap(path: Path, losses: pd.DataFrame, names: Mapping[str, st
 def cosine_matrix(path: Path, cosines: np.ndarray, ranges: Sequence[str]) -> None:
     """Cosine similarity [N, N] of the task vectors (the paper's Fig. 8)."""
     side = 1.4 + 0.75 * len(ranges)
-    with _figure(path, side + 1.2, side) as fig:
+    with figure(path, side + 1.2, side) as fig:
         ax = _heat(fig, cosines, ranges, ranges, 1.0, "z.3f", "cosine similarity")
         ax.set(xlabel="range of t", ylabel="range of t", title="Cosine similarity of the task vectors")
 
@@ -214,7 +178,7 @@ def search_trials(path: Path, trials: pd.DataFrame, result: Mapping[str, Any]) -
     sampled = bool(trials["round"].eq("search").any())
     first = first_changes(trials, "search" if sampled else "loss")
     rows = -(-N // 2)
-    with _figure(path, 9.5, max(2.9, 2.1 * rows + 0.6)) as fig:
+    with figure(path, 9.5, max(2.9, 2.1 * rows + 0.6)) as fig:
         left, right = fig.subfigures(1, 2, width_ratios=[3, 2], squeeze=False)[0]
         title = f"Merge search: {result['method']}, {len(first)} trials" + ("" if sampled else " of the denoising loss")
         left.suptitle(title, x=0.01, ha="left", size=10)
@@ -261,54 +225,3 @@ def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[flo
     ax.tick_params(axis="y", length=0)
     ax.set_title(f"Finalists (star: the choice)\n{size}", loc="right")
     ax.set_xlabel("change against w = 0, %")
-
-
-def forest(path: Path, rows: Mapping[str, tuple[Interval, Sequence[float]]], label: str, note: str) -> None:
-    """Differences with their intervals, one below the other: name -> (interval, values of the single trainings)."""
-    with _figure(path, 7.5, 1.1 + 0.28 * len(rows)) as fig:
-        ax = fig.subplots()
-        for y, (change, seeds) in enumerate(reversed(list(rows.values()))):
-            shown = change.high < 0 or change.low > 0
-            colour = CHOSEN if shown else "k"
-            ax.plot([change.low, change.high], [y, y], color=colour, linewidth=1.4)
-            ax.plot(change.value, y, "s", color=colour, markersize=5)
-            ax.plot(seeds, [y] * len(seeds), "o", color=PLAIN, markersize=3, zorder=0)
-        ax.axvline(0, color=PLAIN, linewidth=0.8, zorder=0)
-        ax.set_yticks(range(len(rows)), list(rows)[::-1])
-        ax.tick_params(axis="y", length=0)
-        ax.set(xlabel=f"{label}\ncoloured: the 95 % interval leaves out 0; dots: training seeds")
-        fig.suptitle(note, x=0.01, ha="left", size=10)
-
-
-def sensitivity_curves(path: Path, curves: Mapping[str, Mapping[str, pd.DataFrame]], names: Mapping[str, str]) -> None:
-    """Fig. 9: one panel for p, one for N; curve -> model -> rows of x, value, low, high, seeds.
-
-    Curves whose names begin alike share a panel; the second of them is dashed.
-    """
-    panels = sorted({curve.split()[0] for curve in curves}, reverse=True)  # p, then N
-    titles = {"p": "p: probability of the full range (Eq. 6)", "N": "N: number of ranges"}
-    colours = dict(zip(names, (CHOSEN, "#0072B2"), strict=True))
-    with _figure(path, 9, 4.2) as fig:
-        for ax, panel in zip(np.atleast_1d(fig.subplots(1, len(panels), sharey=True)), panels, strict=True):
-            mine = [curve for curve in curves if curve.split()[0] == panel]
-            for style, curve in zip(("-", "--"), mine, strict=False):
-                for shift, (model, rows) in enumerate(curves[curve].items()):
-                    at = np.arange(len(rows)) if panel == "N" else rows["x"].to_numpy()
-                    at = at + (shift - 0.5) * (0.06 if panel == "N" else 0.012)
-                    ends = np.abs(rows[["low", "high"]].to_numpy() - rows[["value"]].to_numpy()).T
-                    label = names[model] + (f", {curve.partition(' ')[2]}" if " " in curve else "")
-                    ax.errorbar(
-                        at, rows["value"], ends, color=colours[model], linestyle=style, marker="o", markersize=4,
-                        capsize=2, linewidth=1.2, elinewidth=0.8, label=label,
-                    )  # fmt: skip
-                    for x, seeds in zip(at, rows["seeds"], strict=True):
-                        ax.plot([x] * len(seeds), seeds, ".", color=colours[model], alpha=0.4, markersize=4)
-                    if panel == "N":
-                        ax.set_xticks(range(len(rows)), [f"{x:g}" for x in rows["x"]])
-            ax.axhline(0, color=PLAIN, linewidth=0.8, zorder=0)
-            ax.set(xlabel=titles.get(panel, panel))
-        labels = {text: line for ax in fig.axes for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
-        fig.legend(labels.values(), labels, loc="outside lower center", ncols=2)
-        fig.axes[0].set_ylabel("change of the Fréchet distance, %")
-        if "p" in panels:
-            fig.axes[0].set_title("Appendix F's prose names the ends of p the other way round", fontsize=7)

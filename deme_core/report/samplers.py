@@ -27,7 +27,7 @@ from deme_core.metrics.intervals import Interval
 from deme_core.metrics.judges import block_distances, group_name, load_judges
 from deme_core.metrics.verdict import verdict_of
 from deme_core.params import check
-from deme_core.report.figures import sampler_curves
+from deme_core.report.study_figures import sampler_curves
 from deme_core.report.text import markdown, number
 from deme_core.report.verdicts import shown
 from deme_core.sampling.generate import Sampler, single

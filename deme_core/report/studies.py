@@ -11,10 +11,10 @@ import pandas as pd
 from deme_core.dag import MATCHED, NEON, is_random, is_rival
 from deme_core.metrics.intervals import Interval, block_interval
 from deme_core.metrics.verdict import Verdict, log_ratios, percent
-from deme_core.report.figures import forest, sensitivity_curves
+from deme_core.report.study_figures import forest, sensitivity_curves
 from deme_core.report.tables import training_steps
 from deme_core.report.text import markdown, model_name, number
-from deme_core.report.verdicts import HOW_TO_READ, THE_BASE, UNTRAINED, Scores, against, judged, ratios, shown, words
+from deme_core.report.verdicts import HOW_TO_READ, UNTRAINED, Scores, against, judged, ratios, same, shown
 
 # FID of the paper's Table 1 (columns CIFAR10, LSUN-Church, LSUN-Bedroom) and Table 3 (CIFAR10, DDIM-100), for the eye
 # alone: other models, other images, other features.
@@ -133,7 +133,7 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
 
 def _claims(scores: Scores) -> str:
     """Which claims hold here, by all judges on the training part; none of a model that was not measured."""
-    rivals = [m for m in scores if is_rival(m) and words(scores, m, TRAIN) != THE_BASE]
+    rivals = [m for m in scores if is_rival(m) and not same(against(scores, m, UNTRAINED, TRAIN))]
     best = min(rivals, key=lambda model: against(scores, model, UNTRAINED, TRAIN).change.value, default=None)
     beside = [(f"{model} better than the best rival, {model_name(best)}", model, best) for model in WINNERS if best]
     lines = ["What holds, by the mean of all judges on the training part:", ""]
@@ -143,9 +143,8 @@ def _claims(scores: Scores) -> str:
         found = against(scores, model, other, TRAIN)
         said = "holds" if found.change.high < 0 else "the opposite is shown" if found.worse else "not shown"
         beyond = f"{shown(found.change)}; {_agreeing(found)}"
-        if found.change.low == found.change.high == 0:
-            beyond = "they are the same model: every search kept 0"
-        lines.append(f"- {claim}: **{said}**, {beyond}")
+        kept = "they are the same model: every search kept 0"
+        lines.append(f"- {claim}: **{said}**, {kept if same(found) else beyond}")
     return "\n".join(lines)
 
 
@@ -190,13 +189,13 @@ def ablation(table: pd.DataFrame, picture: Path) -> str:
     for row, own in table.groupby("row"):
         first: Any
         first, N = own.iloc[0], own["N"].iloc[0]
-        given = f" {first['overrides']} "
-        projection = next((word for word in ("none", "released") if f"projection={word} " in given), "foldable")
+        words = f" {first['overrides']} "
+        projection = next((word for word in ("none", "released") if f"projection={word} " in words), "foldable")
         scores = scores_of(own)
         cells.append(
             [
                 f"{N} × {first['iterations']:,}", "—" if N == 1 else "yes",
-                "no" if "consistency=0 " in given else "yes", "no" if projection == "none" else projection,
+                "no" if "consistency=0 " in words else "yes", "no" if projection == "none" else projection,
                 *(_change(scores, model) for model in MERGES), PAPER_TABLE3.get(str(row), "—"),
             ]
         )  # fmt: skip

@@ -15,7 +15,6 @@ from deme_core.report.text import PARTS, markdown, model_name, number
 Scores = Mapping[str, Mapping[str, ArrayLike]]
 """Model -> a score's name -> its values: [K] of K seed blocks, or [S, K] of S trainings on the same blocks."""
 UNTRAINED = "pretrained"
-THE_BASE = "the base itself"  # what a search that kept 0 has given
 
 
 def judges_of(scores: Scores, part: str) -> list[str]:
@@ -40,6 +39,11 @@ def against(scores: Scores, model: str, other: str, part: str) -> Verdict:
     return verdict_of(ratios(scores, model, other, part))
 
 
+def same(found: Verdict) -> bool:
+    """Whether a model is what it stands beside: a search that kept 0 gives the base."""
+    return found.change.low == found.change.high == 0
+
+
 def nulls(scores: Scores) -> list[str]:
     """The draws of the null that were measured."""
     return [model for model in scores if is_random(model)]
@@ -48,8 +52,8 @@ def nulls(scores: Scores) -> list[str]:
 def words(scores: Scores, model: str, part: str) -> str:
     """What is shown of a model on a part: a gain counts where every judge sees it and no random vectors reach it."""
     found = against(scores, model, UNTRAINED, part)
-    if found.change.low == found.change.high == 0:
-        return THE_BASE
+    if same(found):
+        return "the base itself"
     if found.better:
         compared = [] if is_random(model) or model == MATCHED else nulls(scores)
         reached = [null for null in compared if against(scores, model, null, part).change.high >= 0]
@@ -76,8 +80,7 @@ def lead(table: pd.DataFrame, scores: Scores, group: str) -> list[str]:
         f" **{words(scores, 'merged', part)}**"
         for part, seen in merged.items()
     )
-    same = all(seen.change.low == seen.change.high == 0 for seen in merged.values())
-    kept = " The search kept w = 0: this merge is the pretrained model." * same
+    kept = " The search kept w = 0: this merge is the pretrained model." * all(map(same, merged.values()))
     others = [model for model in (NEON, *nulls(scores), MATCHED) if model in scores]
     beside = "; ".join(f"{model_name(m)} {shown(found[m, parts[0]].change)}" for m in others)
     own: Any = table.loc["merged"]

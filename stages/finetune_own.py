@@ -35,6 +35,7 @@ def main() -> None:
         section(params, "finetune_range", TrainingParams),
         args.out,
         seed=top.seed,
+        validation=load_examples(args.own / "examples", "validation"),
     )
     by_main(lambda: write_task_vectors(denoiser_dir(args.pretrained), args.out, len(curves)))
     by_main(lambda: write_curves(curves, args.curve))

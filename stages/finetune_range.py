@@ -34,6 +34,7 @@ def main() -> None:
         section(params, "finetune_range", TrainingParams),
         args.out,
         seed=top.seed,
+        validation=load_examples(args.examples, "validation"),
     )
     args.curve.parent.mkdir(parents=True, exist_ok=True)
     by_main(lambda: pd.DataFrame(curve).to_csv(args.curve, index=False))

@@ -41,6 +41,7 @@ def main() -> None:
         section(params, "finetune_rival", RivalParams),
         args.out,
         seed=top.seed,
+        validation=load_examples(args.examples, "validation"),
         merge_weights=json.loads(args.search.read_text())["weights"] if args.rival == LOSS_EQUIVALENT else None,
     )
     by_main(lambda: write_task_vectors(denoiser_dir(args.pretrained), args.out, len(curves)))

@@ -14,14 +14,14 @@ from conftest import REPOSITORY, stage, training_params
 from deme_core.checkpoints import load_denoiser, load_noise_schedule
 from deme_core.data.examples import Pixels
 from deme_core.data.images import Images, save_part
+from deme_core.denoising import single
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import t_interval
 from deme_core.sampling.gate import compare_experts, refuse_losers
-from deme_core.sampling.generate import single
-from deme_core.sampling.loss_matrix import image_losses
 from deme_core.sampling.settings import GateParams, check_gate
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.finetune import finetune_range
+from deme_core.training.range_losses import image_losses
 
 CPU = torch.device("cpu")
 RANGES = TimestepRanges.equal(2, 1000)

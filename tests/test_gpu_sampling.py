@@ -12,11 +12,12 @@ from conftest import sampler_params, synchronisation_is_an_error
 from text_to_image import write_stable_diffusion
 
 from deme_core.checkpoints import load_denoiser
+from deme_core.denoising import single
 from deme_core.errors import InputError
 from deme_core.hub_layouts import import_pipeline
 from deme_core.metrics.features import load_extractor
 from deme_core.sampling.conditions import guided
-from deme_core.sampling.generate import Sampler, ensemble, single
+from deme_core.sampling.generate import Sampler, ensemble
 from deme_core.sampling.schedulers import make_scheduler
 from deme_core.seeds import SeedBlock
 from deme_core.timesteps import TimestepRanges

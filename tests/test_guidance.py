@@ -12,10 +12,11 @@ from text_to_image import write_stable_diffusion
 
 from deme_core.checkpoints import load_denoiser
 from deme_core.data.images import to_pixels
+from deme_core.denoising import single
 from deme_core.errors import InputError
 from deme_core.hub_layouts import import_pipeline
 from deme_core.sampling.conditions import UNCONDITIONAL, Conditions, check_prompts, guided
-from deme_core.sampling.generate import Sampler, single
+from deme_core.sampling.generate import Sampler
 from deme_core.sampling.schedulers import make_scheduler
 from deme_core.seeds import SeedBlock, image_generators
 

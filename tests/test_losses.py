@@ -12,8 +12,8 @@ from torch import nn
 
 from deme_core.checkpoints import load_denoiser, load_noise_schedule
 from deme_core.data.examples import Pixels
+from deme_core.denoising import consistency_loss, denoising_loss, regression_target
 from deme_core.training.loop import train
-from deme_core.training.losses import consistency_loss, denoising_loss, regression_target
 
 
 def test_losses_by_hand() -> None:

@@ -16,16 +16,17 @@ from deme_core.checkpoints import load_denoiser, load_noise_schedule
 from deme_core.components import Autoencoder, TextEncoder
 from deme_core.data.examples import Pixels
 from deme_core.data.images import to_model
+from deme_core.denoising import single
 from deme_core.hub_layouts import import_pipeline
 from deme_core.metrics.extractor import Extractor
 from deme_core.metrics.features import load_extractor
 from deme_core.parallel import AHEAD, in_order
 from deme_core.sampling.archive import PER_ARCHIVE, read_images
-from deme_core.sampling.generate import Sampler, single
-from deme_core.sampling.loss_matrix import image_losses, range_losses
+from deme_core.sampling.generate import Sampler
 from deme_core.sampling.sample import write_missing
 from deme_core.seeds import SeedBlock
 from deme_core.timesteps import TimestepRanges
+from deme_core.training.range_losses import image_losses, range_losses
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 WORKERS = (1, 2, 4)

@@ -16,6 +16,7 @@ from conftest import REPOSITORY, N, python, sampler_params, write_experts, write
 
 from deme_core.checkpoints import load_denoiser
 from deme_core.data.examples import Pixels
+from deme_core.denoising import single
 from deme_core.errors import InputError
 from deme_core.merging.loss import DenoisingLoss
 from deme_core.merging.merge import write_merged
@@ -35,7 +36,7 @@ from deme_core.params import read, section
 from deme_core.prompts.settings import PromptParams
 from deme_core.sampling.archive import read_images
 from deme_core.sampling.conditions import Conditions
-from deme_core.sampling.generate import Sampler, single
+from deme_core.sampling.generate import Sampler
 from deme_core.sampling.sample import sample_model
 from deme_core.seeds import SeedBlock
 

@@ -14,6 +14,7 @@ import torch
 from deme_core.checkpoints import denoiser_dir, load_denoiser
 from deme_core.data.images import DataParams
 from deme_core.data.sources import read_parts
+from deme_core.denoising import single
 from deme_core.metrics.evaluation import EvaluateParams, evaluate
 from deme_core.metrics.features import load_extractor
 from deme_core.metrics.frechet import FrechetReference
@@ -21,7 +22,7 @@ from deme_core.metrics.judges import block_distances, load_judges
 from deme_core.metrics.moments import Moments
 from deme_core.metrics.verdict import JUDGE, judged_metrics
 from deme_core.report.verdicts import words
-from deme_core.sampling.generate import Sampler, single
+from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
 

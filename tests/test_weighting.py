@@ -10,9 +10,9 @@ from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deme_core.denoising import denoising_loss, regression_target
 from deme_core.errors import InputError
 from deme_core.timesteps import TimestepRanges, draw_timesteps
-from deme_core.training.losses import denoising_loss, regression_target
 from deme_core.training.weighting import BASELINES, baseline_weights, merge_equivalent_weights, signal_to_noise
 
 GAMMA = 5.0

@@ -21,6 +21,7 @@ from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedu
 from deme_core.data.examples import Pixels
 from deme_core.data.images import DataParams
 from deme_core.data.sources import read_parts
+from deme_core.denoising import single
 from deme_core.device import best_device
 from deme_core.metrics.features import load_extractor
 from deme_core.metrics.frechet import FrechetReference
@@ -28,12 +29,12 @@ from deme_core.metrics.intervals import Interval, paired_interval, t_interval
 from deme_core.metrics.judges import judge_folders
 from deme_core.metrics.moments import Moments
 from deme_core.params import section
-from deme_core.sampling.generate import Sampler, single
-from deme_core.sampling.loss_matrix import image_losses
+from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
 from deme_core.tensors import read_tensors
 from deme_core.timesteps import TimestepRanges
+from deme_core.training.range_losses import image_losses
 from deme_core.work import ROOT
 
 

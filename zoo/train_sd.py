@@ -29,10 +29,11 @@ from deme_core.data.encode import EncodeParams, encode_parts
 from deme_core.data.examples import load_examples
 from deme_core.data.images import DataParams, Images, save_part, to_model
 from deme_core.data.sources import read_parts
+from deme_core.denoising import single
 from deme_core.device import best_device
 from deme_core.metrics.networks import SmallClassifier
 from deme_core.params import section
-from deme_core.sampling.generate import Sampler, single
+from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock, step_seed
 from deme_core.tensors import read_tensors, write_tensors

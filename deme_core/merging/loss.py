@@ -10,8 +10,8 @@ from torch.func import functional_call
 
 from deme_core.components import Condition
 from deme_core.data.examples import Examples, batches
+from deme_core.denoising import denoising_loss, regression_target
 from deme_core.seeds import SeedBlock, image_seed
-from deme_core.training.losses import denoising_loss, regression_target
 
 
 class Batch(NamedTuple):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser
+from deme_core.denoising import single
 from deme_core.errors import InputError
 from deme_core.merging.loss import DenoisingLoss
 from deme_core.merging.methods import block_of, merge_tensor
@@ -24,7 +25,7 @@ from deme_core.metrics.kernel import KernelReference
 from deme_core.metrics.moments import Moments
 from deme_core.processes import shared, state
 from deme_core.projection import fold_projections, insert_projections
-from deme_core.sampling.generate import Sampler, single
+from deme_core.sampling.generate import Sampler
 from deme_core.seeds import SeedBlock
 
 Objective = Callable[[Sequence[float], SeedBlock, int, int], float]

@@ -21,6 +21,7 @@ from deme_core.merging.search import KINDS
 from deme_core.merging.settings import SearchParams
 from deme_core.sampling.sample import cost
 from deme_core.sampling.settings import OwnParams, SampleParams, SamplerParams
+from deme_core.training.learning_rate import most_steps
 from deme_core.training.settings import TrainingParams
 
 LONG_ENOUGH = 1.0  # seconds of a measurement
@@ -34,7 +35,7 @@ class Counts:
     """What the params alone say."""
 
     trained: int
-    """Images through all trainings, a forward and a backward pass each."""
+    """Images through all trainings and probes of a rate, at most, a forward and a backward pass each."""
     searched: int
     """Images that the searches sample, at most."""
     sampled: int
@@ -46,7 +47,7 @@ class Counts:
     def of_own(cls, training: TrainingParams, sampler: SamplerParams, own: OwnParams) -> "Counts":
         """Of a run without data, which ends with merge_away."""
         batch = training.batch_size * training.gradient_accumulation
-        return cls(own.ranges * training.iterations * batch, searched=0, sampled=own.whole, calls=sampler.calls)
+        return cls(own.ranges * most_steps(training) * batch, searched=0, sampled=own.whole, calls=sampler.calls)
 
     @classmethod
     def of(
@@ -54,7 +55,7 @@ class Counts:
         sample: SampleParams, own: OwnParams, prompted: int = 0,
     ) -> "Counts":  # fmt: skip
         """Of a run of N ranges whose stages the section `dag` names; `prompted` images of prompt sets a model."""
-        steps = ((1 + len(dag["finetunes"])) * N + len(dag["own"]) * own.ranges) * training.iterations
+        steps = ((1 + len(dag["finetunes"])) * N + len(dag["own"]) * own.ranges) * most_steps(training)
         kinds = ["deme", *(row["kind"] for row in dag["searches"].values())]
         searches = [KINDS[kind](search, 1 if kind in ("scale", "away") else N) for kind in kinds]
         searched = sum(params.budget + (params.finalists + 2) * params.final_images for params in searches)

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser
 from deme_core.data.images import load_part
+from deme_core.denoising import single
 from deme_core.device import best_device, device_name
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import Interval
@@ -30,7 +31,7 @@ from deme_core.params import check
 from deme_core.report.study_figures import sampler_curves
 from deme_core.report.text import markdown, number
 from deme_core.report.verdicts import shown
-from deme_core.sampling.generate import Sampler, single
+from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
 from deme_core.stage import run

@@ -31,6 +31,7 @@ from deme_core.sampling.settings import (
     check_gate,
 )
 from deme_core.stage import RunParams, run_params
+from deme_core.training.learning_rate import check_rate
 from deme_core.training.rivals import RivalParams, check_schedule
 from deme_core.training.scratch import PretrainParams
 from deme_core.training.settings import TrainingParams
@@ -58,6 +59,7 @@ def check_params(params: dict[str, Any]) -> None:
     check((data := parsed["data"].source) in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
     kinds, texts = [s["kind"] for s in params["dag"]["searches"].values()], parsed["sample"].prompts is not None
     check_gate(parsed["gate"], parsed["data"].held_out, parsed["data"].validation)
+    check_rate(parsed["finetune_range"], parsed["data"].held_out, parsed["data"].validation)
     judge_folders(Path(parsed["judges"].folder))
     check_search(top.N, parsed["merge_search"], kinds, texts=texts, sets=sets)
     check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)

@@ -9,11 +9,9 @@ from pathlib import Path
 import torch
 
 from deme_core.components import Condition, TextEncoder, is_text_to_image
+from deme_core.denoising import Denoise
 from deme_core.errors import InputError
 from deme_core.params import check
-
-Denoise = Callable[..., torch.Tensor]
-"""(x_t, t, **condition) -> prediction, [B, C, H, W] each."""
 
 
 class Conditions:

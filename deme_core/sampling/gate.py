@@ -11,9 +11,9 @@ from deme_core.checkpoints import denoiser_dir, load_noise_schedule
 from deme_core.data.examples import Examples
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import t_interval
-from deme_core.sampling.loss_matrix import model_losses
 from deme_core.sampling.sample import denoisers
 from deme_core.timesteps import TimestepRanges
+from deme_core.training.range_losses import model_losses
 
 BASE = "pretrained"
 NOT_MEASURED = pd.DataFrame(

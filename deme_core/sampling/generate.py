@@ -15,9 +15,10 @@ from torch import nn
 from deme_core.checkpoints import denoiser_shape, load_noise_schedule, schedule_identity
 from deme_core.components import Autoencoder, frozen_hashes, is_text_to_image
 from deme_core.data.images import to_pixels
+from deme_core.denoising import Denoise, single
 from deme_core.errors import InputError
 from deme_core.parallel import in_order
-from deme_core.sampling.conditions import UNCONDITIONAL, Conditions, Denoise, guided, refuse_text
+from deme_core.sampling.conditions import UNCONDITIONAL, Conditions, guided, refuse_text
 from deme_core.sampling.schedulers import faint_start, make_scheduler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock, image_generators
@@ -175,12 +176,6 @@ class Sampler:
                 f"{last}: the VAE turns finite latents into pictures that are not finite ({images}); its weights are"
                 " broken, so fetch the pipeline again"
             )
-
-
-def single(model: nn.Module, device: torch.device) -> Denoise:
-    """One denoiser for all timesteps; a t in pinned memory comes to a GPU without a wait."""
-    model = model.to(device).eval()
-    return lambda x, t, **condition: model(x, t.to(x.device, non_blocking=True), **condition).sample
 
 
 def ensemble(experts: list[nn.Module], ranges: TimestepRanges, device: torch.device) -> Denoise:

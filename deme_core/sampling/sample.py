@@ -14,11 +14,12 @@ from tqdm.auto import tqdm
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, weights_file
 from deme_core.components import Condition, blank_condition
+from deme_core.denoising import Denoise, single
 from deme_core.device import best_device, device_name
 from deme_core.errors import InputError
 from deme_core.processes import state
 from deme_core.sampling.archive import PER_ARCHIVE, PROTOCOL, read_images, write_archive, write_grid
-from deme_core.sampling.generate import Denoise, Name, Sampler, ensemble, single, unnamed
+from deme_core.sampling.generate import Name, Sampler, ensemble, unnamed
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
 from deme_core.tensors import read_recipe, weights_hash

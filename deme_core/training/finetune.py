@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from deme_core.processes import by_main
 from deme_core.projection import fold_projections, insert_projections
 from deme_core.tensors import weights_hash
 from deme_core.timesteps import TimestepRanges
-from deme_core.training.settings import TrainingParams
+from deme_core.training.learning_rate import with_rate
+from deme_core.training.settings import AUTO, TrainingParams
 from deme_core.work import ROOT, work_dir
 
 Curve = list[dict[str, float]]
@@ -38,6 +40,7 @@ def finetune_range(
     out: Path,
     *,
     seed: int,
+    validation: Examples | None = None,
     checkpoints: Path = ROOT,
 ) -> Curve:
     """Finetune the expert of range i (counted from 1): `finetune` on that range, with Eq. 6's p."""
@@ -45,7 +48,8 @@ def finetune_range(
     return finetune(
         pretrained, examples, params, out, own=own, p=p, seed=seed,
         label=f"range {i} of {ranges.N}, t in [{own[0]}, {own[1]})",
-        recipe={"bounds": list(ranges.bounds), "range": i, "p": p, "seed": seed}, checkpoints=checkpoints,
+        recipe={"bounds": list(ranges.bounds), "range": i, "p": p, "seed": seed}, validation=validation,
+        checkpoints=checkpoints,
     )  # fmt: skip
 
 
@@ -61,6 +65,7 @@ def finetune(
     label: str,
     recipe: dict[str, Any],
     loss_weights: torch.Tensor | None = None,
+    validation: Examples | None = None,
     checkpoints: Path = ROOT,
 ) -> Curve:
     """Finetune the pretrained model on examples of its own space; write the denoiser to `out`.
@@ -72,10 +77,19 @@ def finetune(
         own: [low, high) of the timesteps that are drawn, but for those of the full range with probability p.
         loss_weights: weight of the loss at each timestep, [T]; all 0 asks for nothing, and gives θ itself.
         recipe: what else names this training, its `bounds` and `range` for sampling among it.
+        validation: images that no training sees, of a learning rate that probes find.
 
     Returns:
         The curve of the loss.
     """
+    if params.learning_rate == AUTO:
+        probe = partial(
+            finetune, pretrained, examples, own=own, p=p, seed=seed, label=f"{label}, probe", recipe=recipe,
+            loss_weights=loss_weights, checkpoints=checkpoints,
+        )  # fmt: skip
+        identity = recipe | {"label": label, "finetune_range": asdict(params), "data": examples.sha256}
+        work = work_dir("probes", identity, __file__, checkpoints)
+        params = with_rate(params, probe, pretrained, validation, own, work)
     source = denoiser_dir(pretrained)
     recipe = {"base_sha256": weights_hash(weights_file(source)), "finetune_range": asdict(params)} | recipe
     student = load_denoiser(source)

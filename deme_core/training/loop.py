@@ -12,10 +12,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from deme_core.data.examples import Examples
+from deme_core.denoising import consistency_loss, denoising_loss, regression_target
 from deme_core.device import best_device
 from deme_core.errors import InputError
 from deme_core.training.batches import Batch, Batches
-from deme_core.training.losses import consistency_loss, denoising_loss, regression_target
 from deme_core.training.optimizer import make_optimizer
 from deme_core.training.resume import load_state, save_state
 from deme_core.training.settings import TrainingParams
@@ -175,7 +175,7 @@ class _Training:
 
     def _step(self, step: int, stream: Iterator[Batch]) -> None:
         """One optimizer step over `gradient_accumulation` micro-batches."""
-        lr = self.params.learning_rate * self.lr_factor(step - 1)
+        lr = self.params.rate * self.lr_factor(step - 1)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         for micro in range(self.params.gradient_accumulation):

@@ -36,6 +36,6 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": adamw, "
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], params: TrainingParams) -> torch.optim.Optimizer:
     """The optimizer that `params` names."""
     return OPTIMIZERS[params.optimizer](
-        parameters, lr=params.learning_rate, betas=(params.adam_beta1, params.adam_beta2), eps=params.adam_epsilon,
+        parameters, lr=params.rate, betas=(params.adam_beta1, params.adam_beta2), eps=params.adam_epsilon,
         weight_decay=params.weight_decay,
     )  # fmt: skip

@@ -49,6 +49,7 @@ def finetune_own(
     out: Path,
     *,
     seed: int,
+    validation: Examples | None = None,
     checkpoints: Path = ROOT,
 ) -> list[Curve]:
     """Finetune on own samples with the plain loss; the denoisers go to out/1 … out/N.
@@ -57,6 +58,7 @@ def finetune_own(
         examples: own samples.
         N: equal ranges of timesteps, each with a finetune of its own, as long as one expert's; 1 is Neon.
         p: of Eq. 6.
+        validation: own samples that no training sees, as in `finetune`.
 
     Returns:
         The curve of each finetune's loss.
@@ -68,7 +70,7 @@ def finetune_own(
             pretrained, examples, plain, out / str(i), own=ranges.range(i), p=p, seed=seed,
             label="own samples" if N == 1 else f"own samples, range {i} of {N}",
             recipe={"direction": "self", "bounds": list(ranges.bounds), "range": i, "p": p, "seed": seed},
-            checkpoints=checkpoints,
+            validation=validation, checkpoints=checkpoints,
         )  # fmt: skip
         curves.append(curve)
     return curves

@@ -54,6 +54,7 @@ def finetune_rival(
     out: Path,
     *,
     seed: int,
+    validation: Examples | None = None,
     merge_weights: Sequence[float] | None = None,
     checkpoints: Path = ROOT,
 ) -> list[Curve]:
@@ -66,6 +67,7 @@ def finetune_rival(
     Args:
         params: those of one expert; steps are multiplied by N, but for the members of the soup.
         merge_weights: the searched w, for `loss_equivalent`.
+        validation: as in `finetune`.
 
     Returns:
         The curve of each member's loss.
@@ -88,7 +90,7 @@ def finetune_rival(
         curve = finetune(
             pretrained, examples, settings, out / str(k), own=(0, ranges.T), p=0.0, seed=own_seed, label=label,
             recipe=recipe | {"bounds": [0, ranges.T], "range": 1, "p": 0.0, "seed": seed, "member": k},
-            loss_weights=weights, checkpoints=checkpoints,
+            loss_weights=weights, validation=validation, checkpoints=checkpoints,
         )  # fmt: skip
         curves.append(curve)
     return curves

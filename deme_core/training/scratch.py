@@ -11,7 +11,7 @@ from torch import nn
 from deme_core.data.examples import Examples
 from deme_core.params import check
 from deme_core.processes import by_main
-from deme_core.training.settings import TrainingParams
+from deme_core.training.settings import AUTO, TrainingParams
 from deme_core.work import work_dir
 
 
@@ -26,6 +26,8 @@ class ScratchParams:
     training: TrainingParams
 
     def __post_init__(self) -> None:
+        rate = self.training.learning_rate
+        check(rate != AUTO, "learning_rate", rate, "must be a number: there is no base yet to compare a probe with")
         check(
             self.training.consistency == 0,
             "consistency",

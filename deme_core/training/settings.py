@@ -14,6 +14,7 @@ SCHEDULES = (
 )  # fmt: skip
 
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+AUTO = "auto"
 NUMBER = r"\d+(\.\d+)?"
 
 
@@ -27,7 +28,8 @@ class TrainingParams:
     """Images a micro-batch, of all processes together, which share it out evenly."""
     gradient_accumulation: int
     """Micro-batches an optimizer step."""
-    learning_rate: float
+    learning_rate: float | Literal["auto"]
+    """Of a finetune also `auto`: see `deme_core.training.learning_rate`."""
     lr_schedule: str
     """One of SCHEDULES, the schedules of `diffusers.optimization.get_scheduler`."""
     lr_warmup: int
@@ -73,12 +75,19 @@ class TrainingParams:
         """What the networks compute in."""
         return PRECISIONS[self.mixed_precision]
 
+    @property
+    def rate(self) -> float:
+        """The learning rate as a number: probes have taken the place of `auto`."""
+        assert not isinstance(self.learning_rate, str), "the rate is found before a training"
+        return self.learning_rate
+
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "gradient_accumulation", "log_every", "checkpoint_every"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         check(self.cpu_threads is None or self.cpu_threads >= 1, "cpu_threads", self.cpu_threads, "must be at least 1")
         for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
-            check(0 < getattr(self, name) < math.inf, name, getattr(self, name), "must be a finite number above 0")
+            value = getattr(self, name)
+            check(value == AUTO or 0 < value < math.inf, name, value, "must be a finite number above 0")
         for name in ("weight_decay", "consistency", "lr_warmup"):
             check(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "must be finite and not negative")
         check(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "must lie in [0, 1)")

@@ -11,11 +11,10 @@ import torch
 from deme_core.checkpoints import load_denoiser
 from deme_core.components import Condition
 from deme_core.data.examples import Examples, batches
+from deme_core.denoising import Denoise, denoising_loss, regression_target, single
 from deme_core.errors import InputError
 from deme_core.parallel import in_order
-from deme_core.sampling.generate import Denoise, single
 from deme_core.timesteps import TimestepRanges
-from deme_core.training.losses import denoising_loss, regression_target
 
 SEED = 0  # of the noise and the timesteps, the same for every model
 

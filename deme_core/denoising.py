@@ -1,8 +1,19 @@
-"""The losses of DeMe (Eq. 2-5): how far the student is from the truth, and from the model it started as."""
+"""What a denoiser is asked, and the losses of DeMe (Eq. 2-5): how far it is from the truth, and from what it was."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
+
+Denoise = Callable[..., torch.Tensor]
+"""(x_t, t, **condition) -> prediction, [B, C, H, W] each."""
+
+
+def single(model: nn.Module, device: torch.device) -> Denoise:
+    """One denoiser for all timesteps; a t in pinned memory comes to a GPU without a wait."""
+    model = model.to(device).eval()
+    return lambda x, t, **condition: model(x, t.to(x.device, non_blocking=True), **condition).sample
 
 
 def regression_target(noise_schedule: Any, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,8 @@ def check_components(pipeline: Path, parts: Mapping[str, str], denoiser: str) ->
     """
     if second := [name for name in parts if name.startswith("text_encoder_")]:
         raise InputError(
-            f"{pipeline}: has a {second[0]}; read are pipelines with one text encoder, as Stable Diffusion 1"
+            f"{pipeline}: has a {second[0]}; only pipelines with one text encoder are supported, such as Stable"
+            " Diffusion 1"
         )
     for name in NEEDS.get(denoiser, ()):
         if name not in parts or not (pipeline / name / FROZEN[name]).is_file():

@@ -1,4 +1,4 @@
-"""Checkpoints as the hub has them -> a diffusers pipeline directory with safetensors weights and the keys of today.
+"""Checkpoints as the hub has them -> a diffusers pipeline directory with current keys and safetensors weights.
 
 Read are pipelines; flat repositories with config.json, weights and scheduler_config.json at the root (google/ddpm-*);
 and a denoiser's folder inside a pipeline, such as unet_ema, which then takes the place of the pipeline's own.
@@ -101,7 +101,7 @@ def import_pipeline(source: Path, target: Path) -> None:
 
 
 def _import_weights(source: Path, target: Path) -> None:
-    """The weights of a denoiser's folder as safetensors, with the keys of today."""
+    """The weights of a denoiser's folder as safetensors, under diffusers' current keys."""
     if shards := sorted(source.glob("diffusion_pytorch_model-*-of-*.safetensors")):
         for part in [*shards, source / f"{WEIGHTS}.index.json"]:
             shutil.copyfile(part, target / part.name)

@@ -67,7 +67,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_flat(folder: Path, geometry: str, *, pickled: bool = True, index: bool = True) -> dict[str, torch.Tensor]:
-    """A flat repository of old keys, as google/ddpm-*; returns its weights under the keys of today."""
+    """A flat repository of old keys, as google/ddpm-*; returns its weights under the current keys."""
     config = OLD_CONFIG | GEOMETRIES[geometry]
     write_json(folder / "config.json", config)
     write_json(folder / "scheduler_config.json", OLD_SCHEDULER)

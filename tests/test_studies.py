@@ -11,6 +11,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
+from conf.compose import compose_params
 from deme_core.dag import DIRECTIONS, dag
 from deme_core.metrics.intervals import block_interval, crossed_interval, t_interval
 from deme_core.params import section
@@ -18,9 +19,6 @@ from deme_core.report.studies import REPORTS, curve_of, scores_of, write_report
 from deme_core.report.verdicts import against
 from deme_core.stage import run_params
 from deme_core.training.settings import TrainingParams
-
-sys.path.insert(0, str(REPOSITORY))
-from conf.compose import compose_params
 from studies import run as runner
 
 DAG = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]

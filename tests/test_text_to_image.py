@@ -226,7 +226,7 @@ def test_a_second_text_encoder_is_refused(pipeline: Path) -> None:
     index = json.loads((pipeline / "model_index.json").read_text())
     index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
     (pipeline / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match="has a text_encoder_2; read are pipelines with one text encoder"):
+    with pytest.raises(InputError, match="has a text_encoder_2; only pipelines with one text encoder"):
         verify_pipeline(pipeline)
 
 

@@ -82,8 +82,9 @@ def halving(round: FirstRound) -> list[Nomination]:
 def surrogate(round: FirstRound) -> list[Nomination]:
     """A quadratic in w, fitted to trials on the same images; where it is lowest is tried, added, and fitted again.
 
-    On common noise the score of a merge is close to a quadratic in w (docs/search.md), so that few points give all of
-    it. Four fifths of the trials are spread evenly; the others follow the quadratic's lowest point until it stays.
+    On common noise the score of a merge is close to a quadratic in w (docs/experiments/search.md), so that few points
+    give all of it. Four fifths of the trials are spread evenly; the others follow the quadratic's lowest point until it
+    stays.
     """
     zero, uniform = round.anchors()
     lowest: list[np.ndarray] = []

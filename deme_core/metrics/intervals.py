@@ -60,9 +60,10 @@ def paired_interval(candidate_blocks: ArrayLike, baseline_blocks: ArrayLike, con
 def crossed_interval(differences: ArrayLike, confidence: float = 0.95) -> Interval:
     """Interval of the mean of [S, K] differences between two models, over S trainings and K blocks of noise each.
 
-    It covers both lucks. Every training is measured on the same K blocks, so that neither S·K values nor S means
-    are independent; with d = μ + training_s + block_k + rest, the variances of the row means over S and of the column
-    means over K bound that of the grand mean. Degrees of freedom by Welch and Satterthwaite.
+    It covers the luck of training and that of noise. Every training is measured on the same K blocks, so that neither
+    S·K values nor S means are independent; with d = μ + training_s + block_k + rest, the variances
+    of the row means over S and of the column means over K bound that of the grand mean. Degrees of freedom by Welch
+    and Satterthwaite.
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 2 or min(values.shape) < 2:

@@ -10,7 +10,7 @@ from deme_core.prompts.settings import PromptParams
 
 
 def check_measures(own: PromptParams, clip: ClipScoreParams, extractor: str) -> None:
-    """Open all that will measure images of a set, so that what lacks is said before anything is trained.
+    """Open all that will measure images of a set, so that whatever is missing is named before anything is trained.
 
     Raises:
         InputError: the CLIP model or the reference is missing or broken, or the reference is of another extractor.

@@ -209,7 +209,7 @@ def measure_artefacts(sets: Mapping[str, PromptParams], clip: ClipScoreParams) -
         return [
             *found,
             *packages,
-            Artefact("CLIP", f"{clip.model}/{clip.pretrained}", None, "told with open_clip_torch"),
+            Artefact("CLIP", f"{clip.model}/{clip.pretrained}", None, "known once open_clip_torch is installed"),
         ]
     else:
         source = hub_id(clip.model, clip.pretrained)

@@ -4,8 +4,10 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from deme_core.code_links import check_links
 from deme_core.errors import InputError
 from deme_core.params import check, section
 from deme_core.processes import is_main, launched, state, wait
@@ -23,6 +25,8 @@ def run(main: Callable[[], None], *, shared: bool = False) -> None:
         shared: whether the processes of a launch share its work. Of another stage the main process does all of it.
     """
     try:
+        if (script := Path(main.__code__.co_filename)).parent.name == "stages":
+            check_links(script, script.parents[1])
         if not launched():
             if shared and "ACCELERATE_USE_CPU" in os.environ:
                 print(ONE_PROCESS, file=sys.stderr)

@@ -15,6 +15,8 @@ import yaml
 from conftest import REPOSITORY, python
 
 from deme_core.closure import closure, imported, names
+from deme_core.code_links import FOLDER, check_links, write_links
+from deme_core.errors import InputError
 from deme_core.stage import RunParams
 
 LAYERS = ({""}, {"data", "prompts"}, {"merging", "training", "sampling", "metrics"}, {"report"})
@@ -111,14 +113,50 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 @pytest.mark.parametrize("name", DAG)
-def test_the_code_deps_of_a_stage_are_what_its_script_reaches(name: str) -> None:
+def test_a_stage_depends_on_the_code_that_its_script_reaches(name: str) -> None:
     script, deps = commands()[name]
-    path = REPOSITORY / "stages" / f"{script}.py"
-    expected = {f"stages/{script}.py"} | {
-        MODULES[module].relative_to(REPOSITORY).as_posix() for module in reached(path)
-    }
-    code = [dep for dep in deps if dep.endswith(".py")]
-    assert sorted(code) == sorted(expected)
+    assert [dep for dep in deps if dep.endswith(".py") or dep.startswith(FOLDER)] == [f"{FOLDER}/{script}"]
+    check_links(REPOSITORY / "stages" / f"{script}.py", REPOSITORY)
+
+
+def test_links_are_there_for_scripts_alone() -> None:
+    assert {folder.name for folder in (REPOSITORY / FOLDER).iterdir()} == {path.stem for path in STAGES}
+
+
+RUN_A_STAGE = """
+import os, runpy, sys
+os.chdir(sys.argv[1])
+sys.path.insert(0, sys.argv[1])
+runpy.run_path(f"{sys.argv[1]}/stages/match.py", run_name="__main__")
+"""
+
+
+def test_links_that_are_out_of_date_stop_a_stage(tmp_path: Path) -> None:
+    for name in ("deme_core", "stages"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    script, links = tmp_path / "stages" / "match.py", tmp_path / FOLDER / "match"
+    write_links(tmp_path)
+    check_links(script, tmp_path)
+    assert (links / "deme_core" / "stage.py").read_text() == (REPOSITORY / "deme_core" / "stage.py").read_text()
+
+    def refused(path: str) -> None:
+        with pytest.raises(InputError, match=f"closures/match/{path}: .* run `python -m deme_core.code_links`"):
+            check_links(script, tmp_path)
+        done = python(RUN_A_STAGE, tmp_path)
+        assert done.returncode == 1
+        assert f"closures/match/{path}" in done.stderr
+        write_links(tmp_path)
+        check_links(script, tmp_path)
+
+    script.write_text(script.read_text() + "\nfrom deme_core.data import idx as idx\n")
+    refused("deme_core/data/idx.py")
+    (links / "deme_core" / "stage.py").unlink()
+    refused("deme_core/stage.py")
+    (links / "deme_core" / "report.py").symlink_to("nowhere")
+    refused("deme_core/report.py")
+    (links / "deme_core" / "stage.py").unlink()
+    shutil.copy(tmp_path / "deme_core" / "stage.py", links / "deme_core" / "stage.py")  # a copy, no link
+    refused("deme_core/stage.py")
 
 
 def test_every_script_is_a_stage_and_every_stage_has_its_script() -> None:
@@ -277,7 +315,7 @@ print(json.dumps([first, folders(), folders("y"), folders("x", 1), orphaned]))
 def test_who_keeps_unfinished_work_says_with_which_code(path: str) -> None:
     nodes = ast.walk(ast.parse((REPOSITORY / path).read_text()))
     calls = [node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "work_dir"]
-    assert [ast.unparse(call.args[2]) for call in calls] == ["__file__"]
+    assert {ast.unparse(call.args[2]) for call in calls} == {"__file__"}
 
 
 def test_cheap_stages_do_not_import_diffusers() -> None:

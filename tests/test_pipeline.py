@@ -94,8 +94,8 @@ def outputs(project: Path) -> dict[str, str]:
 def toy(pipeline: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy copy of the repository in which nothing has run."""
     project = tmp_path_factory.mktemp("toy") / "project"
-    for name in ("deme_core", "stages", "conf", "hydra_plugins"):
-        shutil.copytree(REPOSITORY / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("deme_core", "stages", "conf", "hydra_plugins", "closures"):
+        shutil.copytree(REPOSITORY / name, project / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
         shutil.copy(REPOSITORY / name, project)
     shutil.copytree(pipeline, project / "zoo" / "digits-ddpm")
@@ -110,14 +110,14 @@ def toy(pipeline: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def first(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The toy project after its first repro, not to be written to; the stages that ran."""
-    project = Path(shutil.copytree(toy, tmp_path_factory.mktemp("first") / "project"))
+    project = Path(shutil.copytree(toy, tmp_path_factory.mktemp("first") / "project", symlinks=True))
     return project, repro(project)
 
 
 @pytest.fixture
 def finished(first: tuple[Path, list[str]], tmp_path: Path) -> Path:
     """A copy of the project after its first repro."""
-    return Path(shutil.copytree(first[0], tmp_path / "project"))
+    return Path(shutil.copytree(first[0], tmp_path / "project", symlinks=True))
 
 
 def every_stage(N: int, rivals: Sequence[str] = ()) -> list[str]:
@@ -135,7 +135,7 @@ def choose_rivals(project: Path, rivals: list[str]) -> None:
 
 @pytest.mark.parametrize(("N", "rivals"), [(1, []), (8, []), (2, CORE), (4, list(RIVALS))])
 def test_the_stages_follow_N_and_the_rivals(toy: Path, tmp_path: Path, N: int, rivals: list[str]) -> None:
-    shutil.copytree(toy, tmp_path / "project")
+    shutil.copytree(toy, tmp_path / "project", symlinks=True)
     change_params(tmp_path / "project", {"N": N, "rivals": rivals, "dag": whole_dag(N, rivals)})
     run = dvc(tmp_path / "project", "stage", "list", "--name-only")
     assert run.returncode == 0, run.stdout
@@ -144,7 +144,7 @@ def test_the_stages_follow_N_and_the_rivals(toy: Path, tmp_path: Path, N: int, r
 
 def test_a_copy_of_the_repository_runs_its_own_code(toy: Path, tmp_path: Path) -> None:
     """Not what is installed: `dvc exp run --temp` and `--queue` work in such copies, each of its own commit."""
-    shutil.copytree(toy, tmp_path / "project")
+    shutil.copytree(toy, tmp_path / "project", symlinks=True)
     with (tmp_path / "project" / "deme_core" / "stage.py").open("a") as file:
         file.write('\nsys.exit(f"own code: {__file__}")\n')
     run = dvc(tmp_path / "project", "repro", "validate")
@@ -153,7 +153,7 @@ def test_a_copy_of_the_repository_runs_its_own_code(toy: Path, tmp_path: Path) -
 
 
 def test_a_wrong_param_ends_a_fresh_run_in_one_line(toy: Path, tmp_path: Path) -> None:
-    shutil.copytree(toy, tmp_path / "project")
+    shutil.copytree(toy, tmp_path / "project", symlinks=True)
     change_params(tmp_path / "project", {"p": 1.5})
     run = dvc(tmp_path / "project", "repro")
     assert run.returncode != 0
@@ -166,7 +166,7 @@ def test_a_wrong_param_ends_a_fresh_run_in_one_line(toy: Path, tmp_path: Path) -
 
 def test_rivals_without_their_dag_end_a_fresh_run_in_one_line(toy: Path, tmp_path: Path) -> None:
     """params.yaml edited by hand: its dag is still that of no rivals, and so are the stages."""
-    shutil.copytree(toy, tmp_path / "project")
+    shutil.copytree(toy, tmp_path / "project", symlinks=True)
     change_params(tmp_path / "project", {"rivals": CORE})
     run = dvc(tmp_path / "project", "repro")
     assert run.returncode != 0
@@ -178,7 +178,7 @@ def test_rivals_without_their_dag_end_a_fresh_run_in_one_line(toy: Path, tmp_pat
 
 
 def test_a_model_without_any_image_comes_to_a_merge_in_one_command(toy: Path, tmp_path: Path) -> None:
-    project = Path(shutil.copytree(toy, tmp_path / "project"))
+    project = Path(shutil.copytree(toy, tmp_path / "project", symlinks=True))
     change_params(project, {"data": {"source": "none", "held_out": None}, "away": {"w": 0.5}})
     own = {f"{name}@pretrained" for name in ("own_samples", "own_examples", "finetune_own", "gate_own", "merge_away")}
     assert set(repro(project, "merge_away@pretrained")) == {"validate", "data", "pretrain_load", *own}
@@ -197,7 +197,7 @@ def test_a_model_without_any_image_comes_to_a_merge_in_one_command(toy: Path, tm
 
 
 def test_an_edit_of_the_users_own_files_runs_their_readers_again(toy: Path, tmp_path: Path) -> None:
-    project = Path(shutil.copytree(toy, tmp_path / "project"))
+    project = Path(shutil.copytree(toy, tmp_path / "project", symlinks=True))
     np.savez(project / "statistics.npz", mu=np.zeros(8), sigma=np.eye(8))
     shutil.copytree(project / "zoo" / "digits-ddpm", project / "mine" / "base")
     change_params(
@@ -344,7 +344,7 @@ class TestFinished:
 @pytest.fixture(scope="module")
 def rivals(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The toy project after its first repro with every rival, not to be written to; the stages that ran."""
-    project = Path(shutil.copytree(toy, tmp_path_factory.mktemp("rivals") / "project"))
+    project = Path(shutil.copytree(toy, tmp_path_factory.mktemp("rivals") / "project", symlinks=True))
     choose_rivals(project, list(RIVALS))
     return project, repro(project)
 
@@ -413,6 +413,6 @@ class TestRivals:
         assert text.count("Beside the best rival, ") == 1
 
     def test_a_second_repro_has_nothing_to_do(self, rivals: tuple[Path, list[str]], tmp_path: Path) -> None:
-        project = Path(shutil.copytree(rivals[0], tmp_path / "project"))
+        project = Path(shutil.copytree(rivals[0], tmp_path / "project", symlinks=True))
         assert repro(project) == []
         assert outputs(project) == outputs(rivals[0])

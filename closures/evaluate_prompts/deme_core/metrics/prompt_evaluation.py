@@ -1,0 +1,1 @@
+../../../../deme_core/metrics/prompt_evaluation.py

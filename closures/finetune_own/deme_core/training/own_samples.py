@@ -1,0 +1,1 @@
+../../../../deme_core/training/own_samples.py

@@ -1,0 +1,1 @@
+../../../stages/gate.py

@@ -1,0 +1,1 @@
+../../../stages/judge_reference.py

@@ -1,0 +1,1 @@
+../../../stages/loss_matrix.py

@@ -1,0 +1,1 @@
+../../../stages/merge_search.py

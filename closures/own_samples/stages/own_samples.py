@@ -1,0 +1,1 @@
+../../../stages/own_samples.py

@@ -1,0 +1,1 @@
+../../../stages/random_vectors.py

@@ -1,0 +1,1 @@
+../../../stages/task_vector.py

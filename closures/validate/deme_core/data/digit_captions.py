@@ -1,0 +1,1 @@
+../../../../deme_core/data/digit_captions.py

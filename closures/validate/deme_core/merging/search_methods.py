@@ -1,0 +1,1 @@
+../../../../deme_core/merging/search_methods.py

@@ -1,0 +1,1 @@
+../../../../deme_core/training/learning_rate.py

@@ -116,10 +116,8 @@ class Bench:
 
 def ground_truth(bench: Bench, values: list[float], finalists: int) -> tuple[Weights, pd.DataFrame]:
     """The best weights known, and the grid: its points with score and loss."""
-    points = np.array(np.meshgrid(*[values] * bench.N)).reshape(bench.N, -1).T
-    rows = []
-    for point in tqdm(points, desc="grid", unit="point"):
-        w = tuple(point.tolist())
+    points, rows = itertools.product(values, repeat=bench.N), []
+    for w in tqdm(points, total=len(values) ** bench.N, desc="grid", unit="point"):
         rows.append({"w": w, "score": bench.score(w, 0, bench.params.images), "loss": bench.loss(w, 0, 2000)})
     grid = pd.DataFrame(rows).sort_values("score", ignore_index=True)
     best = [

@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -494,6 +495,24 @@ def test_what_cannot_be_searched_is_refused_with_its_remedy(changes: dict[str, A
     with pytest.raises(InputError) as refused:
         check_search(3, search_params(**changes))
     assert str(refused.value).startswith(f"params: merge_search.{message}")
+
+
+@pytest.mark.parametrize("free", [8, 16, 32, 500])
+@pytest.mark.parametrize("method", ["auto", *METHODS])
+def test_a_search_of_many_weights_is_checked_without_making_its_points(method: str, free: int) -> None:
+    """values^N of eight weights would take 1 MB, of sixteen 5 GB."""
+    params, kinds = search_params(method=method), ["scale", "greedy", "away"]
+    tracemalloc.start()
+    try:
+        if method in ("grid", "surrogate"):
+            points = {"grid": 3**free + 1, "surrogate": 1 + free * (free + 3) // 2 * 5 // 4}[method]
+            with pytest.raises(InputError, match=f"set merge_search.budget={10 * points}( |$)"):
+                check_search(free, params)
+        else:
+            check_search(free, params, kinds)
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

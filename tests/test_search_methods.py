@@ -1,6 +1,7 @@
 """The methods of a search: each finds the lowest point of a known quadratic, within its bounds and its budget."""
 
 import itertools
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from deme_core.merging.first_round import BudgetSpent, FirstRound, Nomination
 from deme_core.merging.search import auto_method
 from deme_core.merging.search_methods import (
     METHODS,
-    grid_points,
+    grid_count,
     nominate,
     scale_points,
     spread,
@@ -301,13 +302,26 @@ def test_optunas_study_lies_on_disk_and_a_second_run_writes_it_anew(method: str,
 # What each method tries, by hand
 
 
+@pytest.mark.parametrize("values", [(0.0, 0.25, 0.5), (0.5, 0.5), (-0.0, 0.0, 1.0), (0.25,), (1.0, 0.5, 1.0)])
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_the_grid_is_the_product_and_the_anchors(n: int) -> None:
-    round = first_round(lambda w, block: 1.0, N=n, values=(0.0, 0.25, 0.5), budget=1000)
+def test_the_grid_is_the_product_and_the_anchors(n: int, values: tuple[float, ...]) -> None:
+    round = first_round(lambda w, block: 1.0, N=n, values=values, budget=1000)
     nominated("grid", round)
-    expected = {*itertools.product((0.0, 0.25, 0.5), repeat=n), (0.0,) * n, (1 / n,) * n}
+    expected = {*itertools.product(values, repeat=n), (0.0,) * n, (1 / n,) * n}
     assert set(round.tried) == {(w, 0) for w in expected}
-    assert len(grid_points(n, round.params, round.anchors())) == len(expected)
+    assert grid_count(n, round.params, round.anchors()) == len(expected) == round.count
+
+
+def test_a_grid_is_tried_point_by_point() -> None:
+    """4^16 points would fill the memory before the first trial; the budget ends after three."""
+    round = first_round(lambda w, block: 1.0, N=16, values=(0.0, 0.25, 0.5, 1.0), budget=30)
+    tracemalloc.start()
+    try:
+        nominated("grid", round)
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
+    assert [w for w, _ in round.tried] == [(0.0,) * 16, (1 / 16,) * 16, (*(0.0,) * 15, 0.25)]
 
 
 def test_coordinate_descent_changes_one_weight_at_a_time_over_the_values() -> None:

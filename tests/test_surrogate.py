@@ -29,6 +29,11 @@ def test_terms_by_hand() -> None:
     )  # w, then 11 12 13 22 23 33
 
 
+@pytest.mark.parametrize("N", [0, 1, 2, 3, 7, 16])
+def test_terms_are_counted_without_them(N: int) -> None:
+    assert surrogate.count(N) == surrogate.terms(np.zeros((1, N))).shape[1]
+
+
 def test_predictions_by_hand() -> None:
     np.testing.assert_array_equal(surrogate.predict(np.array([1.0, 2.0]), np.array([[3.0], [0.0]])), [3 + 18, 0])
     five = np.array([1.0, 2.0, 3.0, 4.0, 5.0])

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from deme_core.errors import InputError
 from deme_core.merging.first_round import AWAY, FirstRound, anchors
 from deme_core.merging.objective import MergedLoss, Objective, score_weights
-from deme_core.merging.search_methods import METHODS, grid_points, nominate, scale_points, surrogate_trials
+from deme_core.merging.search_methods import METHODS, grid_count, nominate, scale_points, surrogate_trials
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Trial, TrialLog, Weights
 from deme_core.metrics.intervals import Interval, paired_interval
@@ -172,7 +172,7 @@ def check_search(
             f"params: merge_search.method = {params.method!r}: too many points for the weights of every block; with"
             f" per_block take one of {', '.join(method for method in METHODS if method not in WHOLE)}"
         )
-    points = len(grid_points(free, params, anchors(free, N)))
+    points = grid_count(free, params, anchors(free, N))
     if params.method == "grid" and points * params.images > params.budget:
         raise InputError(
             f"params: merge_search.budget = {params.budget}: the grid over {free} weights has {points} points of"

@@ -33,14 +33,15 @@ def nominate(round: FirstRound) -> list[Nomination]:
 
 def grid(round: FirstRound) -> list[Nomination]:
     """Every point of values^N (Sec. 3.3, which does not name its values), and the anchors."""
-    for w in grid_points(round.N, round.params, round.anchors()):
+    for w in itertools.chain(round.anchors(), itertools.product(round.params.values, repeat=round.N)):
         round.score(w)
     return round.ranked()
 
 
-def grid_points(N: int, params: SearchParams, anchors: list[Weights]) -> list[Weights]:
-    """The anchors, then values^N."""
-    return list(dict.fromkeys([*anchors, *itertools.product(params.values, repeat=N)]))
+def grid_count(N: int, params: SearchParams, anchors: list[Weights]) -> int:
+    """How many points the grid has: values^N, and the anchors that are none of them."""
+    values = {*params.values}
+    return len(values) ** N + sum(not values.issuperset(w) for w in anchors)
 
 
 def coordinate(round: FirstRound) -> list[Nomination]:
@@ -248,7 +249,7 @@ def _sobol(round: FirstRound, count: int) -> list[Weights]:
 
 def surrogate_trials(N: int) -> int:
     """The fewest trials for a quadratic in N weights: w = 0, one a coefficient, a quarter more for its lowest point."""
-    return 1 + quadratic.terms(np.zeros((1, N))).shape[1] * 5 // 4
+    return 1 + quadratic.count(N) * 5 // 4
 
 
 METHODS: dict[str, Method] = {

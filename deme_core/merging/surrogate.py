@@ -15,6 +15,11 @@ def terms(w: np.ndarray) -> np.ndarray:
     return np.column_stack([w, *(w[:, i] * w[:, j] for i, j in pairs)])
 
 
+def count(N: int) -> int:
+    """How many `terms` a quadratic in N weights has."""
+    return N * (N + 3) // 2
+
+
 def fit(w: np.ndarray, change: np.ndarray) -> np.ndarray:
     """Coefficients of `terms` by ridge regression of change [n] on w [n, N].
 

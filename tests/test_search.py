@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
@@ -173,6 +174,18 @@ def test_distances_are_confirmed_by_their_ratio(tmp_path: Path) -> None:
     result, *_ = searched(tmp_path / "difference", score, 2, objective="kid", **changes)
     assert (result["weights"], result["best_change_unit"]) == ([0.0, 0.0], "")
     assert result["best_change"] < 0 < result["best_change_high"]
+
+
+@pytest.mark.parametrize("where", [(0.0, 0.0), (0.5, 0.5)])
+@pytest.mark.parametrize("low", [0.0, -1e-12])
+def test_a_confirming_score_without_a_ratio_ends_in_one_line(tmp_path: Path, where: Weights, low: float) -> None:
+    """A Fréchet distance between what an extractor tells not apart is 0, or below it by rounding."""
+    score = lambda w, block, *_: low if block is SeedBlock.CONFIRM and tuple(w) == where else 1.0  # noqa: E731
+    message = f"merge_search: a confirming score is {low:g}, and a change is a ratio of scores above 0: the extractor "
+    with pytest.raises(InputError, match=f"^{re.escape(message)}.*merge_search.objective=kid$"):
+        searched(tmp_path / "ratio", score, 2)
+    result, *_ = searched(tmp_path / "difference", score, 2, objective="kid")
+    assert result["best"] == list(where)
 
 
 def test_the_surrogates_first_change_is_the_fitted_one(tmp_path: Path) -> None:

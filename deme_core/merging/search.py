@@ -107,7 +107,10 @@ def search(
 
 
 def relative(objective: str) -> bool:
-    """Whether its scores lie above 0, so that a change is a ratio: a KID or a CLIP score may not."""
+    """Whether a change is a ratio: of distances and losses, which are 0 where nothing is wrong.
+
+    A KID may lie below 0, and 100 − the CLIP score is 0 for no image: their changes are differences.
+    """
     return not {"kid", "clip_score"} & score_weights(objective).keys()
 
 
@@ -115,9 +118,17 @@ def confirmed(scores: Sequence[float], zero: Sequence[float], objective: str) ->
     """The change against w = 0, paired over the confirming blocks: of the score, or in percent of it where `relative`.
 
     The distance of the base differs between blocks by more than finalists do; a ratio on the same noise does not.
+
+    Raises:
+        InputError: a score that has no ratio.
     """
     if not relative(objective):
         return paired_interval(scores, zero)
+    if not (lowest := min(*scores, *zero)) > 0:
+        raise InputError(
+            f"merge_search: a confirming score is {lowest:g}, and a change is a ratio of scores above 0: the extractor"
+            " does not tell these images from the data; take another reference.extractor, or merge_search.objective=kid"
+        )
     return percent(paired_interval(np.log(scores), np.log(zero)))
 
 

@@ -5,7 +5,7 @@ stage validate leaves, which is always there and always the same.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,15 @@ def inputs(params: Mapping[str, Any], root: Path = Path()) -> dict[str, Any]:
         validate: the same, of which validate reads the configs; else its own script, since it makes the mark.
         prompts: every prompt set -> its `path`, and the `reference` that prompts opens: none that the run makes.
         clip: the CLIP model that prompts and evaluate_prompts open.
-        search_clip, search_prompts: the CLIP model of merge_search, and its texts beside captions.
+        search_clip, search_prompts, search_extractors: the CLIP model of merge_search, its texts beside captions, and
+            its extractors beside that of `reference`.
         sample_prompts: the texts of sample.
     """
     load, search, score = params["pretrain_load"]["source"], params["merge_search"], params["clip_score"]
     base = UNCHANGING if load == "train" else _pipeline(_model(load, root), root)
     clip = UNCHANGING if score.get("pretrained", True) else _model(score["model"], root)
     sets, sample = search.get("prompts") or (), params["sample"].get("prompts")
+    extractors = search.get("extractors") or ()
     return {
         "data": _data(params["data"], root),
         "statistics": params["reference"].get("statistics") or UNCHANGING,
@@ -42,8 +44,8 @@ def inputs(params: Mapping[str, Any], root: Path = Path()) -> dict[str, Any]:
         "prompts": {name: _prompts(own) for name, own in (params.get("prompts") or {}).items()},
         "clip": clip,
         "search_clip": clip if "clip_score" in search["objective"] else UNCHANGING,
-        # A template of dvc.yaml gives one path: of several sets that of all.
-        "search_prompts": (f"{PROMPTS}/{sets[0]}.json" if len(sets) == 1 else PROMPTS) if sets else UNCHANGING,
+        "search_prompts": _one([f"{PROMPTS}/{name}.json" for name in sets], PROMPTS) if sets else UNCHANGING,
+        "search_extractors": _one(extractors, str(Path(extractors[0]).parent)) if extractors else UNCHANGING,
         "sample_prompts": f"{PROMPTS}/{sample}.json" if sample else UNCHANGING,
     }
 
@@ -65,6 +67,11 @@ def _data(data: Mapping[str, Any], root: Path) -> str:
     if data["source"] == "hub":
         return _model(path, root)
     return str(Path(path).parent) if set("*?[") & set(Path(path).name) else path  # of a pattern the folder
+
+
+def _one(paths: Sequence[str], folder: str) -> str:
+    """A template of dvc.yaml gives one path: of several the folder of all."""
+    return paths[0] if len(paths) == 1 else folder
 
 
 def _model(name: str, root: Path) -> str:

@@ -33,7 +33,11 @@ LOCAL: dict[str, Any] = {
     "reference": {"extractor": "zoo/clip", "statistics": "real/statistics.npz"},
     "pretrain_load": {"source": "zoo/base"},
     "clip_score": {"model": "zoo/clip", "pretrained": None},  # the extractor's folder, too: a dep that stands twice
-    "merge_search": {"objective": "frechet+clip_score", "prompts": ["classes"]},
+    "merge_search": {
+        "objective": "frechet+clip_score",
+        "prompts": ["classes"],
+        "extractors": ["zoo/more/a", "zoo/more/b"],
+    },
     "sample": {"prompts": "captions"},
     "prompts": SETS,
 }
@@ -42,6 +46,7 @@ FILES = (
     "texts/other.txt", "zoo/base/model_index.json", "zoo/base/unet/diffusion_pytorch_model.safetensors",
     "zoo/base/vae/config.json", "zoo/base/recipe.yaml", "zoo/base/convergence.png", "zoo/base/convergence.json",
     "zoo/base/training.csv", "zoo/base/quality.json", "zoo/clip/open_clip_model.safetensors", "zoo/clip/recipe.yaml",
+    "zoo/more/a/config.json", "zoo/more/b/config.json",
     "zoo/digits-ddpm/unet/diffusion_pytorch_model.safetensors", "zoo/digits-features/model.safetensors",
 )  # fmt: skip
 JUDGES = "zoo/judges/digits/final/pixels/config.json"
@@ -114,6 +119,8 @@ def test_an_edit_of_what_params_name_makes_those_who_read_it_run_again(empty_fol
     for file in ("model_index.json", "unet/diffusion_pytorch_model.safetensors", "vae/config.json"):
         assert changed_by(f"zoo/base/{file}") == {"validate", "pretrain_load"}, file
     assert changed_by("zoo/clip/open_clip_model.safetensors") == featured | evaluated | opened | SEARCHES
+    for name in "ab":
+        assert changed_by(f"zoo/more/{name}/config.json") == SEARCHES
     assert changed_by("texts/classes.txt") == {"prompts@classes"}
     assert changed_by("texts/free.txt") == {"prompts@free"}
     assert changed_by("real/classes.safetensors") == {"prompts@classes"} | of("evaluate_prompts", "classes")
@@ -194,6 +201,9 @@ def test_folders_outside_the_repository(
         ({"clip_score": {"model": "here/too", "pretrained": None}}, "clip", "here/too"),
         ({"clip_score": {"model": "here", "pretrained": "openai"}}, "clip", UNCHANGING),
         ({"merge_search": {"prompts": ["a", "b"]}}, "search_prompts", "data/prompts"),
+        ({"merge_search": {"extractors": []}}, "search_extractors", UNCHANGING),
+        ({"merge_search": {"extractors": ["zoo/mine/a"]}}, "search_extractors", "zoo/mine/a"),
+        ({"merge_search": {"extractors": ["zoo/mine/a", "zoo/mine/b"]}}, "search_extractors", "zoo/mine"),
     ],
 )
 def test_what_dvc_looks_at(empty_folder: Path, changes: dict[str, Any], key: str, expected: str) -> None:

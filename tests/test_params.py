@@ -199,7 +199,7 @@ def test_an_unknown_learning_rate_schedule_is_refused_with_the_params(change: di
 
 
 SEARCH: dict[str, Any] = {
-    "method": "grid", "objective": "frechet", "budget": 90, "images": 10, "prompts": [],
+    "method": "grid", "objective": "frechet", "budget": 90, "images": 10, "prompts": [], "extractors": [],
     "bounds": [-0.5, 1.5], "fixed": None,
     "values": [0.0, 1.0], "scales": [1.0, -0.5], "away": [0.5], "per_block": False, "towards_shared": 0.001,
     "seed": 0, "finalists": 1, "final_images": 40, "final_blocks": 2,
@@ -210,7 +210,8 @@ SEARCH: dict[str, Any] = {
     "change",
     [
         {}, {"budget": 20}, {"images": 2}, {"final_images": 4}, {"bounds": [0.0, 0.1], "values": [0.0, 0.1]},
-        {"fixed": [None, 7.0, -3.0]}, {"scales": []}, {"seed": 1 << 40},
+        {"fixed": [None, 7.0, -3.0]}, {"scales": []}, {"seed": 1 << 40}, {"extractors": ["a"]},
+        {"extractors": ["a/b", "a/c"]},
     ],
 )  # fmt: skip
 def test_a_search_that_makes_sense_passes(change: dict[str, Any]) -> None:
@@ -228,6 +229,8 @@ RULE = "must be [lowest, highest] weight, lowest <= 0 < highest: w = 0 is always
             [0.0], [0.0, 0.5, 1.0], [0.1, 1.0], [-1.0, 0.0], [1.5, -0.5], [-math.inf, 1.0], [0.0, math.inf],
             [math.nan, 1.0], [0.0, math.nan],
         )),
+        *(({"extractors": folders}, f"extractors = {folders}: several must lie in one folder, at which DVC looks")
+          for folders in (["zoo/a/b", "zoo/c/d"], ["a", "b"], ["a/b", "/a/c"])),
         ({"values": []}, "values = []: must name at least one value"),
         ({"values": [0.0, 2.0]}, "values = [0.0, 2.0]: must lie within bounds = [-0.5, 1.5]"),
         ({"values": [-1.0]}, "values = [-1.0]: must lie within bounds = [-0.5, 1.5]"),
@@ -396,6 +399,10 @@ def test_validate_refuses_a_dag_of_other_params_in_one_line(
         ({"budget": 1}, "merge_search.budget = 1: must be at least 2 × images = 3000"),
         ({"per_block": True}, "merge_search.method = 'auto': too many points for the weights of every block"),
         ({"towards_shared": -1.0}, "merge_search.towards_shared = -1.0: must be a finite number, not negative"),
+        (
+            {"extractors": ["zoo/judges/digits/final/code"]},
+            "merge_search.extractors: 'zoo/judges/digits/final/code' is",
+        ),
         ({"prompts": ["classes"]}, "merge_search.prompts = ['classes']: only images of a text-to-image pipeline"),
     ],
 )

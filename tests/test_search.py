@@ -22,8 +22,16 @@ from deme_core.denoising import single
 from deme_core.errors import InputError
 from deme_core.merging.loss import DenoisingLoss
 from deme_core.merging.merge import write_merged
-from deme_core.merging.objective import MergedLoss, MergedModel, Scorer, frechet, make_objective, score_weights
-from deme_core.merging.search import KINDS, check_search, search
+from deme_core.merging.objective import (
+    MergedLoss,
+    MergedModel,
+    Scorer,
+    frechet,
+    geometric_mean,
+    make_objective,
+    score_weights,
+)
+from deme_core.merging.search import KINDS, check_extractors, check_search, confirmed, search
 from deme_core.merging.search_methods import METHODS, RIVAL_METHODS, scale_points
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Trial, TrialLog, Weights
@@ -34,6 +42,7 @@ from deme_core.metrics.features import load_extractor
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.kernel import kernel_distance
 from deme_core.metrics.moments import Moments
+from deme_core.metrics.verdict import JudgeParams, verdict_of
 from deme_core.params import read, section
 from deme_core.prompts.settings import PromptParams
 from deme_core.sampling.archive import read_images
@@ -43,6 +52,7 @@ from deme_core.sampling.sample import sample_model
 from deme_core.seeds import SeedBlock
 
 CPU = torch.device("cpu")
+DEVELOPMENT = REPOSITORY / "zoo" / "judges" / "digits" / "development"
 OPTIMUM = (0.0, 0.5, 0.25)
 ALL = [*METHODS, *RIVAL_METHODS]
 ON_LOSS = ["loss", "gradient"]
@@ -186,6 +196,15 @@ def test_a_confirming_score_without_a_ratio_ends_in_one_line(tmp_path: Path, whe
         searched(tmp_path / "ratio", score, 2)
     result, *_ = searched(tmp_path / "difference", score, 2, objective="kid")
     assert result["best"] == list(where)
+
+
+def test_a_score_by_several_extractors_is_confirmed_as_judges_are_summed_up() -> None:
+    rng = np.random.default_rng(0)
+    zero, ours = rng.lognormal(0, 1, (2, 3, 6)) * np.array([1.0, 50.0, 1e-3])[:, None]  # judge, block
+    mean = [[geometric_mean([*zip("abc", own, strict=True)]) for own in blocks.T] for blocks in (ours, zero)]
+    expected = verdict_of(dict(zip("abc", np.log(ours / zero), strict=True))).change
+    found = confirmed(*mean, "frechet")
+    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
 
 
 def test_the_surrogates_first_change_is_the_fitted_one(tmp_path: Path) -> None:
@@ -625,6 +644,75 @@ def test_an_objective_is_the_row_of_its_name(wired: tuple[MergedLoss, Sampler, S
     assert {name: make_objective(name, loss, sampler, scorer)(*asked) for name in OBJECTIVES} == expected
     both = make_objective("frechet + 0.5*kid", loss, sampler, scorer)(*asked)
     assert both == pytest.approx(expected["frechet"] + 0.5 * expected["kid"], rel=1e-12)
+
+
+def test_several_extractors_see_the_images_of_one_sampling_and_share_a_geometric_mean(
+    wired: tuple[MergedLoss, Sampler, Scorer], digits: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, sampler, alone = wired
+    beside = tuple(Scorer.on(str(DEVELOPMENT / name), digits) for name in ("code", "dense"))
+    asked, sampled = ((0.5, 0.0), SeedBlock.SEARCH, 0, 40), []
+    each = [make_objective("frechet", loss, sampler, own)(*asked) for own in (alone, *beside)]
+    generate = Sampler.generate
+    monkeypatch.setattr(Sampler, "generate", lambda *args: sampled.append(args[2:5]) or generate(*args))
+    beside = tuple(replace(own, extractor=replace(own.extractor, name="code")) for own in beside)  # names may be alike
+    scorer = replace(alone, beside=beside)
+    assert scorer.identity == [*alone.identity, *(own.extractor.sha256 for own in beside)]
+    found = make_objective("frechet", loss, sampler, scorer)(*asked)
+    assert found == pytest.approx(math.prod(each) ** (1 / 3), rel=1e-12)
+    assert sampled == [(SeedBlock.SEARCH, 0, 40)]
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.1, 1 / 3, -1e-12, 3e200])
+def test_of_one_extractor_the_score_is_its_distance_to_the_bit(distance: float) -> None:
+    assert geometric_mean([("own", distance)]) == distance
+
+
+@pytest.mark.parametrize("distance", [0.0, -1e-12, math.nan])
+def test_several_distances_of_which_one_is_not_above_zero_have_no_mean(distance: float) -> None:
+    with pytest.raises(InputError, match=f"^extractor broken: a trial's Fréchet distance is {distance:g}, and "):
+        geometric_mean([("own", 1.0), ("broken", distance)])
+
+
+def test_a_result_names_the_extractors_that_were_asked_for(tmp_path: Path) -> None:
+    plain, *_ = searched(tmp_path / "plain", quadratic((0.5,)), 1)
+    several, *_ = searched(tmp_path / "several", quadratic((0.5,)), 1, extractors=("a/b", "a/c"))
+    assert several == plain | {"extractors": ["a/b", "a/c"]}
+    assert "extractors" not in plain
+
+
+@pytest.mark.parametrize(
+    ("objective", "passes"), [("frechet", True), ("frechet+clip_score", True), ("frechet+kid", False), ("loss", False)]
+)
+def test_only_distances_are_shared_by_several_extractors(objective: str, passes: bool) -> None:
+    params = search_params(objective=objective, extractors=("a",), method="coordinate")
+    if passes:
+        check_search(3, params, texts=True)
+        return
+    with pytest.raises(InputError, match=r"extractors = \['a'\]: .* the objective is '.*'; take .*=frechet, or \[\]$"):
+        check_search(3, params, texts=True)
+
+
+@pytest.mark.parametrize(
+    ("folders", "judges", "message"),
+    [
+        (["code", "dense"], "final", None),
+        (["code", "../development/code"], "final", "'{}/../development/code' counts already; each stands once, and"),
+        (["../../../digits-features"], "final", "'{}/../../../digits-features' counts already"),
+        (["code"], "development", "'{}/code' is a judge, and no search may see what judges its result; take some of"),
+        (["../final/dense"], "final", "'{}/../final/dense' is a judge"),
+        (["../final/dense"], "development", "'{}/../final/dense' is a judge"),  # of the runs to come
+        (["gone"], "final", "extractor '{}/gone': no"),
+    ],
+)
+def test_no_search_sees_a_judge(folders: list[str], judges: str, message: str | None) -> None:
+    group = JudgeParams(folder=str(DEVELOPMENT.parent / judges), development=str(DEVELOPMENT))
+    given = [f"{DEVELOPMENT}/{folder}" for folder in folders], str(REPOSITORY / "zoo" / "digits-features"), group
+    if message is None:
+        check_extractors(*given)
+        return
+    with pytest.raises(InputError, match=re.escape(message.format(DEVELOPMENT))):
+        check_extractors(*given)
 
 
 @pytest.mark.parametrize(

@@ -81,24 +81,58 @@ class Scorer:
     """Features [m, D] of the training part."""
     clip: ClipScore | None = None
     """Of `clip_score` alone."""
+    beside: tuple["Scorer", ...] = ()
+    """Of `frechet` alone: more extractors, with their features of the same part."""
 
     @classmethod
-    def of(cls, objective: str, extractor: str, reference: Path, clip: ClipScoreParams) -> "Scorer":
+    def of(
+        cls, objective: str, extractor: str, reference: Path, clip: ClipScoreParams, beside: Iterable["Scorer"] = ()
+    ) -> "Scorer":
         """The extractor in the folder of this name, the features in a file, and CLIP if the objective asks for it."""
         loaded = load_extractor(extractor)
-        features = read_features(reference, loaded.sha256)
-        return cls(loaded, features, ClipScore.of(clip) if "clip_score" in score_weights(objective) else None)
+        features, wanted = read_features(reference, loaded.sha256), "clip_score" in score_weights(objective)
+        return cls(loaded, features, ClipScore.of(clip) if wanted else None, tuple(beside))
+
+    @classmethod
+    def on(cls, extractor: str, pixels: torch.Tensor) -> "Scorer":
+        """The extractor in the folder of this name, and its features of images, uint8 [m, C, H, W]."""
+        loaded = load_extractor(extractor)
+        return cls(loaded, loaded([pixels]))
 
     @property
     def identity(self) -> list[str | None]:
         """What scores depend on beside images and reference."""
-        return [self.extractor.sha256, None if self.clip is None else self.clip.name]
+        clip = None if self.clip is None else self.clip.name
+        return [self.extractor.sha256, clip, *(own.extractor.sha256 for own in self.beside)]
 
 
 def frechet(scorer: Scorer) -> ImageScore:
-    """Fréchet distance to the training part."""
-    target = FrechetReference(Moments.of(scorer.reference))
-    return lambda images, texts: target.distance(Moments.of(scorer.extractor(images)))
+    """Fréchet distance to the training part; of several extractors the geometric mean."""
+    targets = [(own.extractor, FrechetReference(Moments.of(own.reference))) for own in (scorer, *scorer.beside)]
+
+    def score(images: Iterable[torch.Tensor], texts: Sequence[str]) -> float:
+        seen = list(images) if scorer.beside else images
+        return geometric_mean([(own.name, target.distance(Moments.of(own(seen)))) for own, target in targets])
+
+    return score
+
+
+def geometric_mean(distances: Sequence[tuple[str, float]]) -> float:
+    """Of (extractor, distance) of several extractors; of one the distance itself.
+
+    Its ratio to that of w = 0 on the same noise is the geometric mean of their ratios, by which judges are summed up,
+    too: no extractor counts more for the size of its numbers, and rounds and intervals take it as they take a distance.
+
+    Raises:
+        InputError: one of several is not above 0.
+    """
+    for name, distance in distances:
+        if len(distances) > 1 and not distance > 0:
+            raise InputError(
+                f"extractor {name}: a trial's Fréchet distance is {distance:g}, and a geometric mean is one of numbers"
+                " above 0; raise merge_search.images, or take this extractor out of merge_search.extractors"
+            )
+    return math.prod(distance for _, distance in distances) ** (1 / len(distances))
 
 
 def kid(scorer: Scorer) -> ImageScore:

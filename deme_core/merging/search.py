@@ -8,6 +8,7 @@ seed blocks; everything else is a tie, and w = 0 wins ties.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from deme_core.merging.objective import MergedLoss, Objective, score_weights
 from deme_core.merging.search_methods import METHODS, grid_count, nominate, scale_points, surrogate_trials
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Trial, TrialLog, Weights
+from deme_core.metrics.features import read_config
 from deme_core.metrics.intervals import Interval, paired_interval
-from deme_core.metrics.verdict import percent
+from deme_core.metrics.verdict import JudgeParams, percent
 from deme_core.processes import agreed, is_main
 from deme_core.prompts.settings import PromptParams
 from deme_core.seeds import SeedBlock
@@ -89,6 +91,7 @@ def search(
         "method": params.method,
         "objective": params.objective,
         "prompts": list(params.prompts),
+        **({"extractors": list(params.extractors)} if params.extractors else {}),
         "weights": list(winner),
         "blocks": list(blocks),
         "search_change": first,
@@ -167,6 +170,11 @@ def check_search(
                 f"params: merge_search.prompts: {name!r} has captions of the held-out part, which no search may see;"
                 " take a set of another source"
             )
+    if params.extractors and score_weights(params.objective).keys() - {"clip_score"} != {"frechet"}:
+        raise InputError(
+            f"params: merge_search.extractors = {list(params.extractors)}: several extractors share Fréchet distances"
+            f" alone, and the objective is {params.objective!r}; take merge_search.objective=frechet, or []"
+        )
     if params.fixed is not None and (len(params.fixed) != N or None not in params.fixed):
         raise InputError(
             f"params: merge_search.fixed = {list(params.fixed)}: needs N = {N} entries, at least one of them null (a"
@@ -198,6 +206,27 @@ def check_search(
         )
     for kind in kinds:
         KINDS[kind](params, N)
+
+
+def check_extractors(folders: Sequence[str], reference: str, judges: JudgeParams) -> None:
+    """Refuse extractors of a search that would count twice, or judge afterwards what they have chosen."""
+    group, development = Path(judges.folder).resolve(), Path(judges.development).resolve()
+    seen = {Path(reference).resolve()}
+    for name in folders:
+        folder = Path(name).resolve()
+        if folder in seen:
+            raise InputError(
+                f"params: merge_search.extractors: {name!r} counts already; each stands once, and reference.extractor"
+                f" = {reference!r} is always among them"
+            )
+        seen.add(folder)
+        other = folder.parent != development and folder.parent.parent == development.parent
+        if folder.parent == group or other:
+            raise InputError(
+                f"params: merge_search.extractors: {name!r} is a judge, and no search may see what judges its result;"
+                f" take some of {judges.development}, and judges.folder another group"
+            )
+        read_config(folder)
 
 
 def auto_method(N: int, params: SearchParams) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from deme_core.params import check
 
@@ -20,6 +21,9 @@ class SearchParams:
     """Images a trial of the first round, on the search seeds."""
     prompts: tuple[str, ...] = ()
     """Sets of the section `prompts` whose texts images have in turn with the captions of the training part."""
+    extractors: tuple[str, ...] = ()
+    """Folders of extractors whose Fréchet distances share the score with that of `reference.extractor`: a geometric
+    mean."""
     bounds: tuple[float, float]
     """Lowest and highest value of a weight; a lowest one below 0 admits negative weights."""
     fixed: tuple[float | None, ...] | None
@@ -48,6 +52,11 @@ class SearchParams:
         check(
             low <= 0 < high < math.inf and low > -math.inf, "merge_search.bounds", list(self.bounds),
             "must be [lowest, highest] weight, lowest <= 0 < highest: w = 0 is always a candidate",
+        )  # fmt: skip
+        folders = {Path(folder).parent for folder in self.extractors}
+        check(
+            len(self.extractors) < 2 or (len(folders) == 1 and folders != {Path()}), "merge_search.extractors",
+            list(self.extractors), "several must lie in one folder, at which DVC looks; copy them into one",
         )  # fmt: skip
         check(len(self.values) > 0, "merge_search.values", list(self.values), "must name at least one value")
         check(

@@ -3,7 +3,7 @@
 Nothing here reaches for the network, so that a machine without one gets the same answer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,12 +49,13 @@ class Artefact:
 
 def artefacts(
     data: DataParams, pretrain: PretrainParams, features: FeatureParams,
-    prompts: Mapping[str, PromptParams] | None = None,
+    prompts: Mapping[str, PromptParams] | None = None, extractors: Sequence[str] = (),
 ) -> list[Artefact]:  # fmt: skip
-    """Everything that these params name."""
+    """Everything that these params name; `extractors` are those of the search beside that of `features`."""
     check(data.source in DATA, "data.source", data.source, f"known sources are {', '.join(DATA)}")
     found = [_model(pretrain), *DATA[data.source](data)]
-    found += [] if data.source == NONE else _extractor(features.extractor)
+    names = () if data.source == NONE else (features.extractor, *extractors)
+    found += [one for name in names for one in _extractor(name)]
     found += [
         _file("prompts", own.path, f"put the file of the set prompts.{name} there, source '{own.source}'")
         for name, own in (prompts or {}).items()

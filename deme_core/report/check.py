@@ -51,7 +51,11 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
         warning = _uncovered(features.extractor, sample.images, section(params, "evaluate", EvaluateParams).blocks)
         trained, images = top.N + len(dag["own"]) * own.ranges, counts.sampled // len(dag["sampled"])
         kept = (trained, top.random_draws, len(dag["models"]), images)
-    found = [*artefacts(data, pretrain, features, prompts), *judges, *optimizer_artefacts(training.optimizer)]
+    found = [
+        *artefacts(data, pretrain, features, prompts, search.extractors),
+        *judges,
+        *optimizer_artefacts(training.optimizer),
+    ]
     found += measure_artefacts(prompts, section(params, "clip_score", ClipScoreParams))
     found = list(dict.fromkeys(found))  # packages that several parts need
     lines = [

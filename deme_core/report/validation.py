@@ -11,7 +11,7 @@ from deme_core.hub_layouts import local_pipeline, source_schedule
 from deme_core.inputs import check_inputs
 from deme_core.merging.away import AwayParams
 from deme_core.merging.methods import MergeParams, check_blocks
-from deme_core.merging.search import check_search
+from deme_core.merging.search import check_extractors, check_search
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.calibration import CalibrateParams
 from deme_core.metrics.clip_score import ClipScoreParams
@@ -62,6 +62,7 @@ def check_params(params: dict[str, Any]) -> None:
     check_rate(parsed["finetune_range"], parsed["data"].held_out, parsed["data"].validation)
     judge_folders(Path(parsed["judges"].folder))
     check_search(top.N, parsed["merge_search"], kinds, texts=texts, sets=sets)
+    check_extractors(parsed["merge_search"].extractors, parsed["reference"].extractor, parsed["judges"])
     check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)
     pipeline = local_pipeline(parsed["pretrain_load"].source)
     check_prompts(parsed["sample"].prompts, sets, parsed["sampler"].guidance, pipeline)

@@ -11,6 +11,7 @@ from deme_core.json_files import read_json
 from deme_core.metrics.evaluation import EvaluateParams, check_samples, evaluate, protocol_of
 from deme_core.metrics.feature_files import read_features
 from deme_core.metrics.statistics_files import read_statistics
+from deme_core.metrics.two_sample import two_sample_metrics
 from deme_core.metrics.verdict import JUDGE, judged_metrics
 from deme_core.params import read, section
 from deme_core.stage import run
@@ -47,6 +48,8 @@ def main() -> None:
     for out in (args.out, args.scores):
         out.parent.mkdir(parents=True, exist_ok=True)
     metrics |= judged_metrics(ours, theirs, judged["names"], list(references))
+    told, told_scores = two_sample_metrics(judged["two_sample"])
+    metrics, scores = metrics | told, scores | told_scores
     args.out.write_text(json.dumps(metrics | protocol, indent=2) + "\n")
     pd.DataFrame(scores).join(ours.add_prefix(JUDGE)).to_csv(args.scores, index_label="block")
 

@@ -1,4 +1,4 @@
-"""Distances of a model's samples by every judge, block by block, and the plain statistics of its images."""
+"""What every judge says of a model's samples, block by block, and the plain statistics of its images."""
 
 import argparse
 import json
@@ -7,10 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from deme_core.data.images import REPORTED
+from deme_core.json_files import read_json
 from deme_core.metrics.evaluation import EvaluateParams
 from deme_core.metrics.feature_files import read_features
 from deme_core.metrics.image_statistics import image_statistics
 from deme_core.metrics.judges import block_distances, group_name, load_judges
+from deme_core.metrics.two_sample import GREYS, quantised, two_sample
 from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import read, section
 from deme_core.sampling.archive import read_images
@@ -23,12 +25,15 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, required=True, help="output of the stage sample")
     parser.add_argument("--reference", type=Path, required=True, help="output of the stage judge_reference")
     parser.add_argument("--out", type=Path, required=True, help="CSV of the distances of each seed block")
-    parser.add_argument("--protocol", type=Path, required=True, help="JSON: the judges by hash, and the statistics")
+    parser.add_argument(
+        "--protocol", type=Path, required=True, help="JSON: the judges by hash, their AUCs, the statistics"
+    )
     args = parser.parse_args()
     params = read()
     folder = Path(section(params, "judges", JudgeParams).folder)
     blocks, images = section(params, "evaluate", EvaluateParams).blocks, section(params, "sample", SampleParams).images
-    judges, distances = load_judges(folder), {}
+    judges, distances, told = load_judges(folder), {}, {}
+    levels = read_json(args.reference / "statistics.json")["levels"]
     for judge in judges:
         references = {
             part: read_features(file, judge.extractor.sha256)
@@ -37,9 +42,13 @@ def main() -> None:
         }
         features = judge.extractor(read_images(args.samples, images))
         distances |= block_distances(judge, features, references, blocks)
+        if len(levels) < GREYS:
+            features = judge.extractor(quantised(read_images(args.samples, images), levels))
+        told[judge.name] = two_sample(features, references, blocks)
     found = {
         "judges": group_name(folder, judges),
         "names": [judge.name for judge in judges],
+        "two_sample": told,
         "statistics": image_statistics(read_images(args.samples, images)),
     }
     for out in (args.out, args.protocol):

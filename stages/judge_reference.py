@@ -1,4 +1,4 @@
-"""Features of the real images by every judge, and the plain statistics of the training part."""
+"""Features of the real images by every judge, their plain statistics, and the grey levels of the training part."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from deme_core.data.no_images import refuse_none
 from deme_core.metrics.feature_files import write_features
 from deme_core.metrics.image_statistics import image_statistics
 from deme_core.metrics.judges import load_judges
+from deme_core.metrics.two_sample import grey_levels
 from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import read, section
 from deme_core.stage import run
@@ -27,7 +28,8 @@ def main() -> None:
                 features = judge.extractor([images.pixels])
                 write_features(args.out / judge.name / f"{part}.safetensors", features, judge.extractor)
     statistics = {part: image_statistics(own.pixels.split(1000)) for part, own in parts.items() if len(own)}
-    (args.out / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n")
+    found = statistics | {"levels": grey_levels(parts["train"].pixels)}
+    (args.out / "statistics.json").write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

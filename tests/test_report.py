@@ -71,6 +71,18 @@ def table_of(**other: Any) -> pd.DataFrame:
     return results(all_metrics(**other), 2, 800)
 
 
+def test_the_full_table_shows_how_well_a_classifier_tells_samples_from_real_images(tmp_path: Path) -> None:
+    told = {"c2st": 0.6123, "c2st_low": 0.6, "c2st_high": 0.63, "c2st_real": 0.5049}
+    trials, result = searched(tmp_path, 2)
+    text = page("toy", table_of(**told), trials, result, {})
+    assert "| C2ST: AUC, all judges<br>± 95 % |" in text
+    assert "| 0.612 ± 0.015<br>(real 0.505) |" in text
+    assert "C2ST: area under the ROC curve" in text
+    del told["c2st_real"]
+    assert "| 0.612 ± 0.015 |" in page("toy", table_of(**told), trials, result, {})
+    assert "C2ST" not in page("toy", table_of(), trials, result, {})
+
+
 def searched(directory: Path, N: int, method: str = "grid") -> tuple[pd.DataFrame, dict[str, Any]]:
     """Trials and result of a real search on a made-up score, whose luck differs between rounds and blocks."""
     params = SearchParams(

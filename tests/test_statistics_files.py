@@ -119,7 +119,7 @@ def test_the_stages_carry_the_statistics_into_the_protocol(
     assert read_features(Path("reference/train.safetensors"), extractor.sha256).shape[0] == 1437
     distances = {f"own_{part}": [1.0, 2.0, 3.0, 2.0, 1.0, 2.0] for part in ("train", "heldout")}
     pd.DataFrame(distances).to_csv("judged.csv", index_label="block")
-    Path("judged.json").write_text('{"judges": "group-0123", "names": ["own"]}')
+    Path("judged.json").write_text('{"judges": "group-0123", "names": ["own"], "two_sample": {}}')
     own = "features.safetensors"
     arguments = ["--features", own, "--baseline", own, "--reference", "reference", "--out", "m.json"]
     arguments += ["--judged", "judged", "--judged-baseline", "judged"]

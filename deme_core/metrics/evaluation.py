@@ -18,7 +18,7 @@ from deme_core.metrics.intervals import (
 )
 from deme_core.metrics.kernel import KernelReference
 from deme_core.metrics.manifolds import precision_recall
-from deme_core.metrics.moments import Moments
+from deme_core.metrics.moments import Moments, spread
 from deme_core.metrics.neighbours import copy_rate
 from deme_core.params import check
 
@@ -85,7 +85,7 @@ def evaluate(
     if "heldout" in references:
         out["copy_rate_real"] = copy_rate(references["heldout"], references["train"])
     size = min(len(features), len(references["train"]))
-    out["precision"], out["recall"] = precision_recall(_spread(references["train"], size), _spread(features, size))
+    out["precision"], out["recall"] = precision_recall(spread(references["train"], size), spread(features, size))
     return out, ours
 
 
@@ -143,8 +143,3 @@ def check_samples(images: int, blocks: int, features: int | None = None) -> None
     )  # fmt: skip
     if features and (note := uncovered(images, features, blocks)):
         print(f"warning: {note}", file=sys.stderr)
-
-
-def _spread(rows: np.ndarray, count: int) -> np.ndarray:
-    """`count` of the rows, evenly spread: files may come sorted by class."""
-    return rows[np.arange(count) * len(rows) // count]

@@ -24,6 +24,11 @@ def feature_matrix(rows: ArrayLike, name: str) -> Array:
     return matrix
 
 
+def spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` of the rows, evenly spread: files may come sorted by class."""
+    return rows[np.arange(count) * len(rows) // count]
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Sufficient statistics of n feature rows x of dimension D.

@@ -12,6 +12,7 @@ import pandas as pd
 from deme_core.dag import MATCHED, NEON, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, is_random
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import uncovered
+from deme_core.metrics.two_sample import PREFIX
 from deme_core.report.text import PARTS, SCALED, markdown, model_name, number
 
 PICTURES = {
@@ -23,6 +24,13 @@ PICTURES = {
     "cosines.png": "Cosine similarity of the task vectors: near 0, merging one disturbs the others little.",
 }
 FRECHET = {f"frechet_{part}": name for part, name in PARTS.items()}
+
+
+SEPARABILITY = (
+    " C2ST: area under the ROC curve of a classifier that tells a model's images, at the data's grey levels, from those"
+    " of the training part by the features of each judge, cross-validated; 0.5 is chance, and real held-out"
+    " images in the place of the model's, as many, give the mark."
+)
 
 
 def needed(file: Path, stage: str) -> Path:
@@ -178,7 +186,8 @@ def page(
         f" {blocks}; its percentage is of the pretrained model's plain value. Compare models by the change, not by"
         " whether their own intervals overlap. The intervals cover the luck of sampling, not that of training, and"
         " none is widened for the number of comparisons. Copy rate: share of images that lie nearer to a training"
-        " image than that one's nearest neighbour; real held-out images give the level without copying.",
+        " image than that one's nearest neighbour; real held-out images give the level without copying."
+        f"{SEPARABILITY * (PREFIX in table)}",
         "What the interval of the change shows, by the features that the search has optimised and that therefore settle"
         " nothing:",
         "\n".join(
@@ -236,6 +245,7 @@ def _readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         shown = "plain; corrected [95 %]" if covered else "plain"
         header += [f"Fréchet distance, {part}<br>{shown}", "its change<br>paired [95 %]"]
     header += [f"KID, training part{', in 10⁻³' * (unit > 1)}<br>± 95 %", "copy rate"]
+    header += ["C2ST: AUC, all judges<br>± 95 %"] if PREFIX in table else []
     header += ["training steps", "parameters", "MACs a step"]
     rows = []
     for model, row in table.iterrows():
@@ -250,10 +260,18 @@ def _readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         half = (row.kid_train_high - row.kid_train_low) / 2
         real = f"<br>(real {100 * row.copy_rate_real:.1f} %)" if "copy_rate_real" in row else ""
         cells += [f"{number(row.kid_train * unit, kid_digits)} ± {number(half * unit, kid_digits)}"]
-        cells += [f"{100 * row.copy_rate:.1f} %{real}", row.steps]
+        cells += [f"{100 * row.copy_rate:.1f} %{real}", *_separability(row), row.steps]
         cells += [f"{row.parameters:,}", f"{row.macs_per_step:,}"]
         rows.append(cells)
     return header, rows
+
+
+def _separability(row: pd.Series) -> list[str]:
+    """The cell of the classifier two-sample test, where it was made."""
+    if PREFIX not in row:
+        return []
+    real = f"<br>(real {row[f'{PREFIX}_real']:.3f})" if f"{PREFIX}_real" in row else ""
+    return [f"{row[PREFIX]:.3f} ± {(row[f'{PREFIX}_high'] - row[f'{PREFIX}_low']) / 2:.3f}{real}"]
 
 
 def _interval(row: pd.Series, key: str, value: str, digits: int, sign: str = "") -> str:

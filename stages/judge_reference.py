@@ -1,4 +1,4 @@
-"""Features of the real images by every judge, their plain statistics, and the grey levels of the training part."""
+"""What every judge says of the real images, their plain statistics, and the grey levels of the training part."""
 
 import argparse
 import json
@@ -22,13 +22,15 @@ def main() -> None:
     args = parser.parse_args()
     parts = {part: load_part(args.data, part) for part in REPORTED}
     refuse_none(parts["train"])
+    floor = {}
     for judge in load_judges(Path(section(read(), "judges", JudgeParams).folder)):
-        for part, images in parts.items():
-            if len(images):
-                features = judge.extractor([images.pixels])
-                write_features(args.out / judge.name / f"{part}.safetensors", features, judge.extractor)
+        features = {part: judge.extractor([own.pixels]) for part, own in parts.items() if len(own)}
+        for part, rows in features.items():
+            write_features(args.out / judge.name / f"{part}.safetensors", rows, judge.extractor)
+        if "heldout" in features:
+            floor[judge.name] = judge.distance_to(features["heldout"])(features["train"])
     statistics = {part: image_statistics(own.pixels.split(1000)) for part, own in parts.items() if len(own)}
-    found = statistics | {"levels": grey_levels(parts["train"].pixels)}
+    found = statistics | {"levels": grey_levels(parts["train"].pixels), "floor": floor}
     (args.out / "statistics.json").write_text(json.dumps(found, indent=2) + "\n")
 
 

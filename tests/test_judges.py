@@ -17,7 +17,7 @@ from deme_core.metrics.image_statistics import image_statistics
 from deme_core.metrics.judges import block_distances, group_name, load_judges
 from deme_core.metrics.networks import NETWORKS
 from deme_core.metrics.verdict import JudgeParams, judged_metrics, log_ratios, verdict_of
-from deme_core.report.verdicts import experts_section, lead, statistics_section, words
+from deme_core.report.verdicts import experts_section, floor_section, lead, statistics_section, words
 from deme_core.tensors import read_tensors, write_tensors
 
 GROUPS = [
@@ -177,13 +177,23 @@ def test_better_needs_every_judge_and_no_random_vectors_that_reach_it() -> None:
     assert words(own, "merged", "train") == "no gain: random vectors, searched w (draw 2) reached it"
 
 
+def test_the_page_says_how_near_real_images_come_to_the_few_that_are_held_out() -> None:
+    own = {"pretrained": pd.DataFrame({"judge_a_heldout": [3.0, 5.0], "judge_b_heldout": [10.0, 10.0]})}
+    (text,) = floor_section(own, {"a": 3.2, "b": 8.0})
+    assert text.startswith(
+        "On the held-out part real images of the training part themselves read −20.0 % (`a` −20.0, `b`"
+    )
+    assert floor_section(own, {}) == []
+    assert floor_section(own, {"a": -0.1, "b": 8.0}) == []  # an unbiased distance has no ratio there
+
+
 def test_the_page_leads_with_verdict_null_and_the_worst_judge() -> None:
     own = scores(
         ensemble=(0.5, 1.1), merged_uniform=(1.2, 1.3), merged=(0.7, 0.8), random1=(0.9, 0.9), matched=(1.0, 1.0)
     )
     table = pd.DataFrame({"frechet_train_change_percent": 0.0, "judges": "group-0123"}, index=list(own))
     table.loc["merged", "frechet_train_change_percent"] = -44.4
-    text = "\n\n".join(lead(table, own, "final judges"))
+    text = "\n\n".join(lead(table, own, "final judges", {}))
     first = text.split("\n\n")[0]
     assert first.startswith("**Verdict** of the final judges")
     assert "worst judge `b` −" in first
@@ -197,10 +207,12 @@ def test_the_page_leads_with_verdict_null_and_the_worst_judge() -> None:
     assert "best rival" not in text
     own |= {"full_range": own["random1"] * 0.9, "soup_greedy": own["random1"] * 1.2}
     table = table.reindex(list(own)).fillna({"frechet_train_change_percent": 0.0, "judges": "group-0123"})
-    beside = next(text for text in lead(table, own, "final judges") if text.startswith("Beside the best rival"))
+    beside = next(text for text in lead(table, own, "final judges", {}) if text.startswith("Beside the best rival"))
     assert beside.startswith("Beside the best rival, full-range finetune (")
     own["merged"] = own["pretrained"]
-    assert lead(table, own, "final judges")[0].endswith("The search kept w = 0: this merge is the pretrained model.")
+    assert lead(table, own, "final judges", {})[0].endswith(
+        "The search kept w = 0: this merge is the pretrained model."
+    )
 
 
 def test_an_expert_that_lost_stands_in_capitals() -> None:

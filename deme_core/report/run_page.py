@@ -72,7 +72,8 @@ def write_run_page(
     figures.loss_matrix_heatmap(out / "loss_matrix.png", losses, MODELS)
     figures.search_trials(out / "search.png", trials, result)
     figures.cosine_matrix(out / "cosines.png", similarity, list(ranges.values()))
-    statistics = {"real images": read_json(files.real)["train"]} | {
+    real = read_json(files.real)
+    statistics = {"real images": real["train"]} | {
         model_name(m): read_json(needed(files.judged / f"{path}.json", f"judge@{m}"))["statistics"]
         for m, path in models.items()
     }
@@ -82,7 +83,7 @@ def write_run_page(
     table.to_csv(out / "results.csv")
     text = tables.page(
         f"{top.name}: DeMe with N = {top.N}", table, trials, result, tables.PICTURES,
-        verdicts.lead(table, {m: dict(own) for m, own in scores.items()}, judges.group),
+        verdicts.lead(table, {m: dict(own) for m, own in scores.items()}, judges.group, real["floor"]),
         [*verdicts.experts_section(experts, own, gate.must_win), *verdicts.statistics_section(statistics)],
     )  # fmt: skip
     if message := json.loads(needed(files.calibration, "calibrate").read_text())["message"]:

@@ -1,5 +1,6 @@
 """What leads the page of a run: the verdict of the judges, and what a reader needs to check it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,12 +66,35 @@ def words(scores: Scores, model: str, part: str) -> str:
     return "no gain shown"
 
 
-def lead(table: pd.DataFrame, scores: Scores, group: str) -> list[str]:
+def floor_section(scores: Scores, floor: Mapping[str, float]) -> list[str]:
+    """How near real images of the training part come to the held-out part; nothing without one.
+
+    So few real images are held out that most of any distance to them is there for real images, too: a gain on that part
+    is to be read beside this one.
+
+    Args:
+        floor: judge -> distance of the training part to the held-out part.
+    """
+    base = {judge: float(np.asarray(scores[UNTRAINED][f"{JUDGE}{judge}_heldout"]).mean()) for judge in floor}
+    if not floor or min(*base.values(), *floor.values()) <= 0:
+        return []
+    logs = {judge: math.log(own / base[judge]) for judge, own in floor.items()}
+    shares = {"": sum(logs.values()) / len(logs), **logs}
+    change, *each = (number(100 * math.expm1(own), 1, "+") for own in shares.values())
+    said = ", ".join(f"`{judge}` {own}" for judge, own in zip(logs, each, strict=True))
+    return [
+        f"On the {PARTS['heldout']} real images of the {PARTS['train']} themselves read {change} % ({said} %): no model"
+        " can be expected to gain more there."
+    ]
+
+
+def lead(table: pd.DataFrame, scores: Scores, group: str, floor: Mapping[str, float]) -> list[str]:
     """The first paragraphs and the first table of the page.
 
     Args:
         table: of `deme_core.report.tables.results`.
         group: what the judges of this run are called.
+        floor: as `floor_section` takes it.
     """
     parts = parts_of(scores)
     found = {(model, part): against(scores, model, UNTRAINED, part) for model in scores for part in parts}
@@ -92,6 +116,7 @@ def lead(table: pd.DataFrame, scores: Scores, group: str) -> list[str]:
         f"Beside it, on the {PARTS[parts[0]]}: {beside}. By the search's own extractor, which it optimised, the merge"
         f" changes the Fréchet distance by {optimised} %; that number is no evidence.",
         markdown(*judged(scores)),
+        *floor_section(scores, floor),
         *_beside_the_best_rival(
             scores, {m: seen.change.value for (m, part), seen in found.items() if part == parts[0]}
         ),

@@ -110,7 +110,7 @@ def _import_weights(source: Path, target: Path) -> None:
     if file is None:
         raise InputError(f"{source}: holds neither {WEIGHTS} nor {PICKLED}; fetch the weights, too")
     state = read_tensors(file) if file.name == WEIGHTS else read_pickle(file)
-    modern = {_modern(key): value for key, value in state.items()}
+    modern = {key_of_today(key): value for key, value in state.items()}
     if file.name == WEIGHTS and modern.keys() == state.keys():
         shutil.copyfile(file, target / WEIGHTS)
         return
@@ -130,7 +130,8 @@ def read_pickle(file: Path) -> Mapping[str, torch.Tensor]:
     return state
 
 
-def _modern(key: str) -> str:
+def key_of_today(key: str) -> str:
+    """A key of diffusers < 0.15 under the name that it has now."""
     return re.sub(
         rf"(\.attentions\.\d+)\.({'|'.join(ATTENTION)})\.", lambda match: f"{match[1]}.{ATTENTION[match[2]]}.", key
     )

@@ -25,6 +25,7 @@ from deme_core.merging.methods import METHODS, MergeParams
 from deme_core.merging.output import check_out
 from deme_core.merging.plan import plan
 from deme_core.merging.replay import check_hashes, merge_params, read_merge, verify
+from deme_core.merging.same_model import check_same_model
 from deme_core.stage import run
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -49,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the output; default that of θ")
     how.add_argument("--max-shard-size", metavar="SIZE", help="of an output file, e.g. 5GB; default one file")
     how.add_argument("--recipe", type=Path, metavar="merge.json", help="all of the above from there; hashes must agree")
+    how.add_argument("--allow-mismatch", action="store_true",
+                     help="warn of another config, noise schedule, VAE or text encoder than θ's")  # fmt: skip
     what = out.add_argument_group("what to do")
     what.add_argument("--force", action="store_true", help="replace what is in --out")
     what.add_argument("--dry-run", action="store_true", help="sizes, memory and time to expect; nothing is written")
@@ -79,6 +82,7 @@ def main() -> None:
     base, *experts = (weights_file(denoiser_of(folder)) for folder in (args.base, *args.experts))
     with Hasher.running() as hasher:
         merge = Merge.of(hasher, base, experts, weights, params, experts=True, max_shard_size=max_shard_size)
+        check_same_model(args.base, args.experts, allow=args.allow_mismatch)
         if args.dry_run:
             print(plan(merge))
             return

@@ -57,8 +57,18 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return tensors.shapes()
 
 
+WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}
+
+
 def check_same_layout(actual: Mapping[str, tuple], expected: Mapping[str, tuple], what: str, of: str) -> None:
-    """Refuse tensors whose names or shapes differ: nothing is skipped in a merge."""
+    """Refuse tensors whose names or shapes differ: nothing is skipped in a merge. Nor are names repaired."""
+    for keys, owner in ((actual, what), (expected, of)):
+        for prefix, wrapper in WRAPPERS.items():
+            if keys and all(key.startswith(prefix) for key in keys):
+                raise InputError(
+                    f"{owner}: every key begins with '{prefix}', as {wrapper} names them; save the model that it wraps:"
+                    f" model.{prefix}save_pretrained(…)"
+                )
     for key in sorted(set(actual) ^ set(expected)):
         has, lacks = (what, of) if key in actual else (of, what)
         raise InputError(f"{what} and {of} are different architectures: {has} has '{key}', {lacks} has not")

@@ -195,6 +195,18 @@ def test_layouts_that_differ_are_refused_by_name() -> None:
 # Maps
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_keys_of_a_wrapped_model_are_refused_with_the_prefix_and_the_remedy(prefix: str) -> None:
+    plain = {"a": (2, 3), "b": ()}
+    wrapped = {prefix + key: shape for key, shape in plain.items()}
+    first = prefix.split(".")[0]
+    for actual, expected, owner in ((wrapped, plain, "one"), (plain, wrapped, "other"), (wrapped, wrapped, "one")):
+        with pytest.raises(
+            InputError, match=rf"^{owner}: every key begins with '{first}\.'.* model\.{first}\.save"
+        ):
+            check_same_layout(actual, expected, "one", "other")
+
+
 def test_mapped_tensors_are_those_that_are_read_and_lie_in_the_file_where_aligned(tmp_path: Path) -> None:
     whole = tmp_path / "whole.safetensors"
     write_tensors(whole, example())

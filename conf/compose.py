@@ -20,4 +20,4 @@ def compose_params(overrides: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    (CONF.parent / "params.yaml").write_text(compose_params(sys.argv[1:]))
+    (CONF.parent / "params.yaml").write_text(compose_params(sys.argv[1:]), encoding="utf-8")

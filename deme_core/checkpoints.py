@@ -1,7 +1,7 @@
 """The only place that reads or writes diffusers pipelines and denoisers."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -198,15 +198,29 @@ def copy_pipeline(source: Path, target: Path, *, weights: bool) -> None:
 
     Without `weights`, the denoiser's folder gets its config.json alone: the caller writes the weights.
     """
+    for file in pipeline_files(source, weights=weights):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+
+
+def pipeline_files(source: Path, *, weights: bool) -> Iterator[Path]:
+    """The files that `copy_pipeline` copies.
+
+    Raises:
+        InputError: a link leads nowhere.
+    """
     denoiser = denoiser_dir(source)
     parts = {"model_index.json", *(name for name, entry in read_json(source / "model_index.json").items() if entry)}
     for file in sorted(source.rglob("*")):
         inside = file.relative_to(source)
         left_out = not weights and file.parent == denoiser and file.name != "config.json"
-        if file.is_file() and not left_out and inside.parts[0] in parts and not _hidden(inside):
-            copy = target / inside
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
+        if left_out or inside.parts[0] not in parts or _hidden(inside):
+            continue
+        if file.is_symlink() and not file.exists():
+            raise InputError(f"{file}: a link to nothing ({file.readlink()}); fetch the pipeline again")
+        if file.is_file():
+            yield file
 
 
 def load_noise_schedule(pipeline: Path) -> Any:

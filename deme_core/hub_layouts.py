@@ -85,7 +85,7 @@ def import_pipeline(source: Path, target: Path) -> None:
             "scheduler": ["diffusers", _class_of(layout.scheduler)],
             "unet": ["diffusers", _class_of(layout.denoiser / "config.json")],
         }
-        (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     else:
         name = denoiser_dir(layout.root).name
         shutil.copyfile(layout.root / "model_index.json", target / "model_index.json")

@@ -1,5 +1,6 @@
 """What every stage script shares: a mistake in the input ends in one line and exit status 1, not in a traceback."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +25,9 @@ def run(main: Callable[[], None], *, shared: bool = False) -> None:
     Args:
         shared: whether the processes of a launch share its work. Of another stage the main process does all of it.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # θ, or a file's name, may be beyond the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         if (script := Path(main.__code__.co_filename)).parent.name == "stages":
             check_links(script, script.parents[1])
@@ -37,7 +41,12 @@ def run(main: Callable[[], None], *, shared: bool = False) -> None:
         wait()
         state().destroy_process_group()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {one_line(str(error))}")
+
+
+def one_line(text: str) -> str:
+    """A message whose file names may hold anything: what does not print stands as its escape."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 @dataclass(frozen=True, kw_only=True)

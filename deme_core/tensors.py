@@ -4,6 +4,7 @@ safetensors' own writer orders the metadata differently from run to run, which w
 is therefore written here (https://huggingface.co/docs/safetensors, "Format").
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -57,6 +58,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return tensors.shapes()
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk, quota, size of a file
 WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}
 
 
@@ -145,7 +147,11 @@ def nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when whole and on disk."""
+    """A file that appears under its name only when whole and on disk.
+
+    Raises:
+        InputError: there is no room for it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -154,8 +160,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise InputError(f"{path}: not written ({error}); make room, or write to another disk") from None
         raise
 
 

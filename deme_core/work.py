@@ -43,7 +43,7 @@ def only_one(directory: Path) -> Iterator[None]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     own = state().process_index
-    with (directory / (f"lock-{own}" if own else "lock")).open("a+") as file:
+    with (directory / (f"lock-{own}" if own else "lock")).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -15,9 +15,11 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="metrics of the pretrained model")
     parser.add_argument("--out", type=Path, required=True, help="JSON of the comparison")
     args = parser.parse_args()
-    result = calibrate(json.loads(args.metrics.read_text()), section(read(), "calibrate", CalibrateParams))
+    result = calibrate(
+        json.loads(args.metrics.read_text(encoding="utf-8")), section(read(), "calibrate", CalibrateParams)
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(result["message"] or "calibrate.value is null: nothing to compare with", file=sys.stderr)
 
 

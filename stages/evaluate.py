@@ -50,7 +50,7 @@ def main() -> None:
     metrics |= judged_metrics(ours, theirs, judged["names"], list(references))
     told, told_scores = two_sample_metrics(judged["two_sample"])
     metrics, scores = metrics | told, scores | told_scores
-    args.out.write_text(json.dumps(metrics | protocol, indent=2) + "\n")
+    args.out.write_text(json.dumps(metrics | protocol, indent=2) + "\n", encoding="utf-8")
     pd.DataFrame(scores).join(ours.add_prefix(JUDGE)).to_csv(args.scores, index_label="block")
 
 

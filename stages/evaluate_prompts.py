@@ -37,7 +37,7 @@ def main() -> None:
     )
     for out in (args.out, args.scores):
         out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(metrics, indent=2) + "\n")
+    args.out.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     scores.to_csv(args.scores, index=False)
 
 

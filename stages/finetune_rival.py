@@ -4,12 +4,12 @@
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from deme_core.checkpoints import denoiser_dir, train_timesteps
 from deme_core.dag import LOSS_EQUIVALENT
 from deme_core.data.examples import load_examples
+from deme_core.json_files import read_json
 from deme_core.merging.task_vectors import write_task_vectors
 from deme_core.params import read, section
 from deme_core.processes import by_main
@@ -42,7 +42,7 @@ def main() -> None:
         args.out,
         seed=top.seed,
         validation=load_examples(args.examples, "validation"),
-        merge_weights=json.loads(args.search.read_text())["weights"] if args.rival == LOSS_EQUIVALENT else None,
+        merge_weights=read_json(args.search)["weights"] if args.rival == LOSS_EQUIVALENT else None,
     )
     by_main(lambda: write_task_vectors(denoiser_dir(args.pretrained), args.out, len(curves)))
     by_main(lambda: write_curves(curves, args.curve))

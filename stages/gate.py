@@ -35,7 +35,7 @@ def main() -> None:
     print(table.round(5).to_string(index=False), file=sys.stderr)
     if gate.must_win == "stop":
         refuse_losers(table)
-    args.passed.write_text("the search may go on\n")
+    args.passed.write_text("the search may go on\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

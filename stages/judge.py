@@ -54,7 +54,7 @@ def main() -> None:
     for out in (args.out, args.protocol):
         out.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(distances).to_csv(args.out, index_label="block")
-    args.protocol.write_text(json.dumps(found, indent=2) + "\n")
+    args.protocol.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main() -> None:
             floor[judge.name] = judge.distance_to(features["heldout"])(features["train"])
     statistics = {part: image_statistics(own.pixels.split(1000)) for part, own in parts.items() if len(own)}
     found = statistics | {"levels": grey_levels(parts["train"].pixels), "floor": floor}
-    (args.out / "statistics.json").write_text(json.dumps(found, indent=2) + "\n")
+    (args.out / "statistics.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the merged pipeline")
     args = parser.parse_args()
     params = section(read(), args.params, MergeParams) if args.params else EQ_8
-    search = json.loads(args.search.read_text()) if args.search else None
+    search = json.loads(args.search.read_text(encoding="utf-8")) if args.search else None
     protocol = {"search": search}
     if params.method != EQ_8.method:
         protocol["note"] = f"The weights of the search were found for {EQ_8.method}, not for {params.method}."

@@ -37,7 +37,7 @@ def bring_in(load: PretrainParams, out: Path) -> None:
     folder = resolve_source(load.source, load.revision)
     import_pipeline(folder, out)
     if folder != Path(load.source) and (commit := say_commit(load.source, folder, "pretrain_load.revision")):
-        (out / "hub.json").write_text(json.dumps({"source": load.source, "commit": commit}) + "\n")
+        (out / "hub.json").write_text(json.dumps({"source": load.source, "commit": commit}) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

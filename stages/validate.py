@@ -14,7 +14,7 @@ def main() -> None:
     args = parser.parse_args()
     check_params(read())
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("every section of params.yaml is well-formed\n")
+    args.out.write_text("every section of params.yaml is well-formed\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,10 @@ def status() -> dict[str, str]:
 def command(*words: str) -> str:
     """The output of a dvc command, one OpenMP thread in whatever it starts."""
     # Files, not pipes: the workers that `queue start` leaves behind would keep a pipe open to their end.
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as out,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+    ):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run([sys.executable, "-m", "dvc", *words], env=environment, stdout=out, stderr=errors)
         out.seek(0)
@@ -135,7 +138,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="experiments at a time, one thread each")
     parser.add_argument("--again", action="store_true", help="forget what was measured, and measure it again")
     args = parser.parse_args()
-    study = yaml.safe_load((STUDIES / f"{args.study}.yaml").read_text())
+    study = yaml.safe_load((STUDIES / f"{args.study}.yaml").read_text(encoding="utf-8"))
     points, file = plan(study, args.study), REPORTS / f"{args.study}.csv"
     names = dict(zip(points["experiment"], points["overrides"], strict=True))
     if args.again:

@@ -421,6 +421,7 @@ def test_each_input_is_read_once(run: Merge, given: list, tmp_path: Path, monkey
         (["--method", "per_block", "--block", "mid_block", "1"], r"merge.blocks.mid_block = \[1.0\]: must be N = 2"),
         (["--method", "per_block", "--block", "up_blocks.7", "1", "1"], "has no block 'up_blocks.7'; it has down"),
         (["--method", "per_block", "--block", "mid_block", "x"], "--block mid_block x: give a block and N numbers"),
+        (["--method", "per_block", *2 * ["--block", "rest", "1", "1"]], "--block rest: stands there twice"),
         (["--max-shard-size", "5TB"], "--max-shard-size 5TB: give a number of bytes, or one with KB, MB or GB"),
         (["--recipe", "none.json"], "none.json: no such file"),
         (["--recipe", "none.json", "--seed", "1"], "--seed and --recipe: the recipe says it; leave one of them out"),
@@ -496,13 +497,14 @@ def test_an_output_is_not_overwritten_unless_forced(run: Merge, given: list, pip
     (tmp_path / "out").mkdir()
     run(*given, "--out", tmp_path / "out")  # empty: fine
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(
-        InputError, match="out holds something already; name another folder, or replace it with --force"
-    ):
+    with pytest.raises(InputError, match="out holds something already; name another folder, or replace a merge with"):
         run(*given, "--out", tmp_path / "out")
+    with pytest.raises(InputError, match=r"'notes.txt' is of no merge; move it away, or name another folder"):
+        run(*given, "--out", tmp_path / "out", "--force")
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
-    run(*given, "--out", tmp_path / "out", "--force")
-    assert not (tmp_path / "out" / "notes.txt").exists()
+    (tmp_path / "out" / "notes.txt").unlink()
+    run(*given, "--weights", 1, 0, "--out", tmp_path / "out", "--force")
+    assert json.loads((tmp_path / "out" / "merge.json").read_text())["weights"] == [1, 0]
     for inside in (pipeline, pipeline / "unet", pipeline / "new", pipeline.parent):
         with pytest.raises(InputError, match="overlap; choose a folder outside of the inputs"):
             run(*given, "--out", inside, "--force")
@@ -538,7 +540,10 @@ def test_the_command_ends_with_one_line_and_status_1(pipeline: Path, tmp_path: P
     ]
     ran = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr == f"error: {tmp_path / 'none'}: no such directory\n"
+    assert ran.stderr == (
+        f"error: {tmp_path / 'none'}: no such directory; give a folder on this machine (`hf download OWNER/NAME` makes"
+        " one)\n"
+    )
 
 
 def test_a_push_without_the_hub_is_refused_before_anything_is_merged(

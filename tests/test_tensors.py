@@ -201,9 +201,7 @@ def test_keys_of_a_wrapped_model_are_refused_with_the_prefix_and_the_remedy(pref
     wrapped = {prefix + key: shape for key, shape in plain.items()}
     first = prefix.split(".")[0]
     for actual, expected, owner in ((wrapped, plain, "one"), (plain, wrapped, "other"), (wrapped, wrapped, "one")):
-        with pytest.raises(
-            InputError, match=rf"^{owner}: every key begins with '{first}\.'.* model\.{first}\.save"
-        ):
+        with pytest.raises(InputError, match=rf"^{owner}: every key begins with '{first}\.'.* model\.{first}\.save"):
             check_same_layout(actual, expected, "one", "other")
 
 

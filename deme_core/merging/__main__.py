@@ -25,7 +25,7 @@ from deme_core.merging.methods import METHODS, MergeParams
 from deme_core.merging.output import check_out
 from deme_core.merging.plan import plan
 from deme_core.merging.replay import check_hashes, merge_params, read_merge, verify
-from deme_core.merging.same_model import check_same_model
+from deme_core.merging.same_model import check_same_model, check_whole
 from deme_core.stage import run
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--allow-mismatch", action="store_true",
                      help="warn of another config, noise schedule, VAE or text encoder than θ's")  # fmt: skip
     what = out.add_argument_group("what to do")
-    what.add_argument("--force", action="store_true", help="replace what is in --out")
+    what.add_argument("--force", action="store_true", help="replace an earlier merge in --out")
     what.add_argument("--dry-run", action="store_true", help="sizes, memory and time to expect; nothing is written")
     what.add_argument(
         "--verify", type=Path, metavar="DIR", help="no merge: is DIR, and are inputs, as its merge.json says"
@@ -67,15 +67,17 @@ def main() -> None:
     args = parser().parse_args()
     for folder in (args.base, *args.experts, args.verify):
         if folder and not folder.is_dir():
-            raise InputError(f"{folder}: no such directory")
+            what = "a file, not the folder that holds it" if folder.is_file() else "no such directory"
+            raise InputError(f"{folder}: {what}; give a folder on this machine (`hf download OWNER/NAME` makes one)")
     if args.verify:
         verify(args.verify, args.base, args.experts)
         return
     if not (args.base and args.experts and (args.out or args.dry_run)):
         raise InputError("a merge needs --base, --experts and --out; --help shows examples")
     refuse_pickles(args.base)
+    check_whole(args.base)
     if args.out:
-        check_out(args.out, (args.base, *args.experts), args.force)
+        check_out(args.out, args.base, args.experts, args.force)
     weights, params, max_shard_size = _recipe(args) if args.recipe else _settings(args)
     if args.push_to_hub:
         check_hub(args.push_to_hub)
@@ -99,7 +101,11 @@ SETTINGS = ("weights", "method", "density", "seed", "block", "dtype", "max_shard
 def _settings(args: argparse.Namespace) -> Settings:
     """Weights, method and shard size of the command line."""
     method = args.method or MergeParams().method
-    blocks = {block: _numbers(block, weights) for block, *weights in args.block or ()}
+    blocks: dict[str, list[float]] = {}
+    for block, *weights in args.block or ():
+        if block in blocks:
+            raise InputError(f"--block {block}: stands there twice; give each block's weights once")
+        blocks[block] = _numbers(block, weights)
     given: dict[str, Any] = {"density": args.density, "seed": args.seed, "blocks": blocks or None}
     given = {name: value for name, value in given.items() if value is not None}
     for name in set(given) - set(METHODS[method].params):

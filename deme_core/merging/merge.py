@@ -10,12 +10,28 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from deme_core.checkpoints import class_to_load, copy_pipeline, denoiser_dir, denoiser_of, load_denoiser, weights_file
+from deme_core.checkpoints import (
+    class_to_load,
+    copy_pipeline,
+    denoiser_dir,
+    denoiser_of,
+    load_denoiser,
+    weights_file,
+)
 from deme_core.errors import InputError
 from deme_core.merging.card import model_card
 from deme_core.merging.hashing import HashedTensors, Hasher, TensorHash, all_finite
 from deme_core.merging.methods import METHODS, MergeParams, block_of, check_blocks
-from deme_core.merging.output import atomic_folder, rewrite_recipe, shard_layouts, write_weights
+from deme_core.merging.output import (
+    atomic_folder,
+    check_out,
+    check_room,
+    file_sizes,
+    frame,
+    rewrite_recipe,
+    shard_layouts,
+    write_weights,
+)
 from deme_core.merging.task_vectors import TaskVectors, compute_dtype
 from deme_core.projection import fold_projections
 from deme_core.tensor_files import PIECE, Layout, piece_bounds
@@ -123,6 +139,7 @@ def write_merged(
         weights: w; None for 1/N each.
         protocol: what else merge.json records, of the search.
     """
+    check_out(out, pretrained, vectors, force=True)
     with Hasher.running() as hasher:
         merge = Merge.of(hasher, weights_file(denoiser_dir(pretrained)), vectors, weights, params, experts=False)
         write(merge, pretrained, out, protocol, lambda recipe: merge.vectors.check_base(recipe["base_sha256"]))
@@ -139,6 +156,8 @@ def write(
         source: θ's pipeline or denoiser folder.
         check: refuses a recipe whose hashes are not those that it should have.
     """
+    needed = sum(file_sizes(merge.layout, merge.max_shard_size, merge.recipe() | protocol).values())
+    check_room(out, needed + sum(file.stat().st_size for file in frame(source)))
     with atomic_folder(out) as folder:
         target = _copy_frame(source, folder)
         layout, recipe = merge.layout, merge.recipe() | protocol
@@ -162,8 +181,8 @@ def write(
         recipe["output_sha256"] = output
         check(recipe)
         rewrite_recipe(target, parts, recipe)
-        (folder / "merge.json").write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n")
-        (folder / "README.md").write_text(model_card(recipe, class_to_load(folder)))
+        (folder / "merge.json").write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(model_card(recipe, class_to_load(folder)), encoding="utf-8")
 
 
 def _copy_frame(source: Path, folder: Path) -> Path:

@@ -5,9 +5,9 @@ import time
 from deme_core.merging.hashing import AHEAD
 from deme_core.merging.merge import Merge
 from deme_core.merging.methods import METHODS
-from deme_core.merging.output import shard_layouts
+from deme_core.merging.output import file_sizes
 from deme_core.tensor_files import PIECE
-from deme_core.tensors import file_header, nbytes
+from deme_core.tensors import nbytes
 
 PROCESS = 250 * 10**6  # bytes of Python with torch loaded
 PIECES = 8  # alive at once, where a method works on pieces
@@ -17,10 +17,7 @@ SAMPLE = 256 * 10**6  # bytes of input that the speed is measured on
 def plan(merge: Merge) -> str:
     """A line a fact. The speed is that of merging the first tensors here and now; what is on disk stays as it is."""
     inputs = sum(map(merge.input_bytes, merge.layout))
-    files = {
-        name: len(file_header(part, merge.recipe())) + sum(nbytes(*entry) for entry in part.values())
-        for name, part in shard_layouts(merge.layout, merge.max_shard_size).items()
-    }
+    files = file_sizes(merge.layout, merge.max_shard_size, merge.recipe())
     speed = read_and_merge_speed(merge)
     return "\n".join([
         f"inputs   {size(inputs)} in {len(merge.inputs)} models, {len(merge.layout)} tensors each",

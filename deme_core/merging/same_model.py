@@ -49,6 +49,14 @@ def check_same_model(base: Path, experts: Sequence[Path], *, allow: bool) -> Non
         print(f"warning: {text}. Merged all the same, with what is the base's", file=sys.stderr)
 
 
+def check_whole(base: Path) -> None:
+    """Refuse a pipeline that lacks a part which it names: the merged one could not be loaded."""
+    if (index := base / "model_index.json").is_file():
+        for name in read_index(base):
+            if not (base / name).is_dir():
+                raise InputError(f"{base / name}: no such directory, and {index} names it; fetch the whole pipeline")
+
+
 def differences(base: Path, expert: Path) -> Iterator[Difference]:
     """What a merge of the two would pass over: of the denoiser, of the noise schedule, of whole pipelines' other parts.
 

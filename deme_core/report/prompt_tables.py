@@ -60,7 +60,7 @@ def read_measured(
 
     def one(of_set: str, model: str) -> Measured:
         stage = f"evaluate_prompts@{model}+{of_set}"
-        found = json.loads(needed(metrics / of_set / f"{model}.json", stage).read_text())
+        found = json.loads(needed(metrics / of_set / f"{model}.json", stage).read_text(encoding="utf-8"))
         return Measured(found, pd.read_csv(needed(scores / of_set / f"{model}.csv", stage)))
 
     names = list(models)

@@ -59,7 +59,7 @@ def write_run_page(
     table = tables.results(metrics, top.N, iterations)
     losses = pd.read_csv(needed(files.loss_matrix, "loss_matrix"), index_col="model")
     trials = pd.read_csv(needed(files.search / "trials.csv", "merge_search"))
-    result = json.loads(needed(files.search / "result.json", "merge_search").read_text())
+    result = json.loads(needed(files.search / "result.json", "merge_search").read_text(encoding="utf-8"))
     counts = [len(list(files.curves.glob("*.csv"))), len(losses.columns), tables.task_vectors(result)]
     if len(set(counts)) > 1:
         raise InputError(f"curves, loss matrix and search hold {counts} ranges, from different runs; run `dvc repro`")
@@ -86,6 +86,6 @@ def write_run_page(
         verdicts.lead(table, {m: dict(own) for m, own in scores.items()}, judges.group, real["floor"]),
         [*verdicts.experts_section(experts, own, gate.must_win), *verdicts.statistics_section(statistics)],
     )  # fmt: skip
-    if message := json.loads(needed(files.calibration, "calibrate").read_text())["message"]:
+    if message := json.loads(needed(files.calibration, "calibrate").read_text(encoding="utf-8"))["message"]:
         text = text.replace("\n\n", f"\n\n{message}\n\n", 1)  # under the title
     (out / "results.md").write_text(text, encoding="utf-8")

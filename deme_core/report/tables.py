@@ -42,7 +42,7 @@ def needed(file: Path, stage: str) -> Path:
 
 def read_metrics(directory: Path, models: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The flat metrics of each model, as the stages evaluate@… wrote them."""
-    return {m: json.loads(needed(directory / f"{m}.json", f"evaluate@{m}").read_text()) for m in models}
+    return {m: json.loads(needed(directory / f"{m}.json", f"evaluate@{m}").read_text(encoding="utf-8")) for m in models}
 
 
 def read_scores(directory: Path, models: Mapping[str, str]) -> dict[str, pd.DataFrame]:

@@ -36,7 +36,7 @@ def read_protocol(directory: Path) -> dict[str, Any]:
     """What made the images: sampler, seed block, number of images, cost of the model."""
     if not (directory / PROTOCOL).is_file():
         raise InputError(f"{directory}: no {PROTOCOL}; sample the images again")
-    return json.loads((directory / PROTOCOL).read_text())
+    return json.loads((directory / PROTOCOL).read_text(encoding="utf-8"))
 
 
 def read_images(directory: Path, count: int) -> Iterator[torch.Tensor]:

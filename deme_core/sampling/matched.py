@@ -35,4 +35,4 @@ def match_images(samples: Path, real: torch.Tensor, out: Path) -> None:
         if number == 0:
             write_grid(out / "preview.png", matched[:100], columns=20, scale=max(1, 48 // matched.shape[-1]))
     text = json.dumps(protocol | {"matched_scale": scale, "matched_shift": shift}, indent=2, sort_keys=True)
-    (out / PROTOCOL).write_text(text + "\n")
+    (out / PROTOCOL).write_text(text + "\n", encoding="utf-8")

@@ -63,7 +63,7 @@ def sample_model(
             protocol |= {"prompts": len(prompts), "prompts_sha256": sampler.conditions.sha256}
         blank = blank_condition(pretrained, 1, device)
         text = json.dumps(protocol | cost(models, sampler.shape, blank), indent=2, sort_keys=True)
-        (out / PROTOCOL).write_text(text + "\n")
+        (out / PROTOCOL).write_text(text + "\n", encoding="utf-8")
         preview = next(read_images(out, min(images, PER_ARCHIVE)))[:100]
         write_grid(out / "preview.png", preview, columns=20, scale=max(1, 48 // preview.shape[-1]))
 

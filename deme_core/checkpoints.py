@@ -125,12 +125,16 @@ def refuse_pickles(directory: Path) -> None:
             raise InputError(f"{file}: pickled weights are not read; save the model as safetensors and remove it")
 
 
-def verify_denoiser(directory: Path) -> None:
-    """Keys and shapes are those of the architecture in config.json, every value is finite."""
+def architecture(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors of a denoiser folder, as its config.json says."""
     with torch.device("meta"):
         model = _built(directory)
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    file = weights_file(directory)
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def verify_denoiser(directory: Path) -> None:
+    """Keys and shapes are those of the architecture in config.json, every value is finite."""
+    expected, file = architecture(directory), weights_file(directory)
     with Tensors(file) as tensors:
         check_same_layout(tensors.shapes(), expected, str(file), "its config.json")
         for key in expected:

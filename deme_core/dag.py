@@ -13,15 +13,17 @@ pretrained model:
 
 A finetuned rival stands in the tables as trained, and as `name+scale` with the scale of its task vector searched.
 
-Task vectors come from `directions`: `range` are the paper's experts on real data; `self` adds `neon`, a step away from
-what a finetune on the model's own samples learned (Neon, arXiv 2510.03597).
+Task vectors come from `directions`: `range` are the paper's experts on real data. Each further one adds a model that a
+search of one step along it makes (`FURTHER`): `self` away from what a finetune on the model's own samples learned
+(Neon, arXiv 2510.03597), `early` away from an earlier checkpoint of the model's training, `scale` a factor on its ε
+(arXiv 2308.15321).
 
 Two baselines need no training. `random1`, `random2`, … are the null: vectors of the experts' norms, tensor by tensor,
 with DeMe's search. `matched` is the pretrained model's images, each channel's mean and deviation set to the data's.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from deme_core.errors import InputError
 from deme_core.inputs import UNCHANGING
@@ -30,10 +32,32 @@ SOUP_GREEDY, LOSS_EQUIVALENT, SOUP_FULL_RANGE = "soup_greedy", "loss_equivalent"
 RIVALS = (
     "full_range", "snr_plus_one", "truncated_snr", "min_snr", SOUP_FULL_RANGE, SOUP_GREEDY, LOSS_EQUIVALENT,
 )  # fmt: skip
-RANGE, SELF = DIRECTIONS = ("range", "self")
 DEME = ("ensemble", "merged_uniform", "merged")
 NONNEGATIVE, MATCHED, RANDOM, NEON = "merged_nonnegative", "matched", "random", "neon"
 OWN = ("pretrained", *DEME, NONNEGATIVE)  # no rivals
+
+
+class Direction(NamedTuple):
+    """A source of task vectors beside the experts."""
+
+    model: str
+    """What the search of one step along them makes: its row in every table."""
+    kind: str
+    """Of that search, which has its sign and its lengths: a row of `deme_core.merging.lines.LINES`."""
+    vectors: str
+    """Folder of the task vectors."""
+    passed: str | None
+    """The mark of the gate of their training; None: nothing is trained, the stage direction@NAME makes them of θ."""
+
+
+RANGE, SELF, EARLY, SCALE = "range", "self", "early", "scale"
+FURTHER = {
+    SELF: Direction(NEON, "away", "models/own", "models/own.passed"),
+    EARLY: Direction("early", "early", "models/early", None),
+    SCALE: Direction("scaled", "epsilon", "models/scale", None),
+}
+DIRECTIONS = (RANGE, *FURTHER)
+STEPS = tuple(own.model for own in FURTHER.values())
 
 
 def is_random(model: str) -> bool:
@@ -43,7 +67,7 @@ def is_random(model: str) -> bool:
 
 def is_rival(model: str) -> bool:
     """Whether a model was trained or searched to be compared with DeMe."""
-    return not (model in (*OWN, MATCHED, NEON) or is_random(model))
+    return not (model in (*OWN, MATCHED, *STEPS) or is_random(model))
 
 
 def dag(
@@ -62,6 +86,7 @@ def dag(
         models: every model that is measured -> its path below samples/, features/, judged/ and scores/.
         sampled: those of them that are sampled -> the same path, below models/ as well.
         random: every draw of the null -> its number.
+        untrained: the directions whose vectors the stage direction makes.
         own: whom samples of its own are made for: the pretrained model, or nobody.
         own_gate: what the gate measured on them; of a run without them what is there anyway.
         full_range: the denoisers of that rival, which the gate compares with; of a run without it what is there anyway.
@@ -90,23 +115,25 @@ def dag(
     searches = {}
     if LOSS_EQUIVALENT in rivals:
         searches[NONNEGATIVE] = {"kind": "nonnegative", "vectors": f"models/n{N}/vectors"}
-    own = (*DEME, *searches)
+    merges = (*DEME, *searches)
     searches |= {f"{r}+scale": {"kind": "scale", "vectors": f"models/n{N}/rivals/{r}"} for r in finetunes}
     if SOUP_GREEDY in rivals:
         searches[SOUP_GREEDY] = {"kind": "greedy", "vectors": f"models/n{N}/vectors"}
     random = {f"{RANDOM}{k}": k for k in range(1, draws + 1)}
     searches |= {name: {"kind": "deme", "vectors": f"models/n{N}/random/{k}"} for name, k in random.items()}
-    if own_samples:
-        searches[NEON] = {"kind": "away", "vectors": "models/own"}
     for made in searches.values():
-        made["after"] = "models/own.passed" if made["kind"] == "away" else f"models/n{N}/experts.passed"
-    sampled = {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in [*own, *finetunes, *searches]}
+        made["after"] = f"models/n{N}/experts.passed"
+    asked = {name: own for name, own in FURTHER.items() if name in directions}
+    for own in asked.values():
+        searches[own.model] = {"kind": own.kind, "vectors": own.vectors, "after": own.passed or own.vectors}
+    sampled = {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in [*merges, *finetunes, *searches]}
     sets = {name: reference or UNCHANGING for name, reference in (references or {}).items()}
     return {
         "ranges": list(range(1, N + 1)),
         "models": sampled | {MATCHED: MATCHED},
         "sampled": sampled,
         "random": random,
+        "untrained": [name for name, own in asked.items() if own.passed is None],
         "own": ["pretrained"] if own_samples else [],
         "own_gate": "reports/own_experts.csv" if own_samples else "reports/experts.csv",
         "full_range": f"models/n{N}/rivals/full_range" if "full_range" in finetunes else "data/examples",

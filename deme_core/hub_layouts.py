@@ -95,13 +95,13 @@ def import_pipeline(source: Path, target: Path) -> None:
                 shutil.copytree(folder, target / folder.name, ignore=_left_out)
     (target / "scheduler").mkdir(exist_ok=True)
     shutil.copyfile(layout.scheduler, target / "scheduler" / "scheduler_config.json")
-    (target / name).mkdir()
-    shutil.copyfile(layout.denoiser / "config.json", target / name / "config.json")
-    _import_weights(layout.denoiser, target / name)
+    import_denoiser(layout.denoiser, target / name)
 
 
-def _import_weights(source: Path, target: Path) -> None:
-    """The weights of a denoiser's folder as safetensors, under diffusers' current keys."""
+def import_denoiser(source: Path, target: Path) -> None:
+    """A denoiser's folder, its weights as safetensors under diffusers' current keys."""
+    target.mkdir()
+    shutil.copyfile(source / "config.json", target / "config.json")
     if shards := sorted(source.glob("diffusion_pytorch_model-*-of-*.safetensors")):
         for part in [*shards, source / f"{WEIGHTS}.index.json"]:
             shutil.copyfile(part, target / part.name)

@@ -24,6 +24,7 @@ def inputs(params: Mapping[str, Any], root: Path = Path()) -> dict[str, Any]:
         data: what the stage data reads.
         statistics: what reference reads, beside the data.
         base: what pretrain_load reads.
+        early: what direction@early reads.
         validate: the same, of which validate reads the configs; else its own script, since it makes the mark.
         prompts: every prompt set -> its `path`, and the `reference` that prompts opens: none that the run makes.
         clip: the CLIP model that prompts and evaluate_prompts open.
@@ -40,6 +41,7 @@ def inputs(params: Mapping[str, Any], root: Path = Path()) -> dict[str, Any]:
         "data": _data(params["data"], root),
         "statistics": params["reference"].get("statistics") or UNCHANGING,
         "base": base,
+        "early": _pipeline(early, root) if (early := (params.get("early") or {}).get("source")) else UNCHANGING,
         "validate": "stages/validate.py" if base == UNCHANGING else base,
         "prompts": {name: _prompts(own) for name, own in (params.get("prompts") or {}).items()},
         "clip": clip,

@@ -27,6 +27,7 @@ import yaml
 from tqdm.auto import tqdm
 
 from conf.compose import compose_params
+from deme_core.dag import FURTHER
 from deme_core.errors import InputError
 from deme_core.report.studies import curve_of, write_report
 from deme_core.stage import run
@@ -43,8 +44,9 @@ def plan(study: dict[str, Any], name: str) -> pd.DataFrame:
         for point in study["points"]:
             overrides = [*study["common"], *point["overrides"], f"seed={seed}"]
             params = yaml.safe_load(compose_params(overrides))
-            # dag and inputs follow from the others, and from what lies on this machine.
-            unused = [*study["unused"], "dag", "inputs"]
+            # dag and inputs follow from the others, and from what lies on this machine; the section of a direction
+            # that is not asked for says nothing.
+            unused = [*study["unused"], "dag", "inputs", *(FURTHER.keys() - set(params["directions"]))]
             used = {name: value for name, value in params.items() if name not in unused}
             key = hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:10]
             rows.append(point | {"seed": seed, "overrides": overrides, "experiment": f"{name}-{key}"})

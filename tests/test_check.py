@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, sampler_params, training_params
+from conftest import ASKED, REPOSITORY, sampler_params, training_params
 from huggingface_hub.errors import LocalEntryNotFoundError
 from text_to_image import write_stable_diffusion
 
-from deme_core.dag import DIRECTIONS, dag
+from deme_core.dag import dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
 from deme_core.errors import InputError
@@ -197,7 +197,7 @@ def test_the_counts_are_those_of_the_stages() -> None:
     assert more.sampled == 8 * 100
     assert more.searched > 1.5 * own.searched
     away = Counts.of(
-        2, dag(2, [], directions=DIRECTIONS), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN
+        2, dag(2, [], directions=ASKED), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN
     )
     assert away.trained == own.trained * 3 // 2  # as many steps as one expert
     assert away.sampled == 6 * 100 + 50 + 5

@@ -30,6 +30,7 @@ def test_without_rivals_there_are_the_ranges_and_the_models_of_deme() -> None:
             "merged": "n2/merged", "random1": "n2/random1",
         },
         "random": {"random1": 1},
+        "untrained": [],
         "own": [],
         "own_gate": "reports/experts.csv",
         "full_range": "data/examples",
@@ -146,10 +147,22 @@ def test_own_samples_give_one_more_model() -> None:
         check_dag(section, 2, ["full_range"])
 
 
+def test_a_direction_without_a_training_gives_one_more_model_whose_search_waits_for_its_vectors() -> None:
+    section = dag(2, [], directions=("range", "scale", "early"))
+    assert (section["untrained"], section["own"]) == (["early", "scale"], [])
+    assert section["searches"] == dag(2, [])["searches"] | {
+        "early": {"kind": "early", "vectors": "models/early", "after": "models/early"},
+        "scaled": {"kind": "epsilon", "vectors": "models/scale", "after": "models/scale"},
+    }
+    assert list(section["models"])[-3:] == ["early", "scaled", "matched"]
+    assert not is_rival("early")
+    assert not is_rival("scaled")
+
+
 @pytest.mark.parametrize(
     ("directions", "message"),
     [
-        (["range", "early"], "params: directions: 'early' is unknown; known are range, self"),
+        (["range", "late"], "params: directions: 'late' is unknown; known are range, self, early, scale"),
         (["self"], "params: directions = ['self']: each stands once, and range among them"),
         (["range", "range"], "params: directions = ['range', 'range']: each stands once"),
     ],

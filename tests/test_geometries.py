@@ -4,12 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY, run_dag, whole_dag
+from conftest import REPOSITORY, run_dag
 from test_hub_layouts import GEOMETRIES, write_flat
 from test_image_sources import BROKEN, encoded, noise, users_images, write_folder
 from test_pipeline import TOY
+
+from deme_core.dag import DIRECTIONS, dag
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -17,6 +20,7 @@ def test_every_stage_runs_on_a_replica_and_pictures_of_any_kind(
     geometry: str, empty_folder: Path, rgb_extractor: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_flat(empty_folder / "flat", geometry)
+    write_flat(empty_folder / "early", geometry, seed=1)
     pictures = {f"{k:03}.png": encoded(noise(20 + k, 40, seed=k)) for k in range(40)}
     write_folder(empty_folder / "pictures", users_images() | BROKEN | pictures)
     shutil.copytree(rgb_extractor, empty_folder / "judges" / "own")
@@ -24,7 +28,8 @@ def test_every_stage_runs_on_a_replica_and_pictures_of_any_kind(
     (empty_folder / "judges" / "pixels" / "config.json").write_text('{"_class_name": "Pixels", "side": 4}')
     data = {"source": "folder", "path": "pictures", "size": GEOMETRIES[geometry]["sample_size"], "held_out": 0.2}
     changes = TOY | {
-        "dag": whole_dag(2, ["full_range"]), "rivals": ["full_range"], "reference": {"extractor": str(rgb_extractor)},
+        "directions": list(DIRECTIONS), "dag": dag(2, ["full_range"], directions=DIRECTIONS), "rivals": ["full_range"],
+        "early": {"source": "early"}, "reference": {"extractor": str(rgb_extractor)},
         "judges": {"folder": "judges", "development": "judges"},
         "data": data | {"unreadable": "skip"}, "pretrain_load": {"source": "flat"}, "sample": {"images": 40},
         "finetune_range": {"iterations": 2, "batch_size": 2, "log_every": 1, "checkpoint_every": 2},
@@ -40,6 +45,10 @@ def test_every_stage_runs_on_a_replica_and_pictures_of_any_kind(
         "evaluate_prompts",
         "report_prompts",
     }
+    for model, anchor in (("early", -0.1), ("scaled", 0.01)):
+        trials = pd.read_csv(f"search/n2/{model}/trials.csv")
+        assert anchor in set(trials["w1"]), model
+        assert not set(trials["w1"]) & {0.5, 1.0}, model  # neither 1/N nor the whole step
     metrics = json.loads(Path("metrics/merged.json").read_text())
     assert metrics["reference_images"] == 37
     assert "full-range" in Path("reports/run/results.md").read_text()

@@ -66,14 +66,16 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content))
 
 
-def write_flat(folder: Path, geometry: str, *, pickled: bool = True, index: bool = True) -> dict[str, torch.Tensor]:
+def write_flat(
+    folder: Path, geometry: str, *, pickled: bool = True, index: bool = True, seed: int = 0
+) -> dict[str, torch.Tensor]:
     """A flat repository of old keys, as google/ddpm-*; returns its weights under the current keys."""
     config = OLD_CONFIG | GEOMETRIES[geometry]
     write_json(folder / "config.json", config)
     write_json(folder / "scheduler_config.json", OLD_SCHEDULER)
     if index:
         write_json(folder / "model_index.json", INDEX)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     state = UNet2DModel.from_config(config).state_dict()
     old = {old_key(key): value for key, value in state.items()}
     assert old.keys() != state.keys()

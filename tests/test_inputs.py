@@ -138,6 +138,16 @@ def test_an_edit_of_what_params_name_makes_those_who_read_it_run_again(empty_fol
     assert changed_by("data/reference/heldout.safetensors") == evaluated | of("evaluate_prompts", "captions")
 
 
+def test_an_edit_of_an_earlier_checkpoint_makes_its_vector_anew(empty_folder: Path) -> None:
+    file = "mine/early/unet/diffusion_pytorch_model.safetensors"
+    write(file, file)
+    write("mine/early/model_index.json", "{}")
+    params = params_with({"early": {"source": "mine/early/unet"}})  # of a pipeline its folder is looked at
+    params["dag"] = dag(1, RIVALS, directions=("range", "early"))
+    assert params["inputs"]["early"] == "mine/early"
+    assert workspace(params, (file, *FILES))(file) == {"direction@early"}
+
+
 def test_a_clip_model_that_the_search_does_not_use_does_not_change_it(empty_folder: Path) -> None:
     files = ("mine/clip/open_clip_model.safetensors", *FILES)
     write(files[0], files[0])  # a folder that could be a hub id, but is there

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from conftest import REPOSITORY, link_judges, training_params, write_pipeline
+from conftest import ASKED, REPOSITORY, link_judges, training_params, write_pipeline
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
-from deme_core.dag import DIRECTIONS, RIVALS, dag
+from deme_core.dag import RIVALS, dag
 from deme_core.data.images import DataParams
 from deme_core.errors import InputError
 from deme_core.merging.settings import SearchParams
@@ -308,7 +308,7 @@ def test_params_yaml_is_what_conf_composes(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("N", [1, 2, 8])
 def test_the_dag_follows_N(N: int, monkeypatch: pytest.MonkeyPatch) -> None:
     section = composed(f"N={N}", monkeypatch=monkeypatch)["dag"]
-    assert section == dag(N, [], directions=DIRECTIONS)
+    assert section == dag(N, [], directions=ASKED)
     assert section["ranges"] == list(range(1, N + 1))
 
 
@@ -318,7 +318,7 @@ def test_the_dag_follows_N(N: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_dag_follows_the_group_of_rivals(group: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     params = composed("N=2", f"rivals={group}", monkeypatch=monkeypatch)
     assert params["rivals"] == expected
-    assert params["dag"] == dag(2, expected, directions=DIRECTIONS)
+    assert params["dag"] == dag(2, expected, directions=ASKED)
     apart = set(params) - {"rivals", "dag"}
     without = composed("N=2", monkeypatch=monkeypatch)
     assert {key: params[key] for key in apart} == {key: without[key] for key in set(without) - {"rivals", "dag"}}
@@ -352,6 +352,43 @@ def test_every_preset_composes_with_the_keys_of_the_default_and_passes_validatio
     assert set(params) == set(composed(monkeypatch=monkeypatch))
     assert params["name"] == preset
     assert validate(params, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("directions=[range,early]",), "params: early.source = None: the direction early needs the folder of"),
+        (("directions=[range,early]", "early.source=owner/name"), "params: early.source = 'owner/name': the direction"),
+        (
+            ("directions=[range,early]", f"early.source={REPOSITORY}/zoo/fashion-mnist-16-ddpm"),
+            f"{REPOSITORY}/zoo/fashion-mnist-16-ddpm/unet and {REPOSITORY}/zoo/digits-ddpm/unet are different",
+        ),
+    ],
+)
+def test_validate_refuses_an_earlier_checkpoint_that_is_none_in_one_line(
+    overrides: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = f"pretrain_load.source={REPOSITORY}/zoo/digits-ddpm"
+    with pytest.raises(SystemExit) as stopped:
+        validate(composed(base, *overrides, monkeypatch=monkeypatch), tmp_path, monkeypatch)
+    assert str(stopped.value.code).startswith(f"error: {message}")
+    assert "\n" not in str(stopped.value.code)
+
+
+def test_validate_refuses_to_scale_what_does_not_predict_the_noise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for kind in ("epsilon", "v_prediction"):
+        write_pipeline(tmp_path / kind, prediction_type=kind)
+    scale = ("directions=[range,scale]", "rivals=none")
+    assert validate(
+        composed(*scale, f"pretrain_load.source={tmp_path}/epsilon", monkeypatch=monkeypatch), tmp_path, monkeypatch
+    )
+    with pytest.raises(SystemExit, match="directions: scale: the base predicts 'v_prediction', and only"):
+        validate(
+            composed(*scale, f"pretrain_load.source={tmp_path}/v_prediction", monkeypatch=monkeypatch), tmp_path,
+            monkeypatch,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(("images", "warned"), [(240, True), (300, False)])

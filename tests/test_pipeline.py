@@ -21,6 +21,7 @@ from diffusers import DiffusionPipeline
 
 from deme_core.checkpoints import WEIGHTS, load_denoiser
 from deme_core.dag import DEME, RIVALS
+from deme_core.merging.lines import LINES
 from deme_core.metrics.intervals import paired_interval
 from deme_core.tensors import read_recipe, weights_hash
 
@@ -395,9 +396,7 @@ class TestRivals:
         for name, made in section["searches"].items():
             search = json.loads((rivals[0] / "search" / "n2" / name / "result.json").read_text())
             assert search["method"] == ("grid" if made["kind"] in ("nonnegative", "deme") else made["kind"])
-            assert search["trials"] == (
-                3 if made["kind"] in ("scale", "away") else 4
-            )  # 0, ±1, ±0.5; {0, 0.5}²; 4 soups of 2
+            assert search["trials"] == (3 if made["kind"] in LINES else 4)  # 0, ±1, ±0.5; {0, 0.5}²; 4 soups of 2
             merge = json.loads((models / name / "merge.json").read_text())
             assert (merge["weights"], merge["search"]) == (search["weights"], search)
         own = json.loads((rivals[0] / "search" / "n2" / "merged_nonnegative" / "result.json").read_text())

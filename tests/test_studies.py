@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY
+from conftest import ASKED, REPOSITORY
 
 from conf.compose import compose_params
-from deme_core.dag import DIRECTIONS, dag
+from deme_core.dag import dag
 from deme_core.metrics.intervals import block_interval, crossed_interval, t_interval
 from deme_core.params import section
 from deme_core.report.studies import REPORTS, curve_of, scores_of, write_report
@@ -139,6 +139,12 @@ def test_a_section_that_a_study_does_not_use_leaves_its_points_measured(change: 
         assert key_of(unused, change, other) != key_of(unused)
 
 
+def test_the_section_of_a_direction_counts_where_it_is_asked_for() -> None:
+    source, asked = "early.source=zoo/fashion-mnist-16-ddpm-early", "directions=[range,early]"
+    assert key_of([], source) == key_of([])
+    assert key_of([], source, asked) != key_of([], asked) != key_of([])
+
+
 def test_a_point_is_known_on_a_machine_with_other_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     here, compose = key_of([]), runner.compose_params
     moved = ("base: zoo/digits-ddpm", "base: elsewhere")
@@ -151,7 +157,7 @@ def stages_of(N: int) -> dict[str, dict[str, Any]]:
     """The stages of a run without rivals, their foreach spelled out."""
     stages = {}
     for name, stage in DAG.items():
-        items = dag(N, [], directions=DIRECTIONS).get(stage.get("foreach", "")[6:-1], [None])  # of ${dag.x}
+        items = dag(N, [], directions=ASKED).get(stage.get("foreach", "")[6:-1], [None])  # of ${dag.x}
         for key, item in items.items() if isinstance(items, dict) else zip(items, items, strict=True):
             text = json.dumps(stage.get("do", stage)).replace("${N}", str(N))
             text = text.replace("${key}", str(key)).replace("${item}", str(item))

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from deme_core.merging.lines import LINES
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Weights
 from deme_core.processes import is_main
 
-AWAY = "away"  # the method that searches a step away from own samples
 Score = Callable[[Weights, int], float]
 Gradient = Callable[[Weights, int], tuple[float, Sequence[float]]]
 
@@ -62,7 +62,7 @@ class FirstRound:
         return int(self.params.budget / (self.params.images * self.price))
 
     def anchors(self) -> list[Weights]:
-        """w = 0 and the uniform weights, in the free weights."""
+        """w = 0 and the uniform weights, or a line's step, in the free weights."""
         return anchors(self.N, self.vectors, self.params.method)
 
     def full(self, w: Sequence[float]) -> Weights:
@@ -123,5 +123,5 @@ class FirstRound:
 
 
 def anchors(free: int, N: int, method: str = "") -> list[Weights]:
-    """w = 0 and the uniform weights 1/N, in `free` weights; −1/N where the step leads away from what was learned."""
-    return [(0.0,) * free, ((-1 if method == AWAY else 1) / N,) * free]
+    """w = 0 and the uniform weights 1/N, in `free` weights; of a line its own step in the place of the whole one."""
+    return [(0.0,) * free, ((LINES[method].anchor if method in LINES else 1) / N,) * free]

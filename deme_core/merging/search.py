@@ -8,6 +8,7 @@ seed blocks; everything else is a tie, and w = 0 wins ties.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from deme_core.errors import InputError
-from deme_core.merging.first_round import AWAY, FirstRound, anchors
+from deme_core.merging.first_round import FirstRound, anchors
+from deme_core.merging.lines import LINES
 from deme_core.merging.objective import MergedLoss, Objective, score_weights
 from deme_core.merging.search_methods import METHODS, grid_count, nominate, scale_points, surrogate_trials
 from deme_core.merging.settings import SearchParams
@@ -246,15 +248,10 @@ def nonnegative(params: SearchParams, N: int) -> SearchParams:
     return replace(params, bounds=(0.0, params.bounds[1]), values=values, per_block=False)
 
 
-def scale(params: SearchParams, N: int) -> SearchParams:
-    """The search for one scale of a rival's N vectors."""
-    return _rival(params, "scale", len(scale_points(N, params, anchors(N, N))))
-
-
-def away(params: SearchParams, N: int) -> SearchParams:
-    """The search for the length of a step away from own samples."""
-    points = replace(params, scales=tuple(-length for length in params.away))
-    return _rival(points, AWAY, len(scale_points(N, points, anchors(N, N, AWAY))))
+def line(kind: str, params: SearchParams, N: int) -> SearchParams:
+    """The search for one weight of N vectors: a rival's scale, the length of a step."""
+    points = replace(params, scales=LINES[kind].values(params))
+    return _rival(points, kind, len(scale_points(N, points, anchors(N, N, kind))))
 
 
 def greedy(params: SearchParams, N: int) -> SearchParams:
@@ -263,8 +260,8 @@ def greedy(params: SearchParams, N: int) -> SearchParams:
 
 
 KINDS: dict[str, Callable[[SearchParams, int], SearchParams]] = {
-    "deme": lambda params, N: params, "nonnegative": nonnegative, "scale": scale, "greedy": greedy,
-    "away": away,
+    "deme": lambda params, N: params, "nonnegative": nonnegative, "greedy": greedy,
+    **{kind: partial(line, kind) for kind in LINES},
 }  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from scipy.optimize import minimize
 from scipy.stats import qmc
 
 from deme_core.merging import surrogate as quadratic
-from deme_core.merging.first_round import AWAY, BudgetSpent, FirstRound, Nomination
+from deme_core.merging.first_round import BudgetSpent, FirstRound, Nomination
+from deme_core.merging.lines import LINES
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.trials import Weights
 
@@ -208,8 +209,8 @@ def _optuna(round: FirstRound, sampler: Callable[[Any, int], Any]) -> list[Nomin
     return round.ranked()
 
 
-def scale(round: FirstRound) -> list[Nomination]:
-    """A rival's: one weight for all vectors, a scale over N; 0 and 1 are the anchors."""
+def line(round: FirstRound) -> list[Nomination]:
+    """One weight for all vectors, a scale over N; 0 and the line's own step are the anchors."""
     for w in scale_points(round.N, round.params, round.anchors()):
         round.score(w)
     return round.ranked()
@@ -256,4 +257,4 @@ METHODS: dict[str, Method] = {
     "grid": grid, "coordinate": coordinate, "random": random, "halving": halving, "surrogate": surrogate,
     "cmaes": cmaes, "tpe": tpe, "gp": gp, "loss": loss, "gradient": gradient,
 }  # fmt: skip
-RIVAL_METHODS: dict[str, Method] = {"scale": scale, AWAY: scale, "greedy": greedy}
+RIVAL_METHODS: dict[str, Method] = {**dict.fromkeys(LINES, line), "greedy": greedy}

@@ -1,6 +1,6 @@
 """Task vectors τ_i = θ_i − θ, key by key, with the hash of the θ they belong to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -109,16 +109,20 @@ def vector_files(directory: Path) -> list[Path]:
     return [directory / f"{i}.safetensors" for i in sorted(found)]
 
 
-def write_task_vector(base_dir: Path, expert_dir: Path, out: Path) -> None:
+def write_task_vector(base_dir: Path, expert_dir: Path, out: Path, recipe: Mapping[str, Any] | None = None) -> None:
     """τ = θ_i − θ in float32, one tensor at a time.
 
     A projection that did not fold (placement `released`) stands at the identity in θ: τ_W = W − I.
+
+    Args:
+        recipe: what θ_i is, where no finetune of θ wrote it; None: its own, which names θ.
 
     Raises:
         InputError: keys or shapes differ, or the expert was finetuned from another θ.
     """
     base, expert = weights_file(base_dir), weights_file(expert_dir)
-    base_hash, recipe = weights_hash(base), read_recipe(expert)
+    base_hash = weights_hash(base)
+    recipe = read_recipe(expert) if recipe is None else recipe | {"base_sha256": base_hash}
     if recipe.get("base_sha256") != base_hash:
         raise InputError(
             f"{expert} was finetuned from another base model (θ {str(recipe.get('base_sha256'))[:12]}, not"

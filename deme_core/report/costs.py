@@ -17,6 +17,7 @@ from deme_core.data.encode import KEPT
 from deme_core.device import best_device
 from deme_core.errors import InputError
 from deme_core.hub_layouts import import_pipeline
+from deme_core.merging.lines import LINES
 from deme_core.merging.search import KINDS
 from deme_core.merging.settings import SearchParams
 from deme_core.sampling.sample import cost
@@ -57,7 +58,7 @@ class Counts:
         """Of a run of N ranges whose stages the section `dag` names; `prompted` images of prompt sets a model."""
         steps = ((1 + len(dag["finetunes"])) * N + len(dag["own"]) * own.ranges) * most_steps(training)
         kinds = ["deme", *(row["kind"] for row in dag["searches"].values())]
-        searches = [KINDS[kind](search, 1 if kind in ("scale", "away") else N) for kind in kinds]
+        searches = [KINDS[kind](search, 1 if kind in LINES else N) for kind in kinds]
         searched = sum(params.budget + (params.finalists + 2) * params.final_images for params in searches)
         return cls(
             trained=steps * training.batch_size * training.gradient_accumulation,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deme_core.dag import MATCHED, NEON, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, is_random
+from deme_core.dag import MATCHED, NEON, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, STEPS, is_random
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import uncovered
 from deme_core.metrics.two_sample import PREFIX
@@ -52,7 +52,7 @@ def read_scores(directory: Path, models: Mapping[str, str]) -> dict[str, pd.Data
 
 def training_steps(model: str, N: int, iterations: int) -> str:
     """Optimizer steps behind a model, by trainings: the same sum for all that were trained."""
-    if model in ("pretrained", MATCHED) or is_random(model):
+    if model in ("pretrained", MATCHED, *(set(STEPS) - {NEON})) or is_random(model):
         return "—"
     if model == NEON:
         return f"{iterations:,}"

@@ -2,7 +2,7 @@
 
 import math
 
-from deme_core.dag import MATCHED, NEON, NONNEGATIVE, RANDOM, is_random
+from deme_core.dag import EARLY, FURTHER, MATCHED, NEON, NONNEGATIVE, RANDOM, SCALE, is_random
 
 MODELS = {
     "pretrained": "pretrained",
@@ -18,6 +18,8 @@ MODELS = {
     "soup_greedy": "greedy soup of the experts",
     "loss_equivalent": "loss equivalent of the merge",
     NEON: "away from own samples, searched step (Neon)",
+    FURTHER[EARLY].model: "away from an earlier checkpoint, searched step",
+    FURTHER[SCALE].model: "ε scaled, searched factor",
     MATCHED: "pretrained, brightness and contrast of the data",
 }
 SCALED = "+scale"

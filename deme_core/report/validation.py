@@ -13,6 +13,7 @@ from deme_core.merging.away import AwayParams
 from deme_core.merging.methods import MergeParams, check_blocks
 from deme_core.merging.search import check_extractors, check_search
 from deme_core.merging.settings import SearchParams
+from deme_core.merging.untrained import EarlyParams, check_untrained
 from deme_core.metrics.calibration import CalibrateParams
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams, check_samples
@@ -41,7 +42,7 @@ SECTIONS = {
     "finetune_rival": RivalParams, "merge_search": SearchParams, "merge": MergeParams, "sampler": SamplerParams,
     "sample": SampleParams, "evaluate": EvaluateParams, "calibrate": CalibrateParams, "loss_matrix": LossMatrixParams,
     "encode": EncodeParams, "clip_score": ClipScoreParams, "judges": JudgeParams, "gate": GateParams,
-    "own_samples": OwnParams, "away": AwayParams,
+    "own_samples": OwnParams, "away": AwayParams, "early": EarlyParams,
 }  # fmt: skip
 
 
@@ -71,4 +72,5 @@ def check_params(params: dict[str, Any]) -> None:
         check_schedule(schedule := source_schedule(pipeline), top, parsed["finetune_rival"], parsed["sampler"].steps)
         T, ranges = schedule.config.num_train_timesteps, parsed["own_samples"].ranges
         check(ranges <= T, "own_samples.ranges", ranges, f"must be at most T = {T}")
+    check_untrained(top.directions, parsed["early"], pipeline)
     check_inputs(params)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from deme_core.dag import DEME, MATCHED, NEON, is_random, is_rival
+from deme_core.dag import DEME, MATCHED, STEPS, is_random, is_rival
 from deme_core.metrics.intervals import Interval
 from deme_core.metrics.verdict import JUDGE, Verdict, log_ratios, verdict_of
 from deme_core.report.text import PARTS, markdown, model_name, number
@@ -105,7 +105,7 @@ def lead(table: pd.DataFrame, scores: Scores, group: str, floor: Mapping[str, fl
         for part, seen in merged.items()
     )
     kept = " The search kept w = 0: this merge is the pretrained model." * all(map(same, merged.values()))
-    others = [model for model in (NEON, *nulls(scores), MATCHED) if model in scores]
+    others = [model for model in (*STEPS, *nulls(scores), MATCHED) if model in scores]
     beside = "; ".join(f"{model_name(m)} {shown(found[m, parts[0]].change)}" for m in others)
     own: Any = table.loc["merged"]
     optimised = number(own["frechet_train_change_percent"], 1, "+")

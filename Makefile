@@ -47,6 +47,7 @@ zoo-fashion: $(BIN)/.installed
 	OMP_NUM_THREADS=1 python zoo/train_features.py zoo/fashion-mnist-16-features
 	OMP_NUM_THREADS=1 python zoo/train_ddpm.py zoo/fashion-mnist-16-ddpm
 	OMP_NUM_THREADS=1 python zoo/convergence.py zoo/fashion-mnist-16-ddpm
+	OMP_NUM_THREADS=1 python zoo/snapshot.py zoo/fashion-mnist-16-ddpm-early
 
 # And at 32×32: the extractor takes 20 minutes on one core, the base needs a GPU.
 zoo-fashion-32: $(BIN)/.installed

@@ -1,0 +1,1 @@
+../../../stages/direction.py

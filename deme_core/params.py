@@ -68,9 +68,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _parse(hint, value, where)
     if origin in (typing.Union, types.UnionType):
-        if (value is None and type(None) in args) or any(value in typing.get_args(a) for a in args):
-            return value  # null, or a word beside the type
-        return _convert(args[0], value, where)
+        inner = [a for a in args if a is not type(None)]
+        words = [a for a in inner if typing.get_origin(a) is typing.Literal and value in typing.get_args(a)]
+        return None if value is None and len(inner) < len(args) else _convert((words or inner)[0], value, where)
     if origin is typing.Literal:
         check(value in args, where, value, f"must be one of {', '.join(map(str, args))}")
         return value

@@ -4,14 +4,17 @@ import argparse
 import json
 from pathlib import Path
 
-from deme_core.checkpoints import resolve_source, verify_pipeline
+from deme_core.checkpoints import load_noise_schedule, resolve_source, verify_pipeline
 from deme_core.commits import say_commit
+from deme_core.components import is_text_to_image
 from deme_core.data.examples import Pixels
 from deme_core.data.images import load_part
 from deme_core.hub_layouts import import_pipeline
 from deme_core.inputs import check_inputs
 from deme_core.params import read, section
 from deme_core.processes import by_main
+from deme_core.sampling.schedulers import check_sampler
+from deme_core.sampling.settings import sampler_of
 from deme_core.stage import run, run_params
 from deme_core.training.scratch import PretrainParams
 
@@ -31,6 +34,8 @@ def main() -> None:
     else:
         by_main(lambda: bring_in(load, args.out))
     verify_pipeline(args.out)
+    # Of a model on the hub the stage validate saw nothing.
+    check_sampler(load_noise_schedule(args.out), sampler_of(params), is_text_to_image(args.out))
 
 
 def bring_in(load: PretrainParams, out: Path) -> None:

@@ -183,7 +183,7 @@ def test_pndm_makes_no_runge_kutta_steps_whatever_the_checkpoint_says() -> None:
     [
         ({"kind": "pndm", "steps": 1}, "sampler.steps = 1: must be at least 2 with pndm"),
         ({"kind": "pndm", "spacing": "quadratic"}, "is quadratic with the ddim sampler only"),
-        ({"kind": "ddpm", "spacing": "trailing"}, "is uniform with the ddpm sampler"),
+        ({"kind": "ddpm", "spacing": "quadratic"}, "is quadratic with the ddim sampler only"),
         ({"guidance": float("nan")}, "sampler.guidance = nan: must be a finite number"),
     ],
 )

@@ -262,7 +262,7 @@ def test_a_search_that_makes_no_sense_is_refused(change: dict[str, Any], message
         (
             SamplerParams,
             {"kind": "ddpm", "steps": 10, "spacing": "quadratic", "block": 4, "dtype": "float32"},
-            r"sampler\.spacing = 'quadratic': is uniform with the ddpm sampler",
+            r"sampler\.spacing = 'quadratic': is quadratic with the ddim sampler only",
         ),
         (PretrainParams, {"source": "train", "revision": None, "train": None}, r"pretrain_load\.train = None"),
         (RivalParams, {"gamma": 0.0}, r"finetune_rival\.gamma = 0\.0: must be a finite number above 0"),

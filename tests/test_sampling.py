@@ -254,8 +254,24 @@ def test_a_prediction_that_is_not_finite_becomes_no_pixel(
 def test_a_step_that_overflows_is_told_from_a_prediction() -> None:
     """Finite predictions so large that x_t is infinite."""
     sampler = Sampler(DDPMScheduler(**SCHEDULE), sampler_params(), (1, 2, 2), CPU)
-    with pytest.raises(InputError, match="the model: a step of the sampler overflows, though all predictions are"):
-        sampler.images(lambda x, t: torch.full_like(x, 3e38), SeedBlock.SEARCH, 0, 4)
+    with pytest.raises(InputError, match=r"^m333: step 2 of 3 of the sampler \(t = 333\) overflows, though the pred"):
+        sampler.images(
+            lambda x, t: torch.full_like(x, 3e38 if t == 333 else 0.0), SeedBlock.SEARCH, 0, 4, lambda t: f"m{t}"
+        )
+
+
+@pytest.mark.parametrize("colour", [[-1.0], [1.0], [0.2], [0.9, -0.3, 0.1]])
+def test_images_of_one_colour_are_no_result(empty_folder: Path, colour: list[float]) -> None:
+    """They were measured as if they were one, be they black, white or red."""
+    schedule = DDPMScheduler(**SCHEDULE, prediction_type="sample")
+    sampler = Sampler(schedule, sampler_params(), (len(colour), 2, 2), CPU)
+    flat = lambda x, t: torch.tensor(colour)[:, None, None].expand_as(x)  # noqa: E731
+    with pytest.raises(InputError, match=r"^m: all 4 images are of one colour, \[\d+.*\], in every pixel; take anoth"):
+        write_missing(sampler, flat, 4, empty_folder, name=lambda t: "m")
+    assert list(empty_folder.iterdir()) == []
+    write_missing(sampler, flat, 1, empty_folder)  # one image may be so
+    one = lambda x, t: torch.where(torch.arange(len(x))[:, None, None, None] == 2, 0.5, flat(x, t))  # noqa: E731
+    write_missing(sampler, one, 4, empty_folder / "others")  # nor are blocks with one other image refused
 
 
 def test_an_overflow_in_half_precision_stops_and_in_others_does_not(pipeline: Path) -> None:
@@ -316,8 +332,8 @@ def test_no_step_waits_for_the_device(pipeline: Path, kind: str, experts: int, m
     denoise = ensemble(models, TimestepRanges.equal(2, 1000), meta) if experts == 2 else single(models[0], meta)
     x, scheduler = torch.zeros(4, *sampler.shape, device=meta), make_scheduler(sampler.noise_schedule, sampler.params)
     with torch.no_grad(), Waits():
-        x, good_steps = sampler.denoised(denoise, scheduler, x, [])
-    assert (x.device, good_steps.device) == (meta, meta)
+        x, counts = sampler.denoised(denoise, scheduler, x, [])
+    assert (x.device, counts.device) == (meta, meta)
 
 
 # Ensemble

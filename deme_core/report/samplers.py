@@ -9,7 +9,8 @@ does a gain survive the reader's choice of sampler, and how many calls does it s
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from deme_core.checkpoints import denoiser_dir, load_denoiser
+from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedule
 from deme_core.data.images import load_part
 from deme_core.denoising import single
 from deme_core.device import best_device, device_name
@@ -31,7 +32,8 @@ from deme_core.params import check
 from deme_core.report.study_figures import sampler_curves
 from deme_core.report.text import markdown, number
 from deme_core.report.verdicts import shown
-from deme_core.sampling.generate import Sampler
+from deme_core.sampling.generate import Sampler, refuse_one_colour
+from deme_core.sampling.schedulers import check_sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
 from deme_core.stage import run
@@ -47,6 +49,8 @@ MEAN = "all judges"
 Blocks = Mapping[str, Sequence[float]]
 """Judge -> the distance of each seed block."""
 Measure = Callable[[SamplerParams], Blocks]
+Asked = tuple[str, str, int]
+"""Kind, spacing, network calls."""
 
 
 def mean_distances(blocks: Blocks) -> dict[str, float]:
@@ -55,21 +59,44 @@ def mean_distances(blocks: Blocks) -> dict[str, float]:
     return found | {MEAN: float(np.exp(np.mean(np.log(list(found.values())))))}
 
 
-def compare_samplers(measure: Measure, calls: Sequence[int], base: SamplerParams) -> pd.DataFrame:
+def asked(calls: Sequence[int]) -> list[Asked]:
+    """Every stock sampler at each number of network calls."""
+    return [(kind, spacing, count) for count in calls for kind, spacing in STOCK]
+
+
+def refusals(noise_schedule: Any, calls: Sequence[int], base: SamplerParams) -> dict[Asked, str]:
+    """The stock samplers that cannot work with the noise schedule of a model of pixels, each with the reason."""
+    found = {}
+    for one in asked(calls):
+        try:
+            check_sampler(noise_schedule, sampler(base, *one), latents=False)
+        except InputError as error:
+            found[one] = str(error).removeprefix("params: ")
+    return found
+
+
+def compare_samplers(
+    measure: Measure, calls: Sequence[int], base: SamplerParams, refused: Collection[Asked] = ()
+) -> pd.DataFrame:  # fmt: skip
     """Every stock sampler at each number of network calls, and the best at the most of them with twice as many.
 
     Args:
         base: what they share: block, dtype, guidance.
+        refused: those that are left out.
 
     Returns:
         A row a sampler: kind, spacing, calls, the distance by each judge, their geometric mean, and `of_best`, how many
         times the lowest mean at equal calls that is.
     """
-    asked = [(kind, spacing, count) for count in calls for kind, spacing in STOCK]
-    rows = [row(measure, base, *one) for one in tqdm(asked, desc="samplers", unit="sampler")]
+    usable = [one for one in asked(calls) if one not in refused]
+    rows = [row(measure, base, *one) for one in tqdm(usable, desc="samplers", unit="sampler")]
     last = min((own for own in rows if own["calls"] == max(calls)), key=lambda own: own[MEAN])
     for _ in range(DOUBLINGS):
-        rows.append(more := row(measure, base, last["kind"], last["spacing"], 2 * last["calls"]))
+        try:
+            rows.append(more := row(measure, base, last["kind"], last["spacing"], 2 * last["calls"]))
+        except InputError as error:  # a model of few timesteps has no more of them
+            print(f"warning: {error}", file=sys.stderr)
+            break
         if abs(more[MEAN] / last[MEAN] - 1) < SETTLED:
             break
         last = more
@@ -91,7 +118,8 @@ def sampler(base: SamplerParams, kind: str, spacing: str, calls: int) -> Sampler
 
 
 def compare_models(
-    models: Mapping[str, Measure], pretrained: Measure, calls: Sequence[int], base: SamplerParams
+    models: Mapping[str, Measure], pretrained: Measure, calls: Sequence[int], base: SamplerParams,
+    refused: Collection[Asked] = (),
 ) -> pd.DataFrame:  # fmt: skip
     """Models beside the pretrained one, by every stock sampler on the same noise.
 
@@ -100,8 +128,8 @@ def compare_models(
         (`pretrained`), and the change in percent with the ends of its paired interval, by all judges.
     """
     rows = []
-    asked = [(kind, spacing, count) for count in calls for kind, spacing in STOCK]
-    for kind, spacing, count in tqdm(asked, desc="beside", unit="sampler"):
+    usable = [one for one in asked(calls) if one not in refused]
+    for kind, spacing, count in tqdm(usable, desc="beside", unit="sampler"):
         params = sampler(base, kind, spacing, count)
         theirs = pretrained(params)
         for name, measure in models.items():
@@ -128,8 +156,10 @@ def calls_saved(beside: pd.DataFrame) -> list[str]:
     return lines
 
 
-def page(table: pd.DataFrame, protocol: str, beside: pd.DataFrame | None = None) -> str:
-    """Markdown: a row a sampler, a column a number of calls, what is broken named; then models `beside` it."""
+def page(
+    table: pd.DataFrame, protocol: str, beside: pd.DataFrame | None = None, refused: Mapping[Asked, str] | None = None
+) -> str:  # fmt: skip
+    """Markdown: a row a sampler, a column a number of calls, what is broken or refused named; models `beside` it."""
     calls = sorted(table["calls"].unique())
     cells, broken = [], []
     for (kind, spacing), own in table.groupby(["kind", "spacing"], sort=False):
@@ -149,6 +179,7 @@ def page(table: pd.DataFrame, protocol: str, beside: pd.DataFrame | None = None)
         "Distance, geometric mean over the judges; lower is better, the best at equal calls in bold.",
         markdown(["sampler", *(f"{count} calls" for count in calls)], cells),
         *(["\n".join(broken)] if broken else []),
+        *(["\n".join(f"- left out: {reason}" for reason in refused.values())] if refused else []),
         "![samplers](samplers.png)",
         *([] if beside is None else _beside(beside)),
         protocol,
@@ -201,6 +232,7 @@ def main() -> None:
         @cache
         def measured(params: SamplerParams) -> Blocks:
             images = Sampler.of(args.pipeline, params, device).images(denoise, SeedBlock.BASE, 0, args.images)
+            refuse_one_colour(images, f"{folder} by {params.kind}, {params.spacing} spacing")
             found = {}
             for judge in judges:
                 distances = block_distances(judge, judge.extractor([images]), real[judge.name], args.blocks)
@@ -210,9 +242,12 @@ def main() -> None:
         return measured
 
     pretrained = measure(args.pipeline)
-    table = compare_samplers(pretrained, args.calls, base)
+    refused = refusals(load_noise_schedule(args.pipeline), args.calls, base)
+    if len(refused) == len(asked(args.calls)):
+        raise InputError(f"{args.pipeline}: no stock sampler works; the first: {next(iter(refused.values()))}")
+    table = compare_samplers(pretrained, args.calls, base, refused)
     models = {name: measure(Path(folder)) for name, folder in others.items()}
-    beside = compare_models(models, pretrained, args.calls, base) if models else None
+    beside = compare_models(models, pretrained, args.calls, base, refused) if models else None
     protocol = (
         f"Protocol: `{args.pipeline}`, {args.images:,} images a sampler from the seed block BASE in {args.blocks}"
         f" blocks, float32 on {device_name(device)}; judges `{group_name(args.judges, judges)}`, to the training part."
@@ -222,7 +257,7 @@ def main() -> None:
     sampler_curves(args.out / "samplers.png", table)
     if beside is not None:
         beside.to_csv(args.out / "beside.csv", index=False)
-    (args.out / "samplers.md").write_text(text := page(table, protocol, beside), encoding="utf-8")
+    (args.out / "samplers.md").write_text(text := page(table, protocol, beside, refused), encoding="utf-8")
     print(text)
 
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from deme_core.checkpoints import noise_schedule
+from deme_core.components import is_text_to_image
 from deme_core.dag import check_dag
 from deme_core.data.encode import EncodeParams
 from deme_core.data.images import DataParams
@@ -23,6 +25,7 @@ from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import check, check_keys, section
 from deme_core.prompts.table import prompt_params
 from deme_core.sampling.conditions import check_prompts
+from deme_core.sampling.schedulers import check_sampler
 from deme_core.sampling.settings import (
     GateParams,
     LossMatrixParams,
@@ -65,12 +68,16 @@ def check_params(params: dict[str, Any]) -> None:
     check_search(top.N, parsed["merge_search"], kinds, texts=texts, sets=sets)
     check_extractors(parsed["merge_search"].extractors, parsed["reference"].extractor, parsed["judges"])
     check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)
-    pipeline = local_pipeline(parsed["pretrain_load"].source)
-    check_prompts(parsed["sample"].prompts, sets, parsed["sampler"].guidance, pipeline)
+    load, sampler = parsed["pretrain_load"], parsed["sampler"]
+    pipeline = local_pipeline(load.source)
+    check_prompts(parsed["sample"].prompts, sets, sampler.guidance, pipeline)
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks, feature_count(parsed["reference"].extractor))
     if pipeline is not None:
-        check_schedule(schedule := source_schedule(pipeline), top, parsed["finetune_rival"], parsed["sampler"].steps)
+        check_schedule(schedule := source_schedule(pipeline), top, parsed["finetune_rival"], sampler.steps)
+        check_sampler(schedule, sampler, is_text_to_image(pipeline))
         T, ranges = schedule.config.num_train_timesteps, parsed["own_samples"].ranges
         check(ranges <= T, "own_samples.ranges", ranges, f"must be at most T = {T}")
     check_untrained(top.directions, parsed["early"], pipeline)
+    if load.train is not None:
+        check_sampler(noise_schedule(load.train.noise_schedule), sampler, latents=False)
     check_inputs(params)

@@ -19,7 +19,7 @@ from deme_core.denoising import Denoise, single
 from deme_core.errors import InputError
 from deme_core.parallel import in_order
 from deme_core.sampling.conditions import UNCONDITIONAL, Conditions, guided, refuse_text
-from deme_core.sampling.schedulers import faint_start, make_scheduler
+from deme_core.sampling.schedulers import check_sampler, faint_start, make_scheduler, stock_schedule
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock, image_generators
 from deme_core.timesteps import TimestepRanges
@@ -57,12 +57,15 @@ class Sampler:
         """The protocol of a pipeline directory; image k has the prompt k modulo their number.
 
         Raises:
-            InputError: a text-to-image pipeline without prompts, or prompts or guidance for another one.
+            InputError: a text-to-image pipeline without prompts, or prompts or guidance for another one; or a sampler
+                that cannot work with its noise schedule.
         """
-        shape, schedule = denoiser_shape(pipeline), load_noise_schedule(pipeline)
+        latents, shape = is_text_to_image(pipeline), denoiser_shape(pipeline)
+        check_sampler(load_noise_schedule(pipeline), params, latents)
+        schedule = stock_schedule(load_noise_schedule(pipeline), latents)
         if note := faint_start(schedule, params):
             print(f"warning: {note}", file=sys.stderr)
-        if not is_text_to_image(pipeline):
+        if not latents:
             refuse_text(pipeline, prompts, params.guidance)
             return cls(schedule, params, shape, device)
         conditions = Conditions.of_prompts(pipeline, prompts, device)
@@ -124,11 +127,9 @@ class Sampler:
         noise = torch.stack([torch.randn(self.shape, generator=generator) for generator in generators])
         condition, blank = self.conditions.of(indices), self.conditions.blank(len(indices))
         denoise = guided(denoise, condition, blank, self.params.guidance)
-        x, good_steps = self.denoised(
-            denoise, scheduler, noise.to(self.device) * scheduler.init_noise_sigma, generators
-        )
+        x, counts = self.denoised(denoise, scheduler, noise.to(self.device) * scheduler.init_noise_sigma, generators)
         images = self.decode(x)
-        flags = torch.stack([good_steps, x.isfinite().all(), images.isfinite().all()])
+        flags = torch.stack([*counts, images.isfinite().all()])
         pixels = to_pixels(images).cpu()
         which = f"images {start}–{indices[-1]} of the seeds {block.name}"
         self._refuse(flags.tolist(), scheduler.timesteps.tolist(), name, which)
@@ -137,8 +138,9 @@ class Sampler:
     def denoised(
         self, denoise: Denoise, scheduler: Any, x: torch.Tensor, generators: list[torch.Generator]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x_0 from x_T, and the number of steps before the first whose prediction is not finite, both on the device.
+        """x_0 from x_T, and the numbers of steps before the first whose prediction, and whose result, is not finite.
 
+        Both on the device, the numbers as int64 [2]; a result that is not finite is followed by such predictions.
         On a GPU no step waits for the device, but for those of the ddpm sampler, whose noise comes from the CPU.
         """
         dtype = getattr(torch, self.params.dtype)
@@ -146,36 +148,50 @@ class Sampler:
         timesteps = scheduler.timesteps  # on the CPU: schedulers and the ensemble read them
         if self.device.type == "cuda":
             timesteps = timesteps.pin_memory()
-        good = torch.ones((), dtype=torch.bool, device=self.device)
-        good_steps = torch.zeros((), dtype=torch.long, device=self.device)
+        good = torch.ones(2, dtype=torch.bool, device=self.device)
+        counts = torch.zeros(2, dtype=torch.long, device=self.device)
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             for t in timesteps:
                 prediction = denoise(x, t).float()
                 x = scheduler.step(prediction, t, x, **drawn).prev_sample
-                good &= prediction.isfinite().all()
-                good_steps += good
-        return x, good_steps
+                good &= torch.stack([prediction.isfinite().all(), x.isfinite().all()])
+                counts += good
+        return x, counts
 
     def _refuse(self, flags: list[int], timesteps: list[int], name: Name, images: str) -> None:
         """Stop at the first thing that is not finite: a step, x_0, what the decoder made of it."""
-        good_steps, sample, decoded = flags
+        good_steps, sound_steps, decoded = flags
+        if sound_steps < good_steps:
+            raise InputError(
+                f"{name(timesteps[sound_steps])}: step {sound_steps + 1} of {len(timesteps)} of the sampler"
+                f" (t = {timesteps[sound_steps]}) overflows, though the prediction is finite ({images}); take another"
+                f" sampler.kind, a smaller sampler.guidance, or {REMEDIES['float32']}"
+            )
         if good_steps < len(timesteps):
             t = timesteps[good_steps]
             raise InputError(
                 f"{name(t)}: its prediction at step {good_steps + 1} of {len(timesteps)} (t = {t}) is not finite"
                 f" ({images}); {REMEDIES[self.params.dtype]}"
             )
-        last = name(timesteps[-1])
-        if not sample:
-            raise InputError(
-                f"{last}: a step of the sampler overflows, though all predictions are finite ({images}); take a smaller"
-                f" sampler.guidance, or {REMEDIES['float32']}"
-            )
         if not decoded:
             raise InputError(
-                f"{last}: the VAE turns finite latents into pictures that are not finite ({images}); its weights are"
-                " broken, so fetch the pipeline again"
+                f"{name(timesteps[-1])}: the VAE turns finite latents into pictures that are not finite ({images}); its"
+                " weights are broken, so fetch the pipeline again"
             )
+
+
+def refuse_one_colour(pixels: torch.Tensor, model: str) -> None:
+    """Refuse images that are all one and the same colour: they would be measured as if they were a result.
+
+    Args:
+        pixels: uint8 [n, C, H, W]; of a single image nothing is said, it may be one.
+        model: what a message calls the model that made them.
+    """
+    if len(pixels) > 1 and bool((pixels == pixels[:1, :, :1, :1]).all()):
+        raise InputError(
+            f"{model}: all {len(pixels)} images are of one colour, {pixels[0, :, 0, 0].tolist()}, in every pixel; take"
+            f" another sampler.kind or sampler.spacing, or {REMEDIES['float32']}"
+        )
 
 
 def ensemble(experts: list[nn.Module], ranges: TimestepRanges, device: torch.device) -> Denoise:

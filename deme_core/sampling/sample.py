@@ -19,7 +19,7 @@ from deme_core.device import best_device, device_name
 from deme_core.errors import InputError
 from deme_core.processes import state
 from deme_core.sampling.archive import PER_ARCHIVE, PROTOCOL, read_images, write_archive, write_grid
-from deme_core.sampling.generate import Name, Sampler, ensemble, unnamed
+from deme_core.sampling.generate import Name, Sampler, ensemble, refuse_one_colour, unnamed
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
 from deme_core.tensors import read_recipe, weights_hash
@@ -95,12 +95,17 @@ def write_missing(
     seeds: SeedBlock = SeedBlock.EVALUATION,
     first: int = 0,
 ) -> None:
-    """Write the archives 0, 1, … that are this process's (number ≡ rank modulo world) and not there yet."""
+    """Write the archives 0, 1, … that are this process's (number ≡ rank modulo world) and not there yet.
+
+    Raises:
+        InputError: the images of one are all of one colour, or a number on the way to them is not finite.
+    """
     numbers = range(rank, -(-images // PER_ARCHIVE), world)
     todo = [number for number in numbers if not (directory / f"{number:04d}.zip").is_file()]
     spans = [range(first + k * PER_ARCHIVE, first + min((k + 1) * PER_ARCHIVE, images)) for k in todo]
     bar = tqdm(todo, desc="sampling", unit="archive", disable=rank != 0)
     for number, pixels in zip(bar, sampler.spans(denoise, seeds, spans, name), strict=True):
+        refuse_one_colour(pixels, name(0))
         write_archive(directory, number, pixels)
 
 

@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from deme_core.errors import InputError
-from deme_core.params import check
+from deme_core.params import check, section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +18,15 @@ class SamplerParams:
     both of order 2."""
     steps: int
     """Denoising steps an image."""
-    spacing: Literal["uniform", "quadratic", "trailing"]
-    """Of the timesteps: `uniform` is diffusers' leading, `quadratic` that of the DDIM paper's CIFAR10 runs."""
+    spacing: Literal["uniform", "quadratic", "trailing", "linspace"]
+    """Of the timesteps: `uniform` is diffusers' leading, `quadratic` that of the DDIM paper's CIFAR10 runs; `trailing`
+    and `linspace` are called so there, too."""
     block: int
     """Images a network call. Part of the protocol: float results depend on it in the last bits."""
     dtype: Literal["float32", "float16", "bfloat16"]
-    timesteps: tuple[int, ...] | None = None
-    """Own timesteps, falling, as many as `steps`, in place of `spacing`; of ddim and dpm_solver."""
+    timesteps: tuple[int, ...] | Literal["ays"] | None = None
+    """In place of `spacing`, of ddim, ddpm and dpm_solver: own timesteps, falling, as many as `steps`; or `ays`, the
+    ten of Align Your Steps (Sabour et al. 2024) for Stable Diffusion 1."""
     guidance: float = 1.0
     """Scale of classifier-free guidance, ε_∅ + s(ε_c − ε_∅); 1 asks for the condition's prediction alone."""
 
@@ -32,17 +34,14 @@ class SamplerParams:
         check(self.steps >= 1, "sampler.steps", self.steps, "must be at least 1")
         check(self.block >= 1, "sampler.block", self.block, "must be at least 1")
         check(
-            self.kind != "ddpm" or self.spacing == "uniform", "sampler.spacing", self.spacing,
-            "is uniform with the ddpm sampler",
-        )  # fmt: skip
-        check(
             self.kind == "ddim" or self.spacing != "quadratic", "sampler.spacing", self.spacing,
-            "is quadratic with the ddim sampler only; take uniform or trailing",
+            "is quadratic with the ddim sampler only; take uniform, trailing or linspace",
         )  # fmt: skip
         check(self.kind != "pndm" or self.steps >= 2, "sampler.steps", self.steps, "must be at least 2 with pndm")
         if (own := self.timesteps) is not None:
-            name = "sampler.timesteps"
-            check(self.kind in ("ddim", "dpm_solver"), name, own, f"are no way of {self.kind}; take ddim or dpm_solver")
+            name, takes = "sampler.timesteps", ("ddim", "ddpm", "dpm_solver")
+            check(self.kind in takes, name, own, f"are no way of {self.kind}; take {', '.join(takes)}")
+        if isinstance(own, tuple):
             check(len(own) == self.steps, name, own, f"must be as many as sampler.steps = {self.steps}")
             falling = all(a > b for a, b in pairwise(own)) and own[-1] >= 0
             check(falling, name, own, "must fall from step to step, to 0 or above")
@@ -52,6 +51,11 @@ class SamplerParams:
     def calls(self) -> int:
         """Network calls an image: PLMS makes one step twice, guidance calls with and without the condition."""
         return (self.steps + (self.kind == "pndm")) * (1 if self.guidance == 1 else 2)
+
+
+def sampler_of(params: dict[str, Any]) -> SamplerParams:
+    """The section of a whole params.yaml, for who checks it beside a model, and makes nothing of it."""
+    return section(params, "sampler", SamplerParams)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deme_core.errors import InputError
+from deme_core.paths import fixed, local
 
 UNCHANGING = "data/params.checked"
 PROMPTS = "data/prompts"  # what the stages prompts write
@@ -68,7 +69,8 @@ def _data(data: Mapping[str, Any], root: Path) -> str:
         return UNCHANGING
     if data["source"] == "hub":
         return _model(path, root)
-    return str(Path(path).parent) if set("*?[") & set(Path(path).name) else path  # of a pattern the folder
+    own = local(path)
+    return str(own if (root / own).exists() else fixed(own))  # of a pattern the folder
 
 
 def _one(paths: Sequence[str], folder: str) -> str:
@@ -92,4 +94,7 @@ def _pipeline(folder: str, root: Path) -> str:
 def _prompts(own: Mapping[str, Any]) -> dict[str, str]:
     reference = own.get("reference") or UNCHANGING
     of_the_run = OF_THE_RUN in Path(reference).parents
-    return {"path": own.get("path") or UNCHANGING, "reference": UNCHANGING if of_the_run else reference}
+    return {
+        "path": str(local(own["path"])) if own.get("path") else UNCHANGING,
+        "reference": UNCHANGING if of_the_run else reference,
+    }

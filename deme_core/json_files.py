@@ -1,6 +1,7 @@
 """Reading JSON that a user brings: whatever is wrong with it is one line that names the file."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,23 @@ from deme_core.errors import InputError
 
 Kinds = Mapping[str, Any]
 """Key -> the type of its value, as isinstance takes it; a key that may be absent admits None."""
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # escaped; most are whole pairs
 LONGEST = 200  # characters of what a library says, which may print the whole config
+
+
+def parse_json(text: str) -> Any:
+    """What a text of JSON means; a key that stands twice in an object is refused, for one of its values would be lost.
+
+    Raises:
+        ValueError: it is no JSON, goes too deep, or holds half of a surrogate pair, which no file can be written with.
+    """
+    try:
+        found = json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("its brackets go too deep") from None
+    if SURROGATE.search(text):
+        json.dumps(found, ensure_ascii=False).encode()  # a UnicodeEncodeError is a ValueError
+    return found
 
 
 def read_json(path: Path, kinds: Kinds | None = None) -> dict[str, Any]:
@@ -23,8 +40,8 @@ def read_json(path: Path, kinds: Kinds | None = None) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; write or fetch it")
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = parse_json(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: no valid JSON ({error}); write or fetch it again") from None
     if not isinstance(found, dict):
         raise InputError(f"{path}: holds no JSON object, but {_short(found)}; write or fetch it again")
@@ -57,6 +74,14 @@ def blamed_on(path: Path, what: str) -> Iterator[None]:
     except Exception as error:  # libraries raise whatever they stumble over
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST]
         raise InputError(f"{path}: {what} ({reason}); write or fetch it again") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return found
 
 
 def _short(value: Any) -> str:

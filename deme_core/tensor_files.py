@@ -45,6 +45,10 @@ class Tensors:
             self._files.append(file)
             self.metadata = header.pop("__metadata__", {})  # the shards of one model carry the same
             for key, entry in header.items():
+                if key in self.layout:
+                    raise InputError(
+                        f"{path}: '{key}' is in two of its shards, of which one would be lost; fetch them again"
+                    )
                 if entry["dtype"] not in _DTYPE_OF:
                     raise InputError(
                         f"{shard}: '{key}' is of dtype {entry['dtype']}, which is not read; save it as one of"

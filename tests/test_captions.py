@@ -93,6 +93,55 @@ def test_images_and_captions_must_belong_together(folder: Path, rows: list[Any],
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file_name,text\na.png,a cat, on a mat\nb/b.png,b\n", "line 2 has 3 cells, the header 2; .* double quotes"),
+        ("file_name,text,tags\na.png,a cat, on a mat, x\n", "line 2 has 4 cells"),
+        ("file_name,text\na.png\nb/b.png,b\n", "line 2 has 1 cells"),
+        ('file_name,text\na.png,"a cat\nb/b.png,b\n', "unexpected end of data"),
+        ('file_name,text\na.png,"a" cat\nb/b.png,b\n', "expected after"),
+        ("file_name,text,text\na.png,a,b\nb/b.png,c,d\n", "a column stands twice in its header"),
+        ("file_name;text\na.png;a\n", "a row has no 'file_name', only file_name;text"),
+    ],
+)
+def test_no_part_of_a_csv_is_lost(folder: Path, table: str, message: str) -> None:
+    (folder / "metadata.jsonl").unlink()
+    (folder / "metadata.csv").write_text(table)
+    for source, path in (("folder", folder), ("zip", zipped(folder))):
+        with pytest.raises(InputError, match=rf"metadata\.csv: .*{message}") as error:
+            SOURCES[source](params(source, path))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("cell", ["5", "[5]", '["a", 5]', "true", '{"raw": "a"}', '[["a"]]'])
+def test_a_caption_that_is_no_text_is_refused(folder: Path, cell: str) -> None:
+    (folder / "metadata.jsonl").write_text(f'{{"file_name": "a.png", "text": {cell}}}\n')
+    with pytest.raises(InputError, match=r"metadata\.jsonl, \S*a\.png: .* is of type \w+, a caption is a text"):
+        SOURCES["folder"](params("folder", folder))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"file_name": "a.png", "text": "a", "text": "b"}', "'text' stands twice in one object"),
+        (r'{"file_name": "a.png", "text": "half \ud83d"}', "surrogates not allowed"),
+        ("[" * 100_000, "its brackets go too deep"),
+    ],
+)
+def test_a_row_that_would_lose_a_caption_is_refused(folder: Path, row: str, message: str) -> None:
+    (folder / "metadata.jsonl").write_text(row + "\n")
+    with pytest.raises(InputError, match=rf"metadata\.jsonl: cannot be read \(.*{message}"):
+        SOURCES["folder"](params("folder", folder))
+
+
+def test_signs_that_some_take_for_the_end_of_a_line_are_part_of_a_caption(folder: Path) -> None:
+    rows = [{"file_name": "a.png", "text": "a\u2028b \U0001f600"}, {"file_name": "b/b.png", "text": "c\x85d"}]
+    table = "\r\n".join(json.dumps(row, ensure_ascii=k == 0) for k, row in enumerate(rows))
+    (folder / "metadata.jsonl").write_text(table, encoding="utf-8")
+    assert SOURCES["folder"](params("folder", folder)).captions == (("a\u2028b \U0001f600",), ("c\x85d",))
+
+
 def test_missing_and_broken_metadata_are_named(folder: Path) -> None:
     (folder / "metadata.jsonl").write_text("{")
     with pytest.raises(InputError, match=r"metadata\.jsonl: cannot be read"):

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from deme_core.data.decode import to_square
 from deme_core.data.images import DataParams, Images, to_model
 from deme_core.data.sources import read_parts
+from deme_core.data.square import to_square
 from deme_core.errors import InputError
 
 

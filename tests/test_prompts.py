@@ -73,6 +73,88 @@ def test_class_names_of_a_text_file(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{0: 'tench, Tinca tinca',\n 1: 'great white shark, white shark'}",
+        "[('n01440764', 'tench'), ('n01443537', 'great_white_shark')]",
+        '["tench", "great white shark"]',
+        '[["n01440764", "tench"], ["n01443537", "great_white_shark"]]',
+        '{"tench": 0, "great white shark": 1}',
+        "{1: 'tench', 2: 'great white shark'}",
+        "0 tench\n1 great white shark\n",
+        "1: great white shark\n0: tench, Tinca tinca\n",
+        "0,tench\r\n1,great white shark\r\n",
+        '0,"tench, Tinca tinca"\n1,"great white shark, white shark"\n',
+        "n01440764 tench\nn01443537\tgreat_white_shark, white shark",
+        "n01440764 1 tench\nn01443537 2 great_white_shark",
+        "0 n01440764 tench\n1 n01443537 great_white_shark",
+        "0: 'tench, Tinca tinca',\n1: 'great white shark',",
+        "'tench',\n'great white shark',\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["names.txt", "names.json"])
+def test_class_names_come_in_many_forms(tmp_path: Path, content: str, name: str) -> None:
+    if name.endswith(".json") and not content.startswith(("{", "[")):
+        name = "names.csv"
+    assert texts("imagenet", written(tmp_path / name, content)) == ("tench", "great white shark")
+
+
+def test_a_list_keeps_names_that_look_like_numbered_ones(tmp_path: Path) -> None:
+    assert texts("imagenet", written(tmp_path / "a.json", '["7 up", "cola"]')) == ("7 up", "cola")
+    assert texts("imagenet", written(tmp_path / "a.txt", "0\n1\n")) == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("0 tench\ngoldfish", "some lines begin with a number, and others, as 'goldfish', do not"),
+        ("index,name\n0,tench", "some lines begin with a number"),
+        ("0 tench\n0 goldfish", "'0' stands twice"),
+        ("n01440764\nn01443537", "'n01440764' is no name"),
+        ("names:\n  tench", "the line 'names:' is no name"),
+        ("# classes\ntench", "is no name"),
+        ("- tench\n- goldfish", "is no name"),
+        ("'tench', 'goldfish'", "is no name"),
+        ("tench\t0\ngoldfish\t1", "is no name"),
+        ("{0: 'tench', 0: 'goldfish'}", "'0' stands twice"),
+        ('{"0": "tench", "0": "goldfish"}', "stands twice"),
+        ("{0: 'tench', 5: 'goldfish'}", "keys are not 0, 1"),
+        ('["tench", 5]', "5.* is no name"),
+        ('["tench", ""]', "'' is no name"),
+        ("{0: 'tench'", "not a list of class names"),
+        ("[" * 100_000, "not a list of class names"),
+    ],
+)
+def test_what_would_be_taken_for_names_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        texts("imagenet", written(tmp_path / "names.txt", content))
+    assert "\n" not in str(error.value)
+
+
+def test_a_sign_that_is_no_end_of_a_line_parts_no_prompt(tmp_path: Path) -> None:
+    path = written(tmp_path / "mine.txt", "a\u2028cat\na\x0bdog\na\x85fox\n")
+    assert texts("file", path) == ("a\u2028cat", "a\x0bdog", "a\x85fox")
+
+
+@pytest.mark.parametrize("number", ["7.5", "Infinity", "true", "null"])
+def test_an_id_that_is_no_whole_number_is_refused(tmp_path: Path, number: str) -> None:
+    rows = f'{{"annotations": [{{"image_id": {number}, "id": 1, "caption": "a"}}]}}'
+    with pytest.raises(InputError, match="not a captions JSON of COCO"):
+        texts("coco", written(tmp_path / "x.json", rows))
+
+
+def test_images_without_a_caption_are_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts("coco", written(tmp_path / "captions.json", json.dumps(COCO)))
+    assert "left out images whose captions are blank: 1 (139)" in capsys.readouterr().out
+
+
+def test_the_home_of_a_user_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written(tmp_path / "mine.txt", "a\n")
+    assert texts("file", "~/mine.txt") == ("a",)
+
+
 def test_parti_prompts_keep_their_quotation_marks(tmp_path: Path) -> None:
     path = written(tmp_path / "parti.tsv", PARTI)
     assert texts("parti", path) == ('"Stop" in red letters', 'a sign that says "go"')
@@ -131,9 +213,9 @@ def test_a_file_that_is_missing_empty_or_no_text_is_one_clear_line(tmp_path: Pat
         ("coco", "Prompt\tCategory", "not a captions JSON of COCO"),
         ("coco", '{"annotations": [{"caption": "a"}]}', "KeyError: 'image_id'.*cocodataset"),
         ("coco", '{"annotations": []}', "holds no prompt"),
-        ("imagenet", '{"0": "a", "2": "b"}', "not a class-index JSON .*keys are not 0, 1"),
-        ("imagenet", "no json", "not a class-index JSON"),
-        ("imagenet", '{"0": []}', "not a class-index JSON"),
+        ("imagenet", '{"0": "a", "2": "b"}', "not a list of class names .*keys are not 0, 1"),
+        ("imagenet", "no json", "not a list of class names"),
+        ("imagenet", '{"0": []}', "not a list of class names"),
         ("parti", "a prompt\nanother", "no column 'Prompt' in its first line, which names a prompt; .*google-research"),
         ("parti", "Prompt\tCategory\nx", "line 2 has 1 cells, the first line 2"),
     ],

@@ -6,16 +6,16 @@ captions. An image may stand in several rows, and a cell may hold a list: each i
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 from deme_core.data.images import DataParams
 from deme_core.errors import InputError
+from deme_core.json_files import parse_json
+from deme_core.naming import named, shown
 
 METADATA = ("metadata.csv", "metadata.jsonl")
-NAMED = 3  # images that a message names; it counts the rest
 
 
 def file_captions(
@@ -34,12 +34,14 @@ def file_captions(
         )
     found: dict[str, tuple[str, ...]] = {}
     for table in tables:
-        for row in _rows(table, read(table)):
+        for row in _rows(table, _table(table, read)):
             for column in ("file_name", params.captions):
                 if row.get(column) is None:
-                    raise InputError(f"{table}: a row has no '{column}', only {', '.join(map(str, row))}; write it")
+                    raise InputError(
+                        f"{shown(table)}: a row has no '{column}', only {shown(', '.join(map(str, row)))}; write it"
+                    )
             name = str(PurePosixPath(table).parent / str(row["file_name"]))
-            found[name] = found.get(name, ()) + as_captions(row[params.captions])
+            found[name] = found.get(name, ()) + as_captions(row[params.captions], f"{table}, {name}")
     known = set(images)
     if strangers := [name for name in found if name not in known]:
         raise InputError(
@@ -62,25 +64,56 @@ def captions_in_order(
     return captions
 
 
-def as_captions(cell: Any) -> tuple[str, ...]:
-    """The captions in a cell: a string, or a list of strings; blank ones are none."""
+def as_captions(cell: Any, where: str) -> tuple[str, ...]:
+    """The captions in a cell: a string, or a list of strings; blank ones and null are none.
+
+    Raises:
+        InputError: the cell holds anything else; `where` it stands.
+    """
     texts = cell if isinstance(cell, list | tuple) else [cell]
-    return tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())
+    if odd := [text for text in texts if not isinstance(text, str | None)]:
+        raise InputError(
+            f"{shown(where)}: {shown(odd[0])[:60]} is of type {type(odd[0]).__name__}, a caption is a text, or a list"
+            " of texts; write texts, or name another column in data.captions"
+        )
+    return tuple(text.strip() for text in texts if text and text.strip())
 
 
-def named(names: list[str]) -> str:
-    """The first few of some names, and how many there are."""
-    return f"{len(names)} ({', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''})"
+def _table(name: str, read: Callable[[str], bytes]) -> bytes:
+    try:
+        return read(name)
+    except Exception as error:  # of the file system, of zipfile and its decompressors
+        raise InputError(f"{shown(name)}: cannot be read ({error}); write it again") from None
 
 
 def _rows(table: str, data: bytes) -> list[dict[Any, Any]]:
     try:
         text = data.decode("utf-8-sig")
         if table.endswith(".csv"):
-            return list(csv.DictReader(io.StringIO(text)))
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: cannot be read ({error}); one JSON object a line, or a CSV with a header") from None
+            return _csv_rows(text)
+        # JSON strings may hold what str.splitlines takes for the end of a line.
+        rows = [parse_json(line) for line in text.split("\n") if line.strip()]
+    except (ValueError, csv.Error) as error:
+        raise InputError(
+            f"{shown(table)}: cannot be read ({error}); one JSON object a line, or a CSV with a header"
+        ) from None
     if not all(isinstance(row, dict) for row in rows):
         raise InputError(f'{table}: a line is no JSON object; each must be one, as {{"file_name": …, "text": …}}')
+    return rows
+
+
+def _csv_rows(text: str) -> list[dict[Any, Any]]:
+    """The rows under a header; ValueError for one of another length, as an unquoted comma makes, or an open quote."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header = next(reader, [])
+    if len(set(header)) < len(header):
+        raise ValueError(f"a column stands twice in its header, {', '.join(header)}")
+    rows = []
+    for cells in reader:
+        if cells and len(cells) != len(header):
+            raise ValueError(
+                f"line {reader.line_num} has {len(cells)} cells, the header {len(header)}; a text with a comma in it"
+                " stands in double quotes"
+            )
+        rows += [dict(zip(header, cells, strict=True))] if cells else []
     return rows

@@ -1,26 +1,25 @@
 """Encoded images of any kind and size -> squares of one size; what cannot be read is named."""
 
-import io
 import re
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
+from deme_core.data.formats import formats
 from deme_core.data.images import DataParams, Images, new_pixels
+from deme_core.data.square import square_and_frames
 from deme_core.errors import InputError
-from deme_core.seeds import step_seed
+from deme_core.naming import named, shown
 
 AHEAD = 256  # images that are in memory at once, encoded and as squares
+AHEAD_BYTES = 2**28  # encoded; beyond them fewer images are
+MOST_BYTES = 2**28  # of one encoded image
 NAMED = 10  # unreadable images that a message names; it counts the rest
 IN_MEMORY = r" <_io\.BytesIO[^>]*>"  # how Pillow names what it read
-# What Pillow raises at damaged files of its many formats.
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+LONGEST = 200  # characters of what Pillow says
 
 
 def decode_all(
@@ -42,13 +41,15 @@ def decode_all(
     pixels = new_pixels((count, 1 if params.grey else 3, params.size, params.size))
     broken: list[str] = []
     kept: list[int] = []
+    films: list[str] = []
     rows = pixels.numpy()  # the same memory
     for k, (name, square) in enumerate(tqdm(_squares(encoded, params), desc="images", total=count, unit="image")):
         if isinstance(square, Exception):
-            broken.append(f"{name} ({re.sub(IN_MEMORY, '', str(square))})")
+            broken.append(f"{shown(name)} ({reason(square)})")
         else:
-            rows[len(kept)] = square
+            rows[len(kept)], more = square
             kept.append(k)
+            films += [name] if more else []
     if broken:
         names = "; ".join(broken[:NAMED]) + (f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else "")
         if params.unreadable == "stop" or not kept:
@@ -57,52 +58,60 @@ def decode_all(
                 " out with data.unreadable=skip"
             )
         print(f"left out {len(broken)} of {count} images, which are unreadable: {names}")
+    if films:
+        print(f"of images with several frames the first is read: {named(films)}")
     labels = torch.full((len(kept),), -1, dtype=torch.int64)
     own = None if captions is None else tuple(captions[k] for k in kept)
     return Images(pixels[: len(kept)], labels, own)
 
 
+def reason(error: Exception) -> str:
+    """Why an image is unreadable, on one line."""
+    return shown(re.sub(IN_MEMORY, "", " ".join(str(error).split())))[:LONGEST] or type(error).__name__
+
+
+Encoded = tuple[int, str, bytes | Exception]
+Square = tuple[np.ndarray, bool]
+
+
 def _squares(
     encoded: Iterable[tuple[str, Callable[[], bytes]]], params: DataParams
-) -> Iterator[tuple[str, np.ndarray | Exception]]:
-    """Names and squares in order, or what made an image unreadable.
+) -> Iterator[tuple[str, Square | Exception]]:
+    """Names and squares in order, with whether there are more frames; or what made an image unreadable.
 
     Images are decoded in threads, but read in this one: an open ZIP archive promises nothing to several.
     """
 
-    def decode(k: int, data: bytes | Exception) -> np.ndarray | Exception:
+    def decode(one: Encoded) -> Square | Exception:
+        k, _, data = one
         try:
-            return data if isinstance(data, Exception) else to_square(data, params, k)
-        except UNREADABLE as error:
+            return data if isinstance(data, Exception) else square_and_frames(data, params, k)
+        except Exception as error:  # Pillow raises what it stumbles over in damaged files of its many formats
             return error
 
-    Image.init()  # Pillow loads its formats when first asked, which two threads must not do at once
-    numbered = enumerate(encoded)
+    formats()  # Pillow loads them when first asked, which two threads must not do at once
     with ThreadPoolExecutor() as pool:
-        while some := list(islice(numbered, AHEAD)):
-            squares = pool.map(decode, [k for k, _ in some], (_read(read) for _, (_, read) in some))
-            yield from zip((name for _, (name, _) in some), squares, strict=True)
+        for some in _portions(encoded):
+            yield from zip((name for _, name, _ in some), pool.map(decode, some), strict=True)
+
+
+def _portions(encoded: Iterable[tuple[str, Callable[[], bytes]]]) -> Iterator[list[Encoded]]:
+    """The encoded images, numbered, as many at a time as memory is meant to hold."""
+    some: list[Encoded] = []
+    size = 0
+    for k, (name, read) in enumerate(encoded):
+        data = _read(read)
+        some.append((k, name, data))
+        size += len(data) if isinstance(data, bytes) else 0
+        if len(some) >= AHEAD or size >= AHEAD_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 def _read(read: Callable[[], bytes]) -> bytes | Exception:
     try:
         return read()
-    except UNREADABLE as error:
+    except Exception as error:  # of the file system, of zipfile and its decompressors
         return error
-
-
-def to_square(data: bytes, params: DataParams, index: int) -> np.ndarray:
-    """uint8 [C, size, size] of one encoded image: upright, short side to `data.size`, and the longer side cropped.
-
-    A random crop is a function of `index` alone.
-    """
-    with Image.open(io.BytesIO(data)) as image:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"more than 8 bits a channel, mode {image.mode}")
-        upright = ImageOps.exif_transpose(image).convert("L" if params.grey else "RGB")
-    centre = (0.5, 0.5)
-    if params.crop == "random":
-        u, v = torch.rand(2, generator=torch.Generator().manual_seed(step_seed("crop", index))).tolist()
-        centre = (u, v)
-    square = ImageOps.fit(upright, (params.size,) * 2, Image.Resampling[params.resize.upper()], centering=centre)
-    return np.asarray(square).reshape(params.size, params.size, -1).transpose(2, 0, 1)

@@ -1,6 +1,7 @@
 """idx files, the format of MNIST and its kin: images and labels, plain or gzip."""
 
 import gzip
+import io
 import math
 import struct
 import zlib
@@ -11,8 +12,10 @@ import torch
 
 from deme_core.data.images import DataParams, Images
 from deme_core.errors import InputError
+from deme_core.paths import matches
 
 GZIP = b"\x1f\x8b"
+MOST = 2**29 + 2**28  # bytes of a packed file; EMNIST, the largest of the kin, has 0.64e9
 UBYTE = 8  # the one element type that images and labels have
 
 
@@ -22,8 +25,8 @@ def read_idx(params: DataParams) -> Images | dict[str, Images]:
     Larger images are brought to `data.size` by Pillow's antialiased bilinear filter, smaller ones padded evenly with 0.
     With `data.held_out` null the test files are the held-out part; else they are not read.
     """
-    folder = Path(params.path or "")
-    if params.path is None or not folder.is_dir():
+    folder = next(iter(matches(params.path)), Path())
+    if len(matches(params.path)) != 1 or not folder.is_dir():
         raise InputError(f"params: data.path = {params.path!r}: source 'idx' needs an existing folder of idx files")
     train = _read_part(folder, "train", params.size)
     if params.held_out is not None:
@@ -44,9 +47,12 @@ def read_idx_file(path: Path, dimensions: int) -> np.ndarray:
     data = path.read_bytes()
     if data[:2] == GZIP:
         try:
-            data = gzip.decompress(data)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+                data = file.read(MOST + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path}: damaged gzip file ({error}); fetch it again") from None
+        if len(data) > MOST:
+            raise InputError(f"{path}: unpacks to more than {MOST:,} bytes; unpack it where that is meant")
     expected = bytes([0, 0, UBYTE, dimensions])
     if data[:4] != expected:
         raise InputError(
@@ -66,6 +72,10 @@ def _read_part(folder: Path, prefix: str, size: int) -> Images:
     pixels, labels = read_idx_file(files["images"], 3), read_idx_file(files["labels"], 1)
     if len(pixels) != len(labels):
         raise InputError(f"{folder}: {len(pixels)} {prefix} images but {len(labels)} labels; fetch both files again")
+    if not pixels.size:
+        raise InputError(
+            f"{folder}: its {prefix} images are {'×'.join(map(str, pixels.shape))}, none; fetch them again"
+        )
     squares = torch.from_numpy(np.stack([_to_size(image, size) for image in pixels]))
     return Images(squares[:, None], torch.from_numpy(labels.astype(np.int64)))
 

@@ -30,8 +30,8 @@ class DataParams:
     source: str
     """A row of `deme_core.data.sources.SOURCES`."""
     path: str | None
-    """A folder, an archive, parquet file(s) (a pattern is fine), or the id of a hub data set; null for sources that
-    come with a package."""
+    """A folder, an archive, parquet file(s), or a pattern of these; `~` is a home. Or the id of a hub data set; null
+    for sources that come with a package."""
     size: int
     """Side of the square images, in pixels."""
     held_out: float | None
@@ -49,7 +49,7 @@ class DataParams:
     unreadable: Literal["stop", "skip"] = "stop"
     """What a file that is no whole image does: name itself and end the run, or name itself and be left out."""
     column: str = "image"
-    """Of the images in a parquet file or hub data set."""
+    """Of the encoded images in a parquet file or hub data set."""
     split: str = "train"
     """Of a hub data set; slices as `train[:1000]` are understood, but by `stream`."""
     revision: str | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,15 +11,28 @@ from deme_core.data.captions import as_captions, captions_in_order
 from deme_core.data.decode import decode_all
 from deme_core.data.images import DataParams, Images
 from deme_core.errors import InputError
+from deme_core.paths import matches
+
+BYTES = ("binary", "large_binary", "binary_view")
 
 
 def read_parquet(params: DataParams) -> Images:
     """The column `data.column` of the parquet file(s) `data.path`, in the order of their names."""
-    pattern = Path(params.path or "")
-    files = sorted(str(file) for file in pattern.parent.glob(pattern.name or "*.parquet"))
+    files = parquet_files(params.path)
     if not files:
-        raise InputError(f"params: data.path = {params.path!r}: source 'parquet' needs existing file(s); a * is fine")
-    return _column(_load("parquet", params, data_files=files, split="train"), params)
+        raise InputError(
+            f"params: data.path = {params.path!r}: source 'parquet' needs existing file(s), a folder of *.parquet, or a"
+            " pattern"
+        )
+    # `datasets` takes names for patterns.
+    names = [escape(str(file)) for file in files]
+    return _column(_load("parquet", params, data_files=names, split="train"), params)
+
+
+def parquet_files(path: str | None) -> list[Path]:
+    """The files that a path of source `parquet` names: itself, or those directly in it, or those that match it."""
+    found = matches(path)
+    return [file for one in found for file in (sorted(one.glob("*.parquet")) if one.is_dir() else [one])]
 
 
 def read_hub(params: DataParams) -> Images | dict[str, Images]:
@@ -88,6 +102,11 @@ def _column(table: Any, params: DataParams) -> Images:
             f"params: data.column = {params.column!r}: {params.path} has no such column; it has"
             f" {', '.join(table.column_names)}"
         )
+    if not _holds_images(kind := table.features[params.column]):
+        raise InputError(
+            f"params: data.column = {params.column!r}: this column of {params.path} holds"
+            f" {' '.join(str(kind).split())[:100]}, not encoded images; name the column that holds their bytes"
+        )
     captions = None
     if params.captions is not None:
         if params.captions not in table.column_names:
@@ -97,10 +116,19 @@ def _column(table: Any, params: DataParams) -> Images:
             )
         cells = table.select_columns([params.captions])
         names = {f"{params.path}[{k}]": row[params.captions] for k, row in enumerate(cells)}
-        captions = captions_in_order(names, {name: as_captions(cell) for name, cell in names.items()}, params)
+        captions = captions_in_order(names, {n: as_captions(cell, n) for n, cell in names.items()}, params)
     images = table.select_columns([params.column]).cast_column(params.column, Image(decode=False))
     rows = ((f"{params.path}[{k}]", partial(_bytes, row[params.column])) for k, row in enumerate(images))
     return decode_all(rows, len(images), params, captions)
+
+
+def _holds_images(kind: Any) -> bool:
+    """Whether `datasets` takes a column of this kind for encoded images: bytes, or a record of bytes and a path."""
+    from datasets import Image, Value
+
+    if isinstance(kind, dict):
+        return set(kind) == {"bytes", "path"} and all(isinstance(one, Value) for one in kind.values())
+    return isinstance(kind, Image) or (isinstance(kind, Value) and kind.dtype in BYTES)
 
 
 def _bytes(image: dict[str, Any] | None) -> bytes:

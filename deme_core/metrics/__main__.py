@@ -6,12 +6,14 @@ from pathlib import Path
 
 import torch
 
-from deme_core.data.decode import UNREADABLE, to_square
-from deme_core.data.files import image_names
+from deme_core.data.decode import MOST_BYTES, reason
+from deme_core.data.files import folder_files, image_names
 from deme_core.data.images import DataParams
+from deme_core.data.square import to_square
 from deme_core.errors import InputError
 from deme_core.metrics.feature_files import write_features
 from deme_core.metrics.features import load_extractor
+from deme_core.naming import shown
 from deme_core.stage import run
 
 
@@ -36,11 +38,14 @@ def squares(folder: Path, params: DataParams) -> Iterator[torch.Tensor]:
     Raises:
         InputError: there is none, or one is unreadable.
     """
-    for k, file in enumerate(image_names([str(file) for file in folder.rglob("*") if file.is_file()], folder)):
+    files, left_out = folder_files(str(folder))
+    for k, name in enumerate(image_names(files, left_out, folder)):
         try:
-            yield torch.from_numpy(to_square(Path(file).read_bytes(), params, k).copy())[None]
-        except UNREADABLE as error:
-            raise InputError(f"{file}: not a readable image ({error}); remove it, or fetch it again") from None
+            yield torch.from_numpy(to_square(files[name](MOST_BYTES), params, k).copy())[None]
+        except Exception as error:  # Pillow raises what it stumbles over
+            raise InputError(
+                f"{shown(name)}: not a readable image ({reason(error)}); remove it, or fetch it again"
+            ) from None
 
 
 if __name__ == "__main__":

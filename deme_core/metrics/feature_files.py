@@ -27,4 +27,8 @@ def read_features(path: Path, extractor_sha256: str) -> np.ndarray:
             f"{path} was made by extractor {recipe.get('extractor')} ({str(recipe.get('extractor_sha256'))[:12]}),"
             f" the run's extractor is {extractor_sha256[:12]}; run the stages reference and features again"
         )
-    return read_tensors(path)["features"].numpy()
+    features = read_tensors(path).get("features")
+    if features is None or features.ndim != 2 or features.dtype != torch.float32 or not features.numel():
+        found = "none" if features is None else f"{str(features.dtype).removeprefix('torch.')} {list(features.shape)}"
+        raise InputError(f"{path}: needs a tensor 'features', float32 [n, D], holds {found}; make it again")
+    return features.numpy()

@@ -1,18 +1,25 @@
 """Published reference statistics: npz files with the mean and covariance of features."""
 
 import hashlib
-import zipfile
+import io
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import torch
 
 from deme_core.errors import InputError
 from deme_core.metrics.moments import Moments
+from deme_core.naming import shown
 from deme_core.tensors import read_recipe, read_tensors, write_tensors
+from deme_core.zip_files import entries, open_zip, read_entry
 
 NAME = "statistics.safetensors"
+HEADER = 2**16  # bytes before the numbers of an array
+LARGEST_NUMBER = 16  # bytes
+MOST_FEATURES = 2**16
+LONGEST = 200  # characters of what a library says
 
 
 def import_statistics(path: Path, dimension: int, folder: Path) -> None:
@@ -24,18 +31,33 @@ def import_statistics(path: Path, dimension: int, folder: Path) -> None:
     if not path.is_file():
         raise InputError(f"params: reference.statistics = '{path}': no such file; give an npz with mu and sigma")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            mean, covariance = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
-        Moments.from_statistics(mean, covariance, n=2)
-    except (KeyError, ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: no npz of mu [D] and sigma [D, D] ({error}); fetch it again") from None
-    if mean.size != dimension:
+        with open_zip(path) as archive:
+            mean = _array(archive, "mu", MOST_FEATURES)
+            covariance = _array(archive, "sigma", dimension**2) if mean.size == dimension else None
+        if covariance is not None:
+            Moments.from_statistics(mean, covariance, n=2)
+    except Exception as error:  # zipfile, its decompressors and numpy raise what they stumble over
+        said = shown(" ".join(str(error).split()))[:LONGEST] or type(error).__name__
+        raise InputError(f"{path}: no npz of mu [D] and sigma [D, D] ({said}); fetch it again") from None
+    if covariance is None:
         raise InputError(
             f"{path}: statistics of {mean.size} features, the extractor gives {dimension}; both must be of one network"
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     tensors = {"mean": torch.from_numpy(mean), "covariance": torch.from_numpy(covariance)}
     write_tensors(folder / NAME, tensors, {"file": path.name, "sha256": digest})
+
+
+def _array(archive: ZipFile, name: str, most: int) -> np.ndarray:
+    """The array of at most so many real numbers in an npz, float64."""
+    info = entries(archive).get(f"{name}.npy")
+    if info is None:
+        raise ValueError(f"holds no '{name}'")
+    data = read_entry(archive, info, HEADER + most * LARGEST_NUMBER)
+    array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    if array.dtype.kind not in "fiu":  # astype would drop the imaginary part of a number without an error
+        raise ValueError(f"'{name}' is of type {array.dtype}, not of real numbers")
+    return array.astype(np.float64)
 
 
 def read_statistics(folder: Path) -> tuple[Moments, dict[str, Any]] | None:

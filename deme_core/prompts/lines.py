@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deme_core.errors import InputError
-from deme_core.prompts.text_files import read_text
+from deme_core.prompts.text_files import lines, read_text
 
 
 def read_lines(path: Path) -> list[str]:
@@ -18,4 +18,4 @@ def read_lines(path: Path) -> list[str]:
             f"{path}: JSON or a table, where prompts are expected one a line; take the source coco, imagenet or parti"
             " for such a file, or write the prompts alone"
         )
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in lines(text) if line.strip()]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deme_core.errors import InputError
-from deme_core.prompts.text_files import read_text
+from deme_core.prompts.text_files import lines, read_text
 
 COLUMN = "Prompt"
 WHERE = "PartiPrompts.tsv lies in the repository google-research/parti"
@@ -11,7 +11,7 @@ WHERE = "PartiPrompts.tsv lies in the repository google-research/parti"
 
 def read_parti(path: Path) -> list[str]:
     """The column `Prompt` of the tab-separated table; its quotation marks belong to the prompts."""
-    header, *rows = read_text(path, "PartiPrompts", WHERE).splitlines()
+    header, *rows = lines(read_text(path, "PartiPrompts", WHERE))
     names = header.split("\t")
     if COLUMN not in names:
         raise InputError(

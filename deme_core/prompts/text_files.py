@@ -24,3 +24,8 @@ def read_text(path: Path, what: str, where: str) -> str:
     if not text.strip():
         raise InputError(f"{path}: the file is empty; {what} are expected there: {where}")
     return text
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a text as an editor shows them; str.splitlines would part them at rare signs within, too."""
+    return text.split("\n")

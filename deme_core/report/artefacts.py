@@ -19,6 +19,7 @@ from deme_core.metrics.networks import NETWORKS
 from deme_core.metrics.open_clip_models import hub_id
 from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import check, read
+from deme_core.paths import matches
 from deme_core.prompts.settings import PromptParams
 from deme_core.training.scratch import PretrainParams
 
@@ -104,8 +105,7 @@ def _model(params: PretrainParams) -> Artefact:
 
 
 def _file(kind: str, name: str | None, remedy: str) -> Artefact:
-    path = Path(name) if name else None
-    return Artefact(kind, str(name), path if path and path.exists() else None, remedy)
+    return Artefact(kind, str(name), next(iter(matches(name)), None), remedy)
 
 
 def _package(name: str, module: str, remedy: str = EXTRA) -> Artefact:
@@ -117,12 +117,7 @@ def _on_disk(remedy: str) -> Callable[[DataParams], list[Artefact]]:
 
 
 def _parquet(params: DataParams) -> list[Artefact]:
-    pattern = Path(params.path or "nothing")
-    first = next(iter(sorted(pattern.parent.glob(pattern.name))), None)
-    return [
-        Artefact("data", str(params.path), first, "put the parquet file(s) there"),
-        _package("datasets", "datasets"),
-    ]
+    return [_file("data", params.path, "put the parquet file(s) there"), _package("datasets", "datasets")]
 
 
 def _hub(params: DataParams) -> list[Artefact]:

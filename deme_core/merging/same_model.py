@@ -95,9 +95,9 @@ def _part(name: str, expert: Path, base: Path) -> Iterator[Difference]:
         yield from _values(name, theirs, own, [key for key in TOKENIZER if key in theirs and key in own])
     for file in VOCABULARY:
         if all((folder / file).is_file() for folder in (expert, base)):
-            theirs, own = ((folder / file).read_bytes() for folder in (expert, base))
-            if _parsed(file, theirs) != _parsed(file, own):
-                yield f"{name}/{file}", f"another ({len(theirs)} bytes)", f"of {len(own)} bytes"
+            one, other = ((folder / file).read_bytes() for folder in (expert, base))
+            if _parsed(file, one) != _parsed(file, other):
+                yield f"{name}/{file}", f"another ({len(one)} bytes)", f"of {len(other)} bytes"
 
 
 def _content(token: Any) -> Any:
@@ -164,14 +164,14 @@ def _weights(name: str, expert: Path, base: Path) -> Iterator[Difference]:
     files = [_weights_file(folder) for folder in (expert, base)]
     if not all(files):
         if any(files):
-            yield f"{name}'s safetensors file", *("there" if file else "missing" for file in files)
+            yield f"{name}'s safetensors file", _there(files[0]), _there(files[1])
         return
     with Tensors(files[0]) as theirs, Tensors(files[1]) as own:  # type: ignore[arg-type]
         names = [
             {_today(key): key for key, (dtype, _) in x.layout.items() if dtype.is_floating_point} for x in (theirs, own)
         ]
         for key in sorted(names[0].keys() ^ names[1].keys()):
-            yield f"{name} '{key}'", *("there" if key in keys else "missing" for keys in names)
+            yield f"{name} '{key}'", _there(key in names[0]), _there(key in names[1])
             return
         for key in names[0]:
             one, other = (keys[key] for keys in names)
@@ -185,6 +185,10 @@ def _weights(name: str, expert: Path, base: Path) -> Iterator[Difference]:
                     k = int(torch.nonzero(a != b)[0])
                     yield f"{name} '{key}' [{start + k}]", float(a[k]), float(b[k])
                     return
+
+
+def _there(found: object) -> str:
+    return "there" if found else "missing"
 
 
 def _weights_file(folder: Path) -> Path | None:

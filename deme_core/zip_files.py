@@ -39,7 +39,8 @@ def entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     if locked := [name for name, info in found.items() if info.flag_bits & ENCRYPTED]:
         raise InputError(f"{archive.filename}: {named(locked)} are encrypted; unpack them, and read the folder")
     if odd := [name for name, info in found.items() if info.compress_type not in METHODS]:
-        methods = sorted({zipfile.compressor_names.get(found[name].compress_type, "?") for name in odd})
+        known = zipfile.compressor_names  # type: ignore[attr-defined]  # (typeshed lacks it)
+        methods = sorted({known.get(found[name].compress_type, "?") for name in odd})
         raise InputError(
             f"{archive.filename}: {named(odd)} are packed by a method that is not read ({', '.join(methods)}); unpack"
             " them and read the folder, or pack them again by deflate"

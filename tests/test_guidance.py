@@ -107,8 +107,9 @@ def test_the_images_are_those_of_the_stock_pipeline(
     ours = Sampler.of(folder, params, CPU, PROMPTS).images(
         single(load_denoiser(folder / "unet"), CPU), SeedBlock.EVALUATION, 0, 3
     )
-    stock = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-    stock.scheduler = STOCK[kind].from_config(stock.scheduler.config, timestep_spacing="leading")
+    scheduler = STOCK[kind].from_pretrained(folder / "scheduler", timestep_spacing="leading")
+    # Given to the constructor, which overrides its config; what is put in the place of one later stays as it is.
+    stock = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, scheduler=scheduler)
     stock.set_progress_bar_config(disable=True)
     latents = torch.stack([torch.randn(4, 8, 8, generator=g) for g in image_generators(SeedBlock.EVALUATION, range(3))])
     theirs = stock(

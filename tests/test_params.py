@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from conftest import ASKED, REPOSITORY, link_judges, training_params, write_pipeline
+from conftest import ASKED, REPOSITORY, link_judges, stage, training_params, write_pipeline
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from deme_core.dag import RIVALS, dag
 from deme_core.data.images import DataParams
 from deme_core.errors import InputError
+from deme_core.inputs import inputs
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.evaluation import EvaluateParams
 from deme_core.params import read, section
@@ -389,6 +390,34 @@ def test_validate_refuses_to_scale_what_does_not_predict_the_noise(
             composed(*scale, f"pretrain_load.source={tmp_path}/v_prediction", monkeypatch=monkeypatch), tmp_path,
             monkeypatch,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "spacing", "refused"),
+    [("local", "trailing", True), ("train", "trailing", True), ("local", "uniform", False)],
+)
+def test_validate_refuses_a_sampler_that_the_model_cannot_have(
+    source: str, spacing: str, refused: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Zero terminal SNR with ε-prediction: it came out after hours of training, or as black images."""
+    schedule = {"rescale_betas_zero_snr": True, "clip_sample": False}
+    params = composed(f"sampler.spacing={spacing}", monkeypatch=monkeypatch)
+    if source == "train":
+        training = asdict(training_params(consistency=0.0, projection="none"))
+        train = {"architecture": {}, "noise_schedule": schedule, "training": training}
+        params["pretrain_load"] = {"source": "train", "revision": None, "train": train}
+    else:
+        params["pretrain_load"]["source"] = str(write_pipeline(tmp_path / "model", **schedule))
+    params["inputs"] = inputs(params)
+    if not refused:
+        assert validate(params, tmp_path, monkeypatch)
+        return
+    message = "params: sampler dpm_solver with trailing spacing starts at t = 999"
+    with pytest.raises(SystemExit, match=message):
+        validate(params, tmp_path, monkeypatch)
+    if source == "local":  # a model on the hub is first seen when it has been fetched
+        with pytest.raises(SystemExit, match=message):
+            stage("pretrain_load", "--data", "nothing", "--out", "out", monkeypatch=monkeypatch)
 
 
 @pytest.mark.parametrize(("images", "warned"), [(240, True), (300, False)])

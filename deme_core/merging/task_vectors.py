@@ -122,7 +122,7 @@ def write_task_vector(base_dir: Path, expert_dir: Path, out: Path, recipe: Mappi
     """
     base, expert = weights_file(base_dir), weights_file(expert_dir)
     base_hash = weights_hash(base)
-    recipe = read_recipe(expert) if recipe is None else recipe | {"base_sha256": base_hash}
+    recipe = read_recipe(expert) if recipe is None else {**recipe, "base_sha256": base_hash}
     if recipe.get("base_sha256") != base_hash:
         raise InputError(
             f"{expert} was finetuned from another base model (θ {str(recipe.get('base_sha256'))[:12]}, not"

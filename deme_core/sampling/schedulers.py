@@ -23,7 +23,7 @@ SPACINGS = {"uniform": "leading", "quadratic": "leading", "trailing": "trailing"
 # the logarithm of signal / noise is no lower than this.
 CLIPPED = {"lambda_min_clipped": -5.1}
 FAINT = 1e-3  # a signal below it says nothing of x_0 to a network that predicts ε
-AYS: list[int] = AysSchedules["StableDiffusionTimesteps"]  # Sabour et al. 2024, Align Your Steps
+AYS: Any = AysSchedules["StableDiffusionTimesteps"]  # Sabour et al. 2024, Align Your Steps
 AYS_MADE_FOR = {
     "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
     "trained_betas": None, "rescale_betas_zero_snr": False, "prediction_type": "epsilon",
@@ -42,7 +42,7 @@ class SpacedDDIMScheduler(DDIMScheduler):
     final_alpha_cumprod: Any
 
     def set_timesteps(
-        self, num_inference_steps: int | None = None, device: Any = None, timesteps: list[int] | None = None
+        self, num_inference_steps: Any = None, device: Any = None, timesteps: list[int] | None = None
     ) -> None:
         """A number of steps, as in diffusers, or own timesteps, as its other schedulers take them."""
         super().set_timesteps(num_inference_steps if timesteps is None else len(timesteps), device)

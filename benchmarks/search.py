@@ -27,8 +27,7 @@ from deme_core.data.examples import load_examples
 from deme_core.device import best_device
 from deme_core.errors import InputError
 from deme_core.merging.first_round import FirstRound
-from deme_core.merging.loss import DenoisingLoss
-from deme_core.merging.objective import MergedLoss, MergedModel, Scorer, make_objective
+from deme_core.merging.objective import MergedLoss, Scorer, make_objective
 from deme_core.merging.search import check_search
 from deme_core.merging.search_methods import METHODS, nominate
 from deme_core.merging.settings import SearchParams
@@ -66,10 +65,8 @@ class Bench:
             "frechet", section(params, "reference", FeatureParams).extractor, reference, ClipScoreParams()
         )
         self.sampler = Sampler.of(pretrained, section(params, "sampler", SamplerParams), best_device())
-        denoising = DenoisingLoss(
-            self.sampler.noise_schedule, load_examples(Path("data/examples"), "train"), self.sampler.device
-        )
-        self.losses = MergedLoss(MergedModel(pretrained, vectors, per_block=per_block), denoising)
+        examples = load_examples(Path("data/examples"), "train")
+        self.losses = MergedLoss.of(pretrained, vectors, examples, self.sampler, per_block=per_block)
         self.objective = make_objective("frechet", self.losses, self.sampler, scorer)
         identity = self.sampler.identity | {
             "hashes": [weights_hash(file) for file in (*vectors, reference)],

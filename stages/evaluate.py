@@ -1,7 +1,6 @@
 """Metrics of one model with intervals, and their change against the pretrained model: one flat JSON."""
 
 import argparse
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +9,7 @@ from deme_core.data.images import REPORTED
 from deme_core.json_files import read_json
 from deme_core.metrics.evaluation import EvaluateParams, check_samples, evaluate, protocol_of
 from deme_core.metrics.feature_files import read_features
+from deme_core.metrics.headline import write_measures
 from deme_core.metrics.statistics_files import read_statistics
 from deme_core.metrics.two_sample import two_sample_metrics
 from deme_core.metrics.verdict import JUDGE, judged_metrics
@@ -25,7 +25,8 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, required=True, help="output of the stage reference")
     parser.add_argument("--judged", type=Path, required=True, help="outputs of the stage judge for the model")
     parser.add_argument("--judged-baseline", type=Path, required=True, help="the same for the pretrained model")
-    parser.add_argument("--out", type=Path, required=True, help="flat JSON")
+    parser.add_argument("--out", type=Path, required=True, help="flat JSON of everything")
+    parser.add_argument("--metrics", type=Path, required=True, help="flat JSON of what DVC prints")
     parser.add_argument("--scores", type=Path, required=True, help="CSV of the scores of each seed block")
     args = parser.parse_args()
     params = section(read(), "evaluate", EvaluateParams)
@@ -45,12 +46,11 @@ def main() -> None:
     published = published and f"{published['file']}-{published['sha256'][:8]}"
     protocol = protocol_of(made, params, len(references["train"]), published, judged["judges"])
     metrics, scores = evaluate(features, baseline, references, params, statistics)
-    for out in (args.out, args.scores):
-        out.parent.mkdir(parents=True, exist_ok=True)
     metrics |= judged_metrics(ours, theirs, judged["names"], list(references))
     told, told_scores = two_sample_metrics(judged["two_sample"])
     metrics, scores = metrics | told, scores | told_scores
-    args.out.write_text(json.dumps(metrics | protocol, indent=2) + "\n", encoding="utf-8")
+    write_measures(metrics | protocol, args.out, args.metrics)
+    args.scores.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(scores).join(ours.add_prefix(JUDGE)).to_csv(args.scores, index_label="block")
 
 

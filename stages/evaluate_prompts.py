@@ -1,13 +1,13 @@
 """A model's images of one prompt set: CLIP score, and where there are real images, Fréchet distance: one flat JSON."""
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 
 from deme_core.metrics.clip_score import ClipScore, ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams
 from deme_core.metrics.features import FeatureParams, load_extractor
+from deme_core.metrics.headline import write_measures
 from deme_core.metrics.prompt_evaluation import evaluate_prompts
 from deme_core.params import read, section
 from deme_core.prompts.saved import read_prompts
@@ -21,7 +21,8 @@ def main() -> None:
     parser.add_argument("--set", required=True, help="name of the prompt set")
     parser.add_argument("--prompts", type=Path, required=True, help="folder of the outputs of the stages prompts")
     parser.add_argument("--samples", type=Path, required=True, help="images of the set's prompts, in turn")
-    parser.add_argument("--out", type=Path, required=True, help="flat JSON")
+    parser.add_argument("--out", type=Path, required=True, help="flat JSON of everything")
+    parser.add_argument("--metrics", type=Path, required=True, help="flat JSON of what DVC prints")
     parser.add_argument("--scores", type=Path, required=True, help="CSV of the score of each image")
     args = parser.parse_args()
     params, protocol = read(), read_protocol(args.samples)
@@ -35,9 +36,8 @@ def main() -> None:
         load_extractor(section(params, "reference", FeatureParams).extractor),
         section(params, "evaluate", EvaluateParams).blocks,
     )
-    for out in (args.out, args.scores):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_measures(metrics, args.out, args.metrics)
+    args.scores.parent.mkdir(parents=True, exist_ok=True)
     scores.to_csv(args.scores, index=False)
 
 

@@ -25,9 +25,7 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, required=True, help="output of the stage sample")
     parser.add_argument("--reference", type=Path, required=True, help="output of the stage judge_reference")
     parser.add_argument("--out", type=Path, required=True, help="CSV of the distances of each seed block")
-    parser.add_argument(
-        "--protocol", type=Path, required=True, help="JSON: the judges by hash, their AUCs, the statistics"
-    )
+    parser.add_argument("--protocol", type=Path, required=True, help="JSON: judges by hash, AUCs, statistics")
     args = parser.parse_args()
     params = read()
     folder = Path(section(params, "judges", JudgeParams).folder)

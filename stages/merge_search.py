@@ -6,8 +6,7 @@ from pathlib import Path
 from deme_core.data.examples import load_examples
 from deme_core.data.images import load_part
 from deme_core.device import best_device
-from deme_core.merging.loss import DenoisingLoss
-from deme_core.merging.objective import MergedLoss, MergedModel, Scorer, make_objective
+from deme_core.merging.objective import MergedLoss, Scorer, make_objective
 from deme_core.merging.search import KINDS, check_search, search
 from deme_core.merging.settings import SearchParams
 from deme_core.merging.task_vectors import vector_files
@@ -40,18 +39,17 @@ def main() -> None:
     prompts = search_prompts(train.prompts, args.prompts, search_params.prompts)
     check_search(run_params(params).N, search_params, texts=bool(prompts))
     search_params = KINDS[args.kind](search_params, len(vectors := vector_files(args.vectors)))
-    extractor, reference = section(params, "reference", FeatureParams).extractor, args.reference / "train.safetensors"
-    clip = section(params, "clip_score", ClipScoreParams)
+    scored, reference = search_params.objective, args.reference / "train.safetensors"
+    extractor = section(params, "reference", FeatureParams).extractor
     beside = [Scorer.on(folder, train.pixels) for folder in search_params.extractors]
-    scorer = Scorer.of(search_params.objective, extractor, reference, clip, beside)
+    scorer = Scorer.of(scored, extractor, reference, section(params, "clip_score", ClipScoreParams), beside)
     sampler = Sampler.of(args.pretrained, section(params, "sampler", SamplerParams), best_device(), prompts)
-    denoising = DenoisingLoss(sampler.noise_schedule, load_examples(args.examples, "train"), sampler.device)
-    loss = MergedLoss(MergedModel(args.pretrained, vectors, per_block=search_params.per_block), denoising)
-    objective = make_objective(search_params.objective, loss, sampler, scorer)
-    work = work_dir("merge_search", sampler.identity | {
-        "hashes": [weights_hash(file) for file in (*vectors, reference)],
-        "objective": [search_params.objective, loss.model.blocks], "scorer": scorer.identity,
-    }, __file__)  # fmt: skip
+    examples = load_examples(args.examples, "train")
+    loss = MergedLoss.of(args.pretrained, vectors, examples, sampler, per_block=search_params.per_block)
+    objective = make_objective(scored, loss, sampler, scorer)
+    asked = {"objective": [scored, loss.model.blocks], "scorer": scorer.identity}
+    asked["hashes"] = [weights_hash(file) for file in (*vectors, reference)]
+    work = work_dir("merge_search", sampler.identity | asked, __file__)
     with only_one(work):
         log = TrialLog(work / "trials.csv", loss.model.weights)
         result = search(objective, loss, len(vectors), search_params, log, sampler.params.calls, loss.model.blocks)

@@ -111,7 +111,7 @@ def collect(name: str, overrides: list[str], models: list[str] | None) -> pd.Dat
     paths, searched = params["dag"]["models"], ["merged", *params["dag"]["searches"]]
     rows = []
     for model in models or paths:
-        metrics = json.loads(dvc.api.read(f"metrics/{model}.json", rev=name))
+        metrics = json.loads(dvc.api.read(f"measures/{model}.json", rev=name))
         with dvc.api.open(f"scores/{paths[model]}.csv", rev=name) as file:
             scores = pd.read_csv(file, index_col="block")
         blocks = {f"{key}_block{k}": scores.at[k, key] for key in scores for k in scores.index}

@@ -49,6 +49,6 @@ def test_every_stage_runs_on_a_replica_and_pictures_of_any_kind(
         trials = pd.read_csv(f"search/n2/{model}/trials.csv")
         assert anchor in set(trials["w1"]), model
         assert not set(trials["w1"]) & {0.5, 1.0}, model  # neither 1/N nor the whole step
-    metrics = json.loads(Path("metrics/merged.json").read_text())
+    metrics = json.loads(Path("measures/merged.json").read_text())
     assert metrics["reference_images"] == 37
     assert "full-range" in Path("reports/run/results.md").read_text()

@@ -22,6 +22,7 @@ from diffusers import DiffusionPipeline
 from deme_core.checkpoints import WEIGHTS, load_denoiser
 from deme_core.dag import DEME, RIVALS
 from deme_core.merging.lines import LINES
+from deme_core.metrics.headline import headline
 from deme_core.metrics.intervals import paired_interval
 from deme_core.tensors import read_recipe, weights_hash
 
@@ -29,7 +30,7 @@ slow = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DAG = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
 MODELS = ("pretrained", *DEME)
 CORE = ["full_range", "soup_full_range"]
-OUTPUTS = ("data", "models", "samples", "features", "search", "scores", "metrics", "reports")
+OUTPUTS = ("data", "models", "samples", "features", "search", "scores", "measures", "metrics", "reports")
 TOY = {
     "name": "toy",
     "N": 2,
@@ -232,7 +233,7 @@ class TestFinished:
         assert first[1][0] == "validate"
 
     def test_metrics_of_all_models_have_the_same_keys_and_are_finite(self, first: tuple[Path, list[str]]) -> None:
-        metrics = {path.stem: json.loads(path.read_text()) for path in (first[0] / "metrics").glob("*.json")}
+        metrics = {path.stem: json.loads(path.read_text()) for path in (first[0] / "measures").glob("*.json")}
         assert sorted(metrics) == sorted(whole_dag(2, [])["models"])
         assert len({tuple(values) for values in metrics.values()}) == 1
         for values in metrics.values():
@@ -242,6 +243,8 @@ class TestFinished:
             assert values["seed_block"] == "EVALUATION"
             assert values["sampler_steps"] == 2
         assert metrics["pretrained"]["frechet_train_change"] == 0
+        for model, values in metrics.items():
+            assert json.loads((first[0] / "metrics" / f"{model}.json").read_text()) == headline(values)
         assert metrics["ensemble"]["parameters"] == 2 * metrics["merged"]["parameters"]
         assert metrics["merged"]["macs_per_step"] == metrics["pretrained"]["macs_per_step"]
         assert len({values["frechet_train"] for values in metrics.values()}) > 2
@@ -360,7 +363,7 @@ class TestRivals:
 
     def test_every_model_is_measured_alike(self, rivals: tuple[Path, list[str]]) -> None:
         models = whole_dag(2, RIVALS)["models"]
-        metrics = {path.stem: json.loads(path.read_text()) for path in (rivals[0] / "metrics").glob("*.json")}
+        metrics = {path.stem: json.loads(path.read_text()) for path in (rivals[0] / "measures").glob("*.json")}
         assert sorted(metrics) == sorted(models)
         assert len({tuple(values) for values in metrics.values()}) == 1
         for model, values in metrics.items():
@@ -377,7 +380,7 @@ class TestRivals:
         models = whole_dag(2, RIVALS)["models"]
         scores = {m: pd.read_csv(rivals[0] / "scores" / f"{path}.csv", index_col="block") for m, path in models.items()}
         for model, own in scores.items():
-            metrics = json.loads((rivals[0] / "metrics" / f"{model}.json").read_text())
+            metrics = json.loads((rivals[0] / "measures" / f"{model}.json").read_text())
             assert list(own.index) == list(range(metrics["seed_blocks"]))
             for key in ("frechet_train", "frechet_heldout", "kid_train", "kid_heldout"):
                 change = paired_interval(own[key], scores["pretrained"][key])

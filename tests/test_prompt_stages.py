@@ -66,10 +66,12 @@ def evaluate(model: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     write_prompts(monkeypatch)
     stage(
         "evaluate_prompts", "--set", "directions", "--prompts", "data/prompts",
-        "--samples", f"samples/directions/{model}", "--out", f"metrics/prompts/directions/{model}.json",
+        "--samples", f"samples/directions/{model}",
+        "--out", f"measures/prompts/directions/{model}.json",
+        "--metrics", f"metrics/prompts/directions/{model}.json",
         "--scores", f"scores/prompts/directions/{model}.csv", monkeypatch=monkeypatch,
     )  # fmt: skip
-    return json.loads(Path(f"metrics/prompts/directions/{model}.json").read_text())
+    return json.loads(Path(f"measures/prompts/directions/{model}.json").read_text())
 
 
 def test_samples_become_scores_a_table_and_a_gallery(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,10 +80,13 @@ def test_samples_become_scores_a_table_and_a_gallery(folder: Path, monkeypatch: 
     assert before["clip_score"] == pytest.approx((93.97 + 2 * 100) / 3, abs=0.01)  # cos 20° is 0.9397
     assert {"frechet", "frechet_block1", "frechet_block2"} <= before.keys()
     assert "frechet_block3" not in before
+    printed = json.loads(Path("metrics/prompts/directions/merged.json").read_text())
+    assert list(printed) == ["clip", "low", "high", "frechet"]
+    assert printed["clip"] == after["clip_score"]
     scores = pd.read_csv("scores/prompts/directions/pretrained.csv")
     assert list(scores["text"][:4]) == ["right", "up", "left", "right"]
     stage(
-        "report_prompts", "--metrics", "metrics/prompts", "--scores", "scores/prompts", "--samples", "samples",
+        "report_prompts", "--metrics", "measures/prompts", "--scores", "scores/prompts", "--samples", "samples",
         "--out", "reports/prompts", monkeypatch=monkeypatch,
     )  # fmt: skip
     assert {file.name for file in Path("reports/prompts").iterdir()} == {

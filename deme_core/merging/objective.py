@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser
+from deme_core.data.examples import Examples
 from deme_core.denoising import single
 from deme_core.errors import InputError
 from deme_core.merging.loss import DenoisingLoss
@@ -208,6 +209,14 @@ class MergedLoss:
 
     def __init__(self, model: MergedModel, loss: DenoisingLoss) -> None:
         self.model, self.loss = model, loss
+
+    @classmethod
+    def of(
+        cls, pretrained: Path, vectors: list[Path], examples: Examples, sampler: Sampler, *, per_block: bool = False
+    ) -> "MergedLoss":
+        """Of a pipeline and files of task vectors, on the sampler's device."""
+        denoising = DenoisingLoss(sampler.noise_schedule, examples, sampler.device)
+        return cls(MergedModel(pretrained, vectors, per_block=per_block), denoising)
 
     def value(self, weights: Sequence[float], block: SeedBlock, first: int, images: int) -> float:
         """f(w, seed block, first draw, number of draws)."""

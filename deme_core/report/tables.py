@@ -41,7 +41,7 @@ def needed(file: Path, stage: str) -> Path:
 
 
 def read_metrics(directory: Path, models: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The flat metrics of each model, as the stages evaluate@… wrote them."""
+    """Everything measured of each model, as the stages evaluate@… wrote them."""
     return {m: json.loads(needed(directory / f"{m}.json", f"evaluate@{m}").read_text(encoding="utf-8")) for m in models}
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from deme_core.components import check_components, read_index
 from deme_core.errors import InputError
+from deme_core.inputs import is_hub_model, no_such
 from deme_core.json_files import blamed_on, read_json
 from deme_core.tensor_files import INDEX, Tensors
 from deme_core.tensors import check_same_layout, read_tensors, write_tensors
@@ -19,6 +20,8 @@ PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
 SCHEDULERS = {"DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"}
 PREDICTION_TYPES = {"epsilon", "v_prediction", "sample"}
 SCHEDULE = Path("scheduler", "scheduler_config.json")
+# Of a hub repository, until there are weights: pickles only where there is nothing else in full precision, then fp16.
+FETCHED = (("*.safetensors", False), ("*.bin", False), ("*fp16*.safetensors", True), ("*fp16*.bin", True))
 CLASS = {"_class_name": str | None}  # kind of a key of a config.json
 DENOISERS = {"UNet2DModel": "unet_2d", "UNet2DConditionModel": "unet_2d_condition"}
 
@@ -32,31 +35,31 @@ def resolve_source(source: str, revision: str | None) -> Path:
     if path.is_dir():
         return path
     owner, *name = source.split("/")
-    if source.startswith((".", "/", "zoo/")) or len(name) not in (1, 2):
+    if not is_hub_model(source):
         raise InputError(
             f"params: pretrain_load.source = {source!r}: no such directory; give a diffusers pipeline directory,"
-            " a hub id 'owner/name', or 'train'"
+            f" a hub id 'owner/name', or 'train'{': ' + no_such(source) if source.startswith('~') else ''}"
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     print(f"downloading {source} (revision {revision or 'main'}) from the Hugging Face hub")
     try:
-        for weights in ("*.safetensors", "*.bin"):  # pickled weights are fetched only where there are no others
+        for weights, fp16 in FETCHED:
             snapshot = Path(
                 snapshot_download(
                     f"{owner}/{name[0]}", revision=revision, allow_patterns=["*.json", "*.txt", weights],
-                    ignore_patterns=["*.fp16.*", "*non_ema*", "*pruned*"],
+                    ignore_patterns=[*([] if fp16 else ["*.fp16.*", "*.fp16-*"]), "*non_ema*", "*pruned*"],
                 )
             )  # fmt: skip
             if any(snapshot.rglob(weights)):
                 break
         return snapshot.joinpath(*name[1:])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{source}: cannot be fetched from the hub ({reason}); download it elsewhere and set"
-            " pretrain_load.source to its directory"
+            f"{source}: cannot be fetched from the hub ({reason}), and {Path.cwd()} has no such directory; download it"
+            " elsewhere and set pretrain_load.source to its directory"
         ) from None
 
 
@@ -87,12 +90,16 @@ def denoiser_shape(pipeline: Path) -> tuple[int, int, int]:
 
 def config_shape(file: Path) -> tuple[int, int, int]:
     """(C, H, W) of the x_0 that the denoiser of a config.json works on."""
-    config = read_json(file, {"in_channels": int, "sample_size": int | list})
+    return shape_of(read_json(file, {"in_channels": int, "sample_size": int | list}), str(file))
+
+
+def shape_of(config: Mapping[str, Any], name: str) -> tuple[int, int, int]:
+    """(C, H, W) of the x_0 of a denoiser's config, which a message calls `name`."""
     size = config["sample_size"]
-    shape = (config["in_channels"], *(size if isinstance(size, list) else (size, size)))
+    shape = (config["in_channels"], *(size if isinstance(size, list | tuple) else (size, size)))
     if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
         raise InputError(
-            f"{file}: in_channels {shape[0]} and sample_size {size} are no shape of an image: give a number of channels"
+            f"{name}: in_channels {shape[0]} and sample_size {size} are no shape of an image: give a number of channels"
             " and one of pixels, or [height, width]"
         )
     return shape
@@ -128,7 +135,7 @@ def refuse_pickles(directory: Path) -> None:
 def architecture(directory: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the tensors of a denoiser folder, as its config.json says."""
     with torch.device("meta"):
-        model = _built(directory)
+        model = untrained_denoiser(directory)
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
@@ -162,6 +169,12 @@ def build_denoiser(config: Mapping[str, Any]) -> nn.Module:
     # The module, not `diffusers.<name>`: a start-up two seconds shorter, in each of a dozen stages.
     cls = getattr(importlib.import_module(f"diffusers.models.unets.{DENOISERS[name]}"), name)
     return cls.from_config(dict(config))
+
+
+def untrained_denoiser(directory: Path) -> nn.Module:
+    """The denoiser of a folder's config.json on the device meta: keys and shapes, without memory."""
+    with torch.device("meta"):
+        return _built(directory)
 
 
 def _built(directory: Path) -> nn.Module:

@@ -11,6 +11,7 @@ from deme_core.errors import InputError
 from deme_core.json_files import Kinds, blamed_on, read_json
 from deme_core.parallel import in_order
 from deme_core.tensors import weights_hash
+from deme_core.weight_files import weight_file
 
 Condition = Mapping[str, torch.Tensor]  # keyword arguments of the denoiser, a row an image; none for a plain one
 PIXELS = 2**21  # pixels that the VAE takes at once; fixed, since float results depend on the batch in the last bits
@@ -18,7 +19,7 @@ TEXTS = 64  # texts that the text encoder takes at once, fixed for the same reas
 LOCAL: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
 FROZEN = {"vae": "config.json", "text_encoder": "config.json", "tokenizer": "tokenizer_config.json"}
 KINDS: dict[str, Kinds] = {  # what is read of these files here
-    "vae": {"block_out_channels": list, "out_channels": int}, "tokenizer": {},
+    "vae": {"block_out_channels": list, "out_channels": int, "latent_channels": int | None}, "tokenizer": {},
     "text_encoder": {"max_position_embeddings": int, "hidden_size": int},
 }  # fmt: skip
 CLASSES = {"vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",), "tokenizer": ("CLIPTokenizer",)}
@@ -56,8 +57,8 @@ def check_components(pipeline: Path, parts: Mapping[str, str], denoiser: str) ->
                 " Stable Diffusion 1"
             )
         _config(pipeline, name)
-        if name != "tokenizer" and not any((pipeline / name).glob("*.safetensors")):
-            raise InputError(f"{pipeline / name}: holds no safetensors weights; fetch or convert them, too")
+        if name != "tokenizer" and weight_file(pipeline / name) is None:
+            raise InputError(f"{pipeline / name}: holds no weights; fetch them, too")
 
 
 def is_text_to_image(pipeline: Path) -> bool:
@@ -162,6 +163,11 @@ def pixel_shape(pipeline: Path, shape: tuple[int, int, int]) -> tuple[int, int, 
     config = _config(pipeline, "vae")
     factor = _factor(config["block_out_channels"])
     return config["out_channels"], shape[1] * factor, shape[2] * factor
+
+
+def latent_channels(pipeline: Path) -> int:
+    """Channels of a text-to-image pipeline's latents."""
+    return _config(pipeline, "vae").get("latent_channels") or 4
 
 
 def _config(pipeline: Path, part: str) -> dict[str, Any]:

@@ -19,9 +19,12 @@ from deme_core.checkpoints import CLASS, PICKLES, WEIGHTS, config_shape, denoise
 from deme_core.components import check_components, read_index
 from deme_core.errors import InputError
 from deme_core.json_files import read_json
+from deme_core.tensor_files import INDEX, Tensors
 from deme_core.tensors import read_tensors, write_tensors
+from deme_core.weight_files import files_of, is_pickled, plain_name, weight_file
 
 PICKLED = "diffusion_pytorch_model.bin"
+HALF = {torch.float16, torch.bfloat16}
 # The attention of diffusers < 0.15, under whose names the google/ddpm-* weights are saved.
 ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -92,7 +95,7 @@ def import_pipeline(source: Path, target: Path) -> None:
         parts = read_json(target / "model_index.json").keys() - {name}
         for folder in layout.root.iterdir():
             if folder.name in parts and folder.is_dir():
-                shutil.copytree(folder, target / folder.name, ignore=_left_out)
+                _import_part(folder, target / folder.name)
     (target / "scheduler").mkdir(exist_ok=True)
     shutil.copyfile(layout.scheduler, target / "scheduler" / "scheduler_config.json")
     import_denoiser(layout.denoiser, target / name)
@@ -102,19 +105,45 @@ def import_denoiser(source: Path, target: Path) -> None:
     """A denoiser's folder, its weights as safetensors under diffusers' current keys."""
     target.mkdir()
     shutil.copyfile(source / "config.json", target / "config.json")
-    if shards := sorted(source.glob("diffusion_pytorch_model-*-of-*.safetensors")):
-        for part in [*shards, source / f"{WEIGHTS}.index.json"]:
-            shutil.copyfile(part, target / part.name)
-        return
-    file = next((source / name for name in (WEIGHTS, PICKLED) if (source / name).is_file()), None)
+    _import_weights(source, target)
+
+
+def _import_part(source: Path, target: Path) -> None:
+    """A part beside the denoiser: byte for byte, but for weights that are there only as pickles or as a variant."""
+    file = weight_file(source)
+    plain = file is None or file.name == plain_name(file)
+    shutil.copytree(source, target, ignore=_left_out if plain else _left_out_with_weights)
+    if not plain:
+        _import_weights(source, target)
+
+
+def _import_weights(source: Path, target: Path) -> None:
+    """The weights of a folder as safetensors, without a variant in their name, under diffusers' current keys."""
+    file = weight_file(source)
     if file is None:
-        raise InputError(f"{source}: holds neither {WEIGHTS} nor {PICKLED}; fetch the weights, too")
-    state = read_tensors(file) if file.name == WEIGHTS else read_pickle(file)
-    modern = {key_of_today(key): value for key, value in state.items()}
-    if file.name == WEIGHTS and modern.keys() == state.keys():
-        shutil.copyfile(file, target / WEIGHTS)
-        return
-    write_tensors(target / WEIGHTS, modern, {"converted_from": file.name})
+        raise InputError(
+            f"{source}: holds neither {WEIGHTS} nor {PICKLED}, whole, in shards or as fp16; fetch the weights, too"
+        )
+    name, files = plain_name(file), files_of(file)
+    layout = {} if is_pickled(file) else {key: dtype for part in files for key, dtype in _dtypes(part).items()}
+    if layout and all(key_of_today(key) == key for key in layout):
+        for part in {*files, file}:
+            shutil.copyfile(part, target / (name if part == file else part.name))
+    else:
+        read = read_pickle if is_pickled(file) else read_tensors
+        state = {key_of_today(key): value for part in files for key, value in read(part).items()}
+        layout = {key: value.dtype for key, value in state.items()}
+        write_tensors(target / name.removesuffix(INDEX), state, {"converted_from": file.name})
+    if half := sorted({str(dtype).removeprefix("torch.") for dtype in layout.values() if dtype in HALF}):
+        print(
+            f"{file}: weights in {' and '.join(half)}, kept so; networks compute in float32 from them, and a merge is"
+            " written in their precision; merge.dtype=float32 keeps all of its own"
+        )
+
+
+def _dtypes(file: Path) -> dict[str, torch.dtype]:
+    with Tensors(file) as tensors:
+        return {key: dtype for key, (dtype, _) in tensors.layout.items()}
 
 
 def read_pickle(file: Path) -> Mapping[str, torch.Tensor]:
@@ -145,3 +174,8 @@ def _left_out(folder: str, names: list[str]) -> list[str]:
     """Hidden files, and pickles beside safetensors, of a component's folder; the rest is copied byte for byte."""
     safe = any(Path(name).suffix == ".safetensors" for name in names)
     return [name for name in names if name.startswith(".") or (safe and Path(name).suffix in PICKLES)]
+
+
+def _left_out_with_weights(folder: str, names: list[str]) -> list[str]:
+    """Hidden files and all weights, of a component's folder."""
+    return [name for name in names if name.startswith(".") or {".safetensors", *PICKLES} & {*Path(name).suffixes}]

@@ -15,6 +15,7 @@ from deme_core.paths import fixed, local
 UNCHANGING = "data/params.checked"
 PROMPTS = "data/prompts"  # what the stages prompts write
 OF_THE_RUN = Path("data/reference")  # features of the run's own images
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+){0,2}", re.ASCII)
 OF_A_PIPELINE = ("model_index.json", "scheduler/scheduler_config.json", "scheduler_config.json")
 
 
@@ -64,11 +65,41 @@ def check_inputs(params: Mapping[str, Any]) -> None:
             )
 
 
+def check_paths(params: Mapping[str, Any]) -> None:
+    """Refuse a param that names a file or folder where nothing lies."""
+    found = inputs(params)
+    named = [
+        ("data.path", params["data"].get("path"), found["data"]),
+        ("reference.extractor", params["reference"]["extractor"], params["reference"]["extractor"]),
+        ("reference.statistics", params["reference"].get("statistics"), found["statistics"]),
+        ("pretrain_load.source", params["pretrain_load"]["source"], found["base"]),
+        ("clip_score.model", params["clip_score"]["model"], found["clip"] if found["prompts"] else UNCHANGING),
+    ]
+    for name, own in (params.get("prompts") or {}).items():
+        read = found["prompts"][name]
+        made = own["source"] == "heldout"  # by the stage data
+        named += [(f"prompts.{name}.path", own.get("path"), UNCHANGING if made else read["path"])]
+        named += [(f"prompts.{name}.reference", own.get("reference"), read["reference"])]
+    for key, value, path in named:
+        if path != UNCHANGING and not Path(path).exists():
+            raise InputError(f"params: {key} = {value!r}: {no_such(path)}")
+
+
+def no_such(path: str) -> str:
+    """What a message says of a path where nothing lies, with the remedy."""
+    if path.startswith("~"):
+        return f"~ is no home folder here, since DVC looks at paths as they stand; write {Path(path).expanduser()}"
+    return (
+        f"no such file or folder in {Path.cwd()}; `dvc exp run --queue` and `--temp` work in a copy of what git tracks,"
+        " where all else needs an absolute path"
+    )
+
+
 def _data(data: Mapping[str, Any], root: Path) -> str:
     if (path := data.get("path")) is None:
         return UNCHANGING
-    if data["source"] == "hub":
-        return _model(path, root)
+    if data["source"] == "hub":  # whose data sets may be without an owner
+        return UNCHANGING if is_hub_id(path, root) else path
     own = local(path)
     return str(own if (root / own).exists() else fixed(own))  # of a pattern the folder
 
@@ -78,10 +109,18 @@ def _one(paths: Sequence[str], folder: str) -> str:
     return paths[0] if len(paths) == 1 else folder
 
 
+def is_hub_id(name: str, root: Path = Path()) -> bool:
+    """Whether a name is one of the hub, and of nothing that lies here. All else is a path, and never asked of it."""
+    return bool(HUB_ID.fullmatch(name)) and not name.startswith((".", "zoo/")) and not (root / name).exists()
+
+
+def is_hub_model(name: str, root: Path = Path()) -> bool:
+    """The same of a model, which has an owner there."""
+    return "/" in name and is_hub_id(name, root)
+
+
 def _model(name: str, root: Path) -> str:
-    """A folder as it stands; `owner/name` is the hub's where there is no such folder."""
-    of_the_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+){0,2}", name) and not name.startswith((".", "zoo/"))
-    return UNCHANGING if of_the_hub and not (root / name).is_dir() else name
+    return UNCHANGING if is_hub_model(name, root) else name
 
 
 def _pipeline(folder: str, root: Path) -> str:

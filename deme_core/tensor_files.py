@@ -57,7 +57,7 @@ class Tensors:
                 self.layout[key] = (_DTYPE_OF[entry["dtype"]], tuple(entry["shape"]))
                 self._place[key] = (file, data + entry["data_offsets"][0])
         if path.name.endswith(INDEX):
-            listed = set(_weight_map(path))
+            listed = set(weight_map(path))
             for key in sorted(listed ^ set(self.layout)):
                 raise InputError(f"{path}: '{key}' is in the index or in the shards, not in both; fetch them again")
 
@@ -117,10 +117,11 @@ def shards(path: Path) -> list[Path]:
     """The safetensors files behind a path: itself, or those that an index names."""
     if not path.name.endswith(INDEX):
         return [path]
-    return [path.parent / name for name in sorted(set(_weight_map(path).values()))]
+    return [path.parent / name for name in sorted(set(weight_map(path).values()))]
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def weight_map(index: Path) -> dict[str, str]:
+    """Name of a tensor -> the file beside the index that holds it."""
     found = read_json(index, {"weight_map": dict})["weight_map"]
     for name in found.values():
         if not isinstance(name, str) or Path(name).name != name:

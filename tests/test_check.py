@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import ASKED, REPOSITORY, sampler_params, training_params
+from conftest import ASKED, REPOSITORY, never, sampler_params, training_params
 from huggingface_hub.errors import LocalEntryNotFoundError
 from text_to_image import write_stable_diffusion
 
@@ -119,6 +119,20 @@ def test_a_missing_model_says_how_to_get_it(source: str, remedy: str, extractor_
     found = artefacts(data("digits"), pretrain(source, "main"), FeatureParams(extractor=str(extractor_dir)))
     assert one(found, "model").remedy == f"put the pipeline there, or {remedy}"
     assert one(found, "extractor").size
+
+
+@pytest.mark.parametrize("source", ["./model", "my models/base", "/home/me/my model", "~/model", "model"])
+def test_what_is_no_hub_id_is_not_fetched_from_it(
+    source: str, extractor_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", never)
+    remedy = one(
+        artefacts(data("digits"), pretrain(source), FeatureParams(extractor=str(extractor_dir))), "model"
+    ).remedy
+    assert remedy.startswith("~ is no home folder here" if source.startswith("~") else "put the pipeline there")
+    assert "hf download" not in remedy
+    clip = {"x": PromptParams(source="file", path="x.txt")}, ClipScoreParams(model=source, pretrained=None)
+    assert "hf download" not in one(measure_artefacts(*clip), "CLIP").remedy
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import files_of
+from conftest import files_of, never
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 
@@ -180,10 +180,28 @@ def test_a_directory_is_its_own_source(pipeline: Path) -> None:
     assert resolve_source(str(pipeline), None) == pipeline
 
 
-@pytest.mark.parametrize("source", ["zoo/nothing", "./nothing", "/nothing/here", "nothing", "a/b/c/d"])
-def test_a_source_that_is_neither_directory_nor_hub_id_is_refused(source: str) -> None:
-    with pytest.raises(InputError, match="no such directory; give a diffusers pipeline directory"):
+@pytest.mark.parametrize(
+    "source",
+    ["zoo/nothing", "./nothing", "../nothing", "/nothing/here", "nothing", "a/b/c/d", "/home/me/my model",
+     "my models/base", "~/nothing", "modèles/base", "file/weights.ckpt"],
+)  # fmt: skip
+def test_a_source_that_is_neither_directory_nor_hub_id_is_never_asked_of_the_hub(
+    source: str, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", never)
+    (empty_folder / "file").mkdir()
+    (empty_folder / "file" / "weights.ckpt").touch()
+    with pytest.raises(InputError, match="no such directory; give a diffusers pipeline directory") as refused:
         resolve_source(source, None)
+    assert f"pretrain_load.source = {source!r}" in str(refused.value)
+    assert (f"write {Path.home()}/nothing" in str(refused.value)) == source.startswith("~")
+
+
+def test_what_the_hub_takes_for_no_id_ends_in_one_line() -> None:
+    with pytest.raises(
+        InputError, match=r"owner/-name: cannot be fetched from the hub .*, and .* has no such directory"
+    ):
+        resolve_source("owner/-name", None)
 
 
 def test_a_hub_id_out_of_reach_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

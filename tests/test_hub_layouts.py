@@ -8,20 +8,33 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, files_of, training_params, write_pipeline
-from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel
+from conftest import REPOSITORY, files_of, training_params, write_experts, write_pipeline, write_vectors
+from diffusers import DDPMPipeline, DiffusionPipeline, StableDiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
+from text_to_image import write_stable_diffusion
 
-from deme_core.checkpoints import WEIGHTS, denoiser_dir, load_denoiser, resolve_source, train_timesteps, verify_pipeline
+from deme_core.checkpoints import (
+    WEIGHTS,
+    denoiser_dir,
+    load_denoiser,
+    resolve_source,
+    train_timesteps,
+    verify_pipeline,
+    weights_file,
+)
+from deme_core.components import Autoencoder, TextEncoder
 from deme_core.data.examples import Pixels
+from deme_core.data.images import Images, save_part
 from deme_core.errors import InputError
 from deme_core.hub_layouts import ATTENTION, PICKLED, find_layout, import_pipeline, source_schedule
 from deme_core.inputs import inputs
 from deme_core.params import read
+from deme_core.report.artefacts import model_folder
 from deme_core.stage import run
-from deme_core.tensors import read_recipe
+from deme_core.tensors import read_recipe, read_tensors
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.finetune import finetune_range
+from deme_core.training.scratch import PretrainParams
 
 # The blocks of google/ddpm-cifar10-32 and google/ddpm-ema-church-256, with 8 and 16 channels in place of 128 to 512.
 GEOMETRIES: dict[str, dict[str, Any]] = {
@@ -146,6 +159,86 @@ def test_shards_are_copied_with_their_index(pipeline_copy: Path, tmp_path: Path)
     assert files_of(tmp_path / "out") == files_of(pipeline_copy)
 
 
+KINDS_OF_WEIGHTS = {
+    "fp16": {"variant": "fp16"},
+    "fp16 in shards": {"variant": "fp16", "max_shard_size": "20KB"},
+    "pickled": {"safe_serialization": False},
+    "pickled in shards": {"safe_serialization": False, "max_shard_size": "20KB"},
+    "pickled fp16": {"safe_serialization": False, "variant": "fp16"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_WEIGHTS)
+def test_weights_that_are_there_in_one_kind_alone_are_read(
+    pipeline_copy: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As diffusers saves them: in shards, pickled, or as the variant fp16, which is said and keeps its precision."""
+    options, half = KINDS_OF_WEIGHTS[kind], "fp16" in kind
+    model = UNet2DModel.from_pretrained(pipeline_copy / "unet").to(torch.float16 if half else torch.float32)
+    expected = {key: value.clone() for key, value in model.state_dict().items()}
+    (pipeline_copy / "unet" / WEIGHTS).unlink()
+    model.save_pretrained(pipeline_copy / "unet", **options)
+    found = [file.name for file in (pipeline_copy / "unet").iterdir() if file.name != "config.json"]
+    assert WEIGHTS not in found and (len(found) > 2) == ("shards" in kind)
+    capsys.readouterr()
+    import_pipeline(pipeline_copy, tmp_path / "out")
+    said = capsys.readouterr().out
+    assert said.count("weights in float16, kept so; networks compute in float32") == half
+    assert ("read as tensors alone" in said) == ("pickled" in kind)
+    verify_pipeline(tmp_path / "out")
+    state = read_tensors(weights_file(tmp_path / "out" / "unet"))
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], value) and state[key].dtype == value.dtype for key, value in expected.items())
+    assert isinstance(DiffusionPipeline.from_pretrained(tmp_path / "out"), DDPMPipeline)
+    pretrain = PretrainParams(source=str(pipeline_copy), revision=None, train=None)
+    assert model_folder(pretrain) == pipeline_copy  # and `make check` sees them
+
+
+def test_a_missing_shard_of_pickles_is_named(pipeline_copy: Path, tmp_path: Path) -> None:
+    model = UNet2DModel.from_pretrained(pipeline_copy / "unet")
+    (pipeline_copy / "unet" / WEIGHTS).unlink()
+    model.save_pretrained(pipeline_copy / "unet", safe_serialization=False, max_shard_size="20KB")
+    next((pipeline_copy / "unet").glob("*-00002-of-*.bin")).unlink()
+    with pytest.raises(InputError, match=r"-00002-of-\d+\.bin: no such file, and .*index\.json names it"):
+        import_pipeline(pipeline_copy, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["fp16", "pickled"])
+def test_the_frozen_parts_are_read_in_one_kind_alone_too(tmp_path: Path, kind: str) -> None:
+    whole = StableDiffusionPipeline.from_pretrained(write_stable_diffusion(tmp_path / "sd"))
+    for name in ("unet", "vae", "text_encoder", "safety_checker"):
+        part = getattr(whole, name)
+        files = list((tmp_path / "sd" / name).glob("*.safetensors")) + list((tmp_path / "sd" / name).glob("*.bin"))
+        safe = next(file for file in files if file.suffix == ".safetensors")
+        for file in files:
+            file.unlink()
+        if kind == "fp16":
+            part.half().save_pretrained(tmp_path / "sd" / name, variant="fp16")
+        else:
+            stem = "diffusion_pytorch_model" if name in ("unet", "vae") else "pytorch_model"
+            torch.save(part.state_dict(), tmp_path / "sd" / name / f"{stem}.bin")
+        assert not safe.exists()
+    import_pipeline(tmp_path / "sd", tmp_path / "out")
+    verify_pipeline(tmp_path / "out")
+    assert not [file for file in (tmp_path / "out").rglob("*") if "fp16" in file.name or file.suffix == ".bin"]
+    frozen = Autoencoder(tmp_path / "out", torch.device("cpu")).vae.state_dict()
+    assert all(torch.equal(frozen[key], value.float()) for key, value in whole.vae.state_dict().items())
+    encoder = TextEncoder(tmp_path / "out", torch.device("cpu")).model.state_dict()
+    assert all(torch.equal(encoder[key], value.float()) for key, value in whole.text_encoder.state_dict().items())
+
+
+def test_a_base_in_half_precision_is_finetuned_and_merged(pipeline_copy: Path, tmp_path: Path) -> None:
+    UNet2DModel.from_pretrained(pipeline_copy / "unet").half().save_pretrained(pipeline_copy / "unet", variant="fp16")
+    (pipeline_copy / "unet" / WEIGHTS).unlink()
+    import_pipeline(pipeline_copy, tmp_path / "out")
+    experts = write_experts(tmp_path / "out", tmp_path / "experts")
+    vectors = read_tensors(write_vectors(tmp_path / "out", experts, tmp_path / "vectors")[0])
+    base, expert = (read_tensors(weights_file(folder)) for folder in (tmp_path / "out" / "unet", experts[0]))
+    assert {value.dtype for value in expert.values()} == {torch.float32}
+    for key, value in vectors.items():
+        assert torch.equal(value.float(), expert[key] - base[key].float()), key
+
+
 def test_an_ema_variant_takes_the_place_of_the_denoiser(pipeline_copy: Path, tmp_path: Path) -> None:
     ema = write_pipeline(tmp_path / "other", seed=7) / "unet"
     ema.rename(pipeline_copy / "unet_ema")
@@ -238,17 +331,16 @@ def test_the_stage_loads_a_flat_repository_and_an_expert_is_trained_on_it(
     tmp_path: Path, geometry: str, projection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_flat(tmp_path / "flat", geometry)
+    generator, side = torch.Generator().manual_seed(0), GEOMETRIES[geometry]["sample_size"]
+    pixels = torch.randint(0, 256, (8, 3, side, side), generator=generator, dtype=torch.uint8)
+    save_part(tmp_path / "images", "train", Images(pixels, torch.zeros(8, dtype=torch.int64)))
     params = read(REPOSITORY / "params.yaml")
     params["pretrain_load"] = {"source": "flat", "revision": None, "train": None}
     (tmp_path / "params.yaml").write_text(json.dumps(params | {"inputs": inputs(params, tmp_path)}))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["pretrain_load", "--data", "nothing", "--out", "out"])
+    monkeypatch.setattr(sys, "argv", ["pretrain_load", "--data", "images", "--out", "out"])
     monkeypatch.syspath_prepend(REPOSITORY / "stages")
     run(__import__("pretrain_load").main)
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (8, 3, 16, 16), generator=generator, dtype=torch.uint8)
-    if geometry == "lsun":
-        pixels = pixels.repeat(1, 1, 4, 4)
     short = training_params(iterations=2, batch_size=2, log_every=1, checkpoint_every=2, projection=projection)
     finetune_range(Path("out"), Pixels(pixels), TimestepRanges.equal(2, 1000), 1, 0.4, short, Path("expert"), seed=0)
     expert, base = load_file(f"expert/{WEIGHTS}"), load_file(f"out/unet/{WEIGHTS}")

@@ -295,10 +295,10 @@ def test_dvc_composes_the_section_from_the_root_of_the_repository(
     """Wherever it was called: `zoo` lies there, and not here."""
     monkeypatch.syspath_prepend(REPOSITORY / "conf")
     sys.modules.pop("compose", None)
-    overrides = ["experiment=digits_t2i", "pretrain_load.source=tests"]
+    overrides = ["experiment=digits_t2i", "pretrain_load.source=conf/experiment"]
     params = yaml.safe_load(__import__("compose").compose_params(overrides))
     assert params["inputs"] == inputs(params, REPOSITORY) != inputs(params)
-    assert params["inputs"]["base"] == "tests"
+    assert params["inputs"]["base"] == "conf/experiment"
     assert params["inputs"]["prompts"] == {
         "captions": {"path": "data/images", "reference": UNCHANGING},
         "classes": {"path": "prompts/digits-classes.txt", "reference": UNCHANGING},

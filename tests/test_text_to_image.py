@@ -246,7 +246,7 @@ def test_a_part_of_an_unknown_class_or_without_weights_is_refused(pipeline: Path
         verify_pipeline(pipeline)
     (pipeline / "model_index.json").write_text(text)
     (pipeline / "text_encoder" / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="text_encoder: holds no safetensors weights"):
+    with pytest.raises(InputError, match="text_encoder: holds no weights; fetch them"):
         verify_pipeline(pipeline)
 
 

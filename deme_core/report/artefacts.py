@@ -13,6 +13,7 @@ from deme_core.data.images import DataParams
 from deme_core.data.no_images import NONE
 from deme_core.errors import InputError
 from deme_core.hub_layouts import find_layout
+from deme_core.inputs import is_hub_model, no_such
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import FeatureParams, read_config
 from deme_core.metrics.networks import NETWORKS
@@ -22,6 +23,7 @@ from deme_core.params import check, read
 from deme_core.paths import matches
 from deme_core.prompts.settings import PromptParams
 from deme_core.training.scratch import PretrainParams
+from deme_core.weight_files import weight_file
 
 EXTRA = "pip install 'deme[real-images]'"
 
@@ -71,7 +73,7 @@ def model_folder(params: PretrainParams) -> Path | None:
     """The folder of the pretrained model, in any layout; None where it is missing, incomplete or yet to be trained."""
     folder = _model_place(params)
     try:
-        if folder is None or not any(find_layout(folder).denoiser.glob("diffusion_pytorch_model*")):
+        if folder is None or weight_file(find_layout(folder).denoiser) is None:
             return None
     except InputError:
         return None
@@ -79,9 +81,11 @@ def model_folder(params: PretrainParams) -> Path | None:
 
 
 def _model_place(params: PretrainParams) -> Path | None:
-    owner, name, *inside = [*params.source.split("/"), ""]
     if Path(params.source).is_dir():
         return Path(params.source)
+    if not is_hub_model(params.source):
+        return None
+    owner, name, *inside = params.source.split("/")
     snapshot = _cached(f"{owner}/{name}", params.revision)
     return snapshot and snapshot.joinpath(*inside)
 
@@ -99,6 +103,8 @@ def _model(params: PretrainParams) -> Artefact:
             find_layout(place)
         except InputError as error:  # it is there, and broken
             remedy = str(error)
+    elif not is_hub_model(source):
+        remedy = no_such(source) if source.startswith("~") else remedy
     else:
         remedy += f", or {_download('/'.join(source.split('/')[:2]), params.revision)}"
     return Artefact("model", source, model_folder(params), remedy)
@@ -209,7 +215,9 @@ def measure_artefacts(sets: Mapping[str, PromptParams], clip: ClipScoreParams) -
         ]
     else:
         source = hub_id(clip.model, clip.pretrained)
-    path = Path(source) if Path(source).is_dir() else _cached(source, clip.revision)
+    if not is_hub_model(source):
+        return [*found, *packages, _file("CLIP", source, "put the folder of the CLIP model there")]
+    path = _cached(source, clip.revision)
     return [*found, *packages, Artefact("CLIP", source, path, _download(source, clip.revision))]
 
 

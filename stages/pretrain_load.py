@@ -8,7 +8,8 @@ from deme_core.checkpoints import load_noise_schedule, resolve_source, verify_pi
 from deme_core.commits import say_commit
 from deme_core.components import is_text_to_image
 from deme_core.data.examples import Pixels
-from deme_core.data.images import load_part
+from deme_core.data.images import Images, load_part
+from deme_core.fit import check_architecture, check_base
 from deme_core.hub_layouts import import_pipeline
 from deme_core.inputs import check_inputs
 from deme_core.params import read, section
@@ -25,21 +26,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the pipeline")
     args = parser.parse_args()
     check_inputs(params := read())  # a folder may have come since validate ran
-    load = section(params, "pretrain_load", PretrainParams)
+    load, images = section(params, "pretrain_load", PretrainParams), load_part(args.data, "train")
     if load.train is not None:
         from deme_core.training.scratch import train_from_scratch
 
-        seed = run_params(params).seed
-        train_from_scratch(load.train, Pixels(load_part(args.data, "train").pixels), args.out, seed=seed)
+        check_architecture(load.train.architecture, images.shape)
+        train_from_scratch(load.train, Pixels(images.pixels), args.out, seed=run_params(params).seed)
     else:
-        by_main(lambda: bring_in(load, args.out))
+        by_main(lambda: bring_in(load, images, args.out))
     verify_pipeline(args.out)
     # Of a model on the hub the stage validate saw nothing.
     check_sampler(load_noise_schedule(args.out), sampler_of(params), is_text_to_image(args.out))
 
 
-def bring_in(load: PretrainParams, out: Path) -> None:
+def bring_in(load: PretrainParams, images: Images, out: Path) -> None:
     folder = resolve_source(load.source, load.revision)
+    check_base(folder, images.shape if len(images) else None, captions=images.captions is not None)
     import_pipeline(folder, out)
     if folder != Path(load.source) and (commit := say_commit(load.source, folder, "pretrain_load.revision")):
         (out / "hub.json").write_text(json.dumps({"source": load.source, "commit": commit}) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY, files_of, write_experts, write_pipeline, write_vectors
 from diffusers import DiffusionPipeline
@@ -15,6 +16,7 @@ from test_prompt_evaluation import MOMENTS, PROMPTS, PROTOCOL, noise, of_set
 
 from deme_core.checkpoints import verify_pipeline
 from deme_core.commits import commit_of
+from deme_core.data.images import Images, save_part
 from deme_core.inputs import inputs
 from deme_core.merging.merge import write_merged
 from deme_core.metrics.clip_score import ClipScore, ClipScoreParams
@@ -38,8 +40,10 @@ def load(folder: Path, hub: Path, source: str, revision: str | None) -> str:
     folder.mkdir()
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     params["pretrain_load"] |= {"source": source, "revision": revision}
+    digits = Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    save_part(folder / "images", "train", digits)
     (folder / "params.yaml").write_text(yaml.safe_dump(params | {"inputs": inputs(params, folder)}))
-    command = [sys.executable, "-m", "stages.pretrain_load", "--data", "none", "--out", "pretrained"]
+    command = [sys.executable, "-m", "stages.pretrain_load", "--data", "images", "--out", "pretrained"]
     environment = os.environ | {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

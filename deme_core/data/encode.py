@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from deme_core.checkpoints import denoiser_shape
 from deme_core.components import Autoencoder, TextEncoder, frozen_hashes, is_text_to_image
 from deme_core.data.images import PARTS, Images, load_part, pixels_hash, to_model
 from deme_core.device import best_device
 from deme_core.errors import InputError
+from deme_core.fit import check_base
 from deme_core.processes import is_main, state, wait
 from deme_core.tensor_files import Tensors
 from deme_core.tensors import nbytes, stream_pieces, write_tensors
@@ -43,7 +43,7 @@ def encode_parts(
     What was encoded before an interruption is not encoded again.
 
     Raises:
-        InputError: the images have no captions, or another size or number of channels than the pipeline's.
+        InputError: the pipeline does not fit the images, or these have no captions.
     """
     out.mkdir(parents=True, exist_ok=True)
     if not is_text_to_image(pipeline):
@@ -53,10 +53,9 @@ def encode_parts(
     device = best_device()
     vae, text = Autoencoder(pipeline, device), TextEncoder(pipeline, device)
     frozen = frozen_hashes(pipeline)
-    _, height, width = denoiser_shape(pipeline)
     loaded = {part: load_part(data, part) for part in parts}
-    for images in loaded.values():
-        _check(images, vae, (height, width), pipeline)
+    first = loaded[parts[0]]
+    check_base(pipeline, first.shape, captions=first.captions is not None)
     megabytes = _size(loaded, vae, text, params) / 1e6
     if is_main():
         print(f"encoding {sum(map(len, loaded.values())):,} images; this will take {megabytes:,.1f} MB on disk")
@@ -153,25 +152,6 @@ def _join(files: Sequence[Path], out: Path) -> None:
     stream_pieces(out, layout, pieces)
     for tensors in opened:
         tensors.close()
-
-
-def _check(images: Images, vae: Autoencoder, latent: tuple[int, int], pipeline: Path) -> None:
-    if images.captions is None:
-        raise InputError(
-            f"images without captions: {pipeline} is a text-to-image pipeline; name their column with data.captions"
-            " (of metadata.jsonl or metadata.csv beside the images: text)"
-        )
-    channels, *size = images.pixels.shape[1:]
-    expected = [side * vae.factor for side in latent]
-    if channels != vae.config.in_channels:
-        raise InputError(
-            f"images of {channels} channel(s): the VAE of {pipeline} takes {vae.config.in_channels}; set data.grey"
-        )
-    if size != expected:
-        raise InputError(
-            f"params: data.size = {size[0]}: the denoiser of {pipeline} works on {latent[0]}×{latent[1]} latents of"
-            f" {expected[0]}×{expected[1]} pixels; set data.size={expected[0]}"
-        )
 
 
 def _size(parts: dict[str, Images], vae: Autoencoder, text: TextEncoder, params: EncodeParams) -> int:

@@ -88,6 +88,12 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
     def subset(self, indices: torch.Tensor) -> "Images":
         """The images at `indices`, int64 [k]."""
         captions = None if self.captions is None else tuple(self.captions[k] for k in indices.tolist())

@@ -52,6 +52,20 @@ SOURCES: dict[str, Callable[[DataParams], Images | dict[str, Images]]] = {
     NONE: read_none,
 }
 
+GREY = ("digits", "digits_t2i", "idx")  # sources of one channel, whatever data.grey says
+
+
+def image_shape(params: DataParams) -> tuple[int, int, int] | None:
+    """(C, H, W) of the images that `params` name; None where there are none."""
+    if params.source == NONE:
+        return None
+    return 1 if params.grey or params.source in GREY else 3, params.size, params.size
+
+
+def has_captions(params: DataParams) -> bool:
+    """Whether the images that `params` name have captions."""
+    return params.captions is not None or params.source == "digits_t2i"
+
 
 def read_parts(params: DataParams) -> dict[str, Images]:
     """The parts of the data set that `params` names: `train`, `validation`, `heldout`; the last may be empty.

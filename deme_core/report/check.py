@@ -4,7 +4,9 @@ from typing import Any
 
 from deme_core.data.images import DataParams
 from deme_core.data.no_images import NONE
+from deme_core.data.sources import has_captions, image_shape
 from deme_core.errors import InputError
+from deme_core.fit import check_architecture, check_base
 from deme_core.merging.settings import SearchParams
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams
@@ -66,15 +68,30 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
         *_counts(counts),
         *(_prompted_line(name, n) for name, n in prompted.items()),
     ]
-    if folder := model_folder(pretrain):
+    misfit = _misfit(pretrain, data)
+    if (folder := model_folder(pretrain)) and not misfit:
         measured = measure(folder, training, sampler)
         lines += _measured(measured, counts, measured.disk(*kept), training.batch_size)
     else:
-        lines.append("  time, FLOPs, memory, disk: told once the model is there")
+        lines.append("  time, FLOPs, memory, disk: told once the model is there" + " and fits" * bool(misfit))
     lines += warning
     missing = sum(artefact.path is None for artefact in found)
     lines += ["", f"{missing} of {len(found)} missing" if missing else "everything is there"]
-    return "\n".join(lines), not missing
+    lines += [f"the model does not fit: {misfit}"] if misfit else []
+    return "\n".join(lines), not (missing or misfit)
+
+
+def _misfit(pretrain: PretrainParams, data: DataParams) -> str | None:
+    """Why the model does not fit the data, where both are known."""
+    images = image_shape(data)
+    try:
+        if pretrain.train is not None:
+            check_architecture(pretrain.train.architecture, images)
+        elif folder := model_folder(pretrain):
+            check_base(folder, images, captions=has_captions(data))
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def amount(value: float, unit: str) -> str:

@@ -8,7 +8,8 @@ from deme_core.components import is_text_to_image
 from deme_core.dag import check_dag
 from deme_core.data.encode import EncodeParams
 from deme_core.data.images import DataParams
-from deme_core.data.sources import SOURCES
+from deme_core.data.sources import SOURCES, has_captions, image_shape
+from deme_core.fit import check_architecture, check_base
 from deme_core.hub_layouts import local_pipeline, source_schedule
 from deme_core.inputs import check_inputs
 from deme_core.merging.away import AwayParams
@@ -69,7 +70,11 @@ def check_params(params: dict[str, Any]) -> None:
     check_extractors(parsed["merge_search"].extractors, parsed["reference"].extractor, parsed["judges"])
     check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)
     load, sampler = parsed["pretrain_load"], parsed["sampler"]
-    pipeline = local_pipeline(load.source)
+    pipeline, images = local_pipeline(load.source), image_shape(parsed["data"])
+    if load.train is not None:
+        check_architecture(load.train.architecture, images)
+    elif pipeline is not None:
+        check_base(Path(load.source), images, captions=has_captions(parsed["data"]))
     check_prompts(parsed["sample"].prompts, sets, sampler.guidance, pipeline)
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks, feature_count(parsed["reference"].extractor))
     if pipeline is not None:

@@ -1,23 +1,48 @@
 """Write params.yaml from conf/, as `dvc exp run` does: `python conf/compose.py [N=8 p=0.3 …]`."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+
+from deme_core.errors import InputError
+from deme_core.params import nearest
+from deme_core.stage import run
 
 CONF = Path(__file__).resolve().parent
 
 
 def compose_params(overrides: list[str]) -> str:
-    """The text of params.yaml for these Hydra overrides."""
+    """The text of params.yaml for these Hydra overrides.
+
+    Raises:
+        InputError: one of them names no param, no file of a group, or is no override.
+    """
     sys.path.insert(0, str(CONF.parent / "hydra_plugins"))
     import resolvers  # noqa: F401 (registers `dag`)
 
     with initialize_config_dir(str(CONF), version_base=None):
-        config = compose("config", overrides)
+        try:
+            config = compose("config", overrides)
+        except HydraException as error:
+            known = [*_keys(OmegaConf.to_container(compose("config")))]
+            names = [override.lstrip("+~").partition("=")[0] for override in overrides]
+            unknown = next((name for name in names if name not in [*known, "experiment"]), None)
+            reason = f"{unknown!r} is unknown{nearest(unknown, known)}" if unknown else " ".join(str(error).split())
+            raise InputError(f"params: {reason}") from None
     return OmegaConf.to_yaml(config, resolve=True)
 
 
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
 if __name__ == "__main__":
-    (CONF.parent / "params.yaml").write_text(compose_params(sys.argv[1:]), encoding="utf-8")
+    run(lambda: (CONF.parent / "params.yaml").write_text(compose_params(sys.argv[1:]), encoding="utf-8"))

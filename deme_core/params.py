@@ -4,9 +4,10 @@ Each dataclass lives beside the code it governs; this module knows none of them.
 """
 
 import dataclasses
+import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,8 +45,23 @@ def check(condition: bool, key: str, value: Any, rule: str) -> None:
 
 def check_keys(params: dict[str, Any], known: Sequence[str]) -> None:
     """Refuse a top-level key that is none of the known ones."""
-    for key in params:
-        check(key in known, key, "…", f"unknown key; valid keys are {', '.join(known)}")
+    for key, value in params.items():
+        if key not in known:
+            name = f"{key}.{next(iter(value))}" if isinstance(value, dict) and value else key  # run.p for p
+            check(False, name, "…", f"unknown key{nearest(name, known)}; valid keys are {', '.join(known)}")
+
+
+def nearest(name: str, known: Collection[str], section: str = "") -> str:
+    """What a message about an unknown key adds: the valid key that was probably meant, if any.
+
+    A key of the same name in another section is meant rather than one of another name.
+
+    Args:
+        section: what stands before the key in the message.
+    """
+    same = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]
+    close = difflib.get_close_matches(name, same or known, n=1, cutoff=0.0 if same else 0.6)
+    return f", did you mean {section}{close[0]}?" if close else ""
 
 
 def _parse(cls: Any, value: Any, where: str) -> Any:
@@ -54,7 +70,8 @@ def _parse(cls: Any, value: Any, where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(value) - set(fields))
     if unknown:
-        raise InputError(f"params: unknown key {where}.{unknown[0]}; valid keys are {', '.join(sorted(fields))}")
+        meant = nearest(unknown[0], fields, f"{where}.")
+        raise InputError(f"params: unknown key {where}.{unknown[0]}{meant}; valid keys are {', '.join(sorted(fields))}")
     missing = sorted(name for name in set(fields) - set(value) if fields[name].default is dataclasses.MISSING)
     if missing:
         raise InputError(f"params: {where}.{missing[0]} is missing; conf/experiment/digits.yaml shows every key")

@@ -229,6 +229,21 @@ ASKED = ("range", "self")  # directions of the default
 whole_dag = partial(dag, directions=ASKED)
 
 
+def make_what_is_named(params: dict[str, Any], folder: Path) -> None:
+    """Make data and prompt files that a preset names and the repository lacks, empty; and take a base that is trained.
+
+    In `folder` the zoo is the repository's.
+    """
+    named = [None if params["data"]["source"] == "hub" else params["data"]["path"]]
+    named += [own.get(key) for own in params["prompts"].values() for key in ("path", "reference")]
+    for path in (folder / name for name in named if name and not (REPOSITORY / name).exists()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch() if path.suffix else path.mkdir(exist_ok=True)
+    if params["pretrain_load"]["source"] == "zoo/fashion-mnist-ddpm":  # of which the recipe alone is there
+        params["data"]["size"], params["pretrain_load"]["source"] = 16, "zoo/fashion-mnist-16-ddpm"
+        params["inputs"] |= {key: "zoo/fashion-mnist-16-ddpm" for key in ("base", "validate")}
+
+
 def run_dag(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Run the commands that DVC makes of dvc.yaml and these params, in the order of its graph; the scripts that ran."""
     import networkx

@@ -281,7 +281,7 @@ def test_a_folder_that_has_come_since_the_params_were_composed_is_not_read(
 def test_validate_refuses_inputs_of_other_params(
     empty_folder: Path, section: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(JUDGES, "{}")
+    Path("zoo").symlink_to(REPOSITORY / "zoo")
     write("params.yaml", yaml.safe_dump(params_with({}) | {"inputs": section}))
     with pytest.raises(SystemExit, match=r"error: params: inputs\.base = .* name is 'zoo/digits-ddpm'"):
         stage("validate", "--out", "checked", monkeypatch=monkeypatch)

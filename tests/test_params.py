@@ -10,7 +10,14 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from conftest import ASKED, REPOSITORY, link_judges, stage, training_params, write_pipeline
+from conftest import (
+    ASKED,
+    REPOSITORY,
+    make_what_is_named,
+    stage,
+    training_params,
+    write_pipeline,
+)
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
@@ -80,12 +87,16 @@ def test_a_value_in_place_of_a_section_is_refused(value: Any) -> None:
 
 def test_an_unknown_key_is_named_with_the_valid_ones() -> None:
     valid = "count, flag, inner, kind, maybe, name, rate, table, values"
-    with pytest.raises(InputError, match=rf"unknown key example\.cuont; valid keys are {valid}"):
+    with pytest.raises(
+        InputError, match=rf"unknown key example\.cuont, did you mean example\.count\?; valid keys are {valid}"
+    ):
         parse(cuont=3)
+    with pytest.raises(InputError, match=rf"unknown key example\.zzz; valid keys are {valid}"):
+        parse(zzz=3)
 
 
 def test_an_unknown_key_of_a_nested_section_is_named_with_its_path() -> None:
-    with pytest.raises(InputError, match=r"unknown key example\.inner\.dpeth; valid keys are depth"):
+    with pytest.raises(InputError, match=r"unknown key example\.inner\.dpeth, did you mean example\.inner\.depth\?"):
         parse(inner={"depth": 2, "dpeth": 2})
 
 
@@ -331,6 +342,64 @@ def test_an_unknown_group_of_rivals_is_refused_with_those_that_there_are(monkeyp
     assert all(name in str(error.value) for name in ("rivals/everyone", "none", "core", "all"))
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.p=0.3", "'run.p' is unknown, did you mean p?"),
+        (
+            "finetune_range.batchsize=3",
+            "'finetune_range.batchsize' is unknown, did you mean finetune_range.batch_size?",
+        ),
+        ("iterations=3", "'iterations' is unknown, did you mean finetune_range.iterations?"),
+        ("zzz=1", "'zzz' is unknown"),
+        ("experiment=digit", "Could not find 'experiment/digit'"),
+        ("N=[1", "no viable alternative at input '[1'"),
+    ],
+)
+def test_an_override_that_names_no_param_ends_in_one_line(
+    override: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "conf")
+    with pytest.raises(InputError, match=re.escape(message)) as refused:
+        __import__("compose").compose_params([override])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_section_that_was_added_for_a_key_is_told_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"params: run\.p = '…': unknown key, did you mean p\?; valid keys are"):
+        validate(composed("+run.p=0.3", monkeypatch=monkeypatch), tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.source=folder", "data.path=my pictures"], "data.path = 'my pictures': no such file or folder in {cwd}"),
+        (["data.source=parquet", "data.path=rows/*.parquet"], "data.path = 'rows/*.parquet': no such"),
+        (["reference.statistics=a.npz"], "reference.statistics = 'a.npz': no such"),
+        (["reference.extractor=zoo/nothing"], "reference.extractor = 'zoo/nothing': no such"),
+        (["pretrain_load.source=my models/base"], "pretrain_load.source = 'my models/base': no such"),
+        (["pretrain_load.source=./base"], "pretrain_load.source = './base': no such"),
+        (["pretrain_load.source=base"], "pretrain_load.source = 'base': no such"),
+        (["pretrain_load.source=zoo/base"], "pretrain_load.source = 'zoo/base': no such"),
+        (["pretrain_load.source='~/base'"], "pretrain_load.source = '~/base': ~ is no home folder here, {home}"),
+        (["+prompts.a={source: file, path: a.txt}"], "prompts.a.path = 'a.txt': no such"),
+        (["data.held_out=0", "gate.must_win=ignore", "calibrate.value=1", "calibrate.source=x",
+          "calibrate.metric=frechet_heldout"],
+         "calibrate.metric = 'frechet_heldout': data.held_out = 0: hold some out"),
+        (["data.held_out=0", "gate.must_win=ignore", "+prompts.a={source: heldout, path: data/images}"],
+         "prompts.a.source = 'heldout': data.held_out = 0: hold some out"),
+    ],
+)  # fmt: skip
+def test_validate_refuses_what_is_not_there(
+    overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home = f"since DVC looks at paths as they stand; write {Path.home()}/base"
+    with pytest.raises(SystemExit) as stopped:
+        validate(composed(*overrides, monkeypatch=monkeypatch), tmp_path, monkeypatch)
+    assert f"error: params: {message.format(cwd=tmp_path, home=home)}" in str(stopped.value.code)
+    assert "\n" not in str(stopped.value.code)
+
+
 def validate(params: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Run the stage validate on these params in `folder`; whether it left its mark."""
     OmegaConf.save(OmegaConf.create(params), folder / "params.yaml")
@@ -338,7 +407,9 @@ def validate(params: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPat
     sys.modules.pop("validate", None)
     stage = __import__("validate")
     monkeypatch.chdir(folder)
-    link_judges(folder)
+    for name in ("zoo", "prompts"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(REPOSITORY / name)
     monkeypatch.setattr(sys, "argv", ["validate.py", "--out", str(folder / "checked")])
     run(stage.main)
     return (folder / "checked").is_file()
@@ -352,6 +423,7 @@ def test_every_preset_composes_with_the_keys_of_the_default_and_passes_validatio
     params = composed(f"experiment={preset}", f"rivals={rivals}", monkeypatch=monkeypatch)
     assert set(params) == set(composed(monkeypatch=monkeypatch))
     assert params["name"] == preset
+    make_what_is_named(params, tmp_path)
     assert validate(params, tmp_path, monkeypatch)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY, link_judges
+from conftest import REPOSITORY, make_what_is_named
 
 PAPER = {
     "cifar10": {"p": 0.4, "steps": 100, "source": "google/ddpm-cifar10-32", "size": 32},
@@ -73,8 +73,10 @@ def test_the_preset_of_stable_diffusion_holds_the_settings_of_the_paper_and_of_b
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml")))
 def test_every_preset_is_valid(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = params_of(preset, monkeypatch)
+    make_what_is_named(params, tmp_path)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    link_judges(tmp_path)
+    for name in ("zoo", "prompts"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["validate.py", "--out", "checked"])
     runpy.run_path(str(REPOSITORY / "stages" / "validate.py"), run_name="__main__")

@@ -479,3 +479,16 @@ def test_stage(tmp_path, monkeypatch, N, method, rivals):
     (tmp_path / "curves/extra.csv").touch()
     with pytest.raises(SystemExit, match=rf"hold \[{N + 1}, {N}, {N}\] ranges, from different runs; run `dvc repro`"):
         runpy.run_path(str(ROOT / "stages/report.py"), run_name="__main__")
+
+
+def test_a_run_that_holds_nothing_out_leaves_the_held_out_losses_out_and_says_so(tmp_path, monkeypatch):
+    words = arguments(tmp_path, 2, "grid", [])
+    losses = pd.read_csv(tmp_path / "losses.csv", index_col="model")
+    (losses * float("nan")).to_csv(tmp_path / "losses.csv")  # as the stage loss_matrix writes it of no image
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report.py", *words, "--out", "a"])
+    runpy.run_path(str(ROOT / "stages/report.py"), run_name="__main__")
+    text = (tmp_path / "a/results.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\((.*)\)", text)) == set(PICTURES) - {"loss_matrix.png"}
+    assert not (tmp_path / "a/loss_matrix.png").exists()
+    assert text.count("No image is held out (data.held_out = 0): the held-out losses") == 1

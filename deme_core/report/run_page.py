@@ -18,6 +18,10 @@ from deme_core.report.text import MODELS, model_name
 from deme_core.sampling.settings import GateParams
 from deme_core.stage import RunParams
 
+NOTHING_HELD_OUT = (
+    "No image is held out (data.held_out = 0): the held-out losses, and every column of a held-out part, are left out."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
@@ -69,7 +73,11 @@ def write_run_page(
     sheets = {m: needed(files.samples / models[m] / "preview.png", f"sample@{m}") for m in ("pretrained", *DEME)}
     figures.samples_side_by_side(out / "samples.png", {MODELS[m]: sheet for m, sheet in sheets.items()})
     figures.loss_curves(out / "loss_curves.png", curves)
-    figures.loss_matrix_heatmap(out / "loss_matrix.png", losses, MODELS)
+    pictures, held_out = dict(tables.PICTURES), bool(losses.notna().all(axis=None))
+    if held_out:
+        figures.loss_matrix_heatmap(out / "loss_matrix.png", losses, MODELS)
+    else:
+        del pictures["loss_matrix.png"]
     figures.search_trials(out / "search.png", trials, result)
     figures.cosine_matrix(out / "cosines.png", similarity, list(ranges.values()))
     real = read_json(files.real)
@@ -82,9 +90,10 @@ def write_run_page(
     own = pd.read_csv(needed(files.own_experts, "gate_own")) if SELF in top.directions else experts[:0]
     table.to_csv(out / "results.csv")
     text = tables.page(
-        f"{top.name}: DeMe with N = {top.N}", table, trials, result, tables.PICTURES,
+        f"{top.name}: DeMe with N = {top.N}", table, trials, result, pictures,
         verdicts.lead(table, {m: dict(own) for m, own in scores.items()}, judges.group, real["floor"]),
-        [*verdicts.experts_section(experts, own, gate.must_win), *verdicts.statistics_section(statistics)],
+        [*verdicts.experts_section(experts, own, gate.must_win), *verdicts.statistics_section(statistics)]
+        + [NOTHING_HELD_OUT] * (not held_out),
     )  # fmt: skip
     if message := json.loads(needed(files.calibration, "calibrate").read_text(encoding="utf-8"))["message"]:
         text = text.replace("\n\n", f"\n\n{message}\n\n", 1)  # under the title

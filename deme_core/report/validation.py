@@ -1,5 +1,6 @@
 """The whole of params.yaml at once, before any stage spends time."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES, has_captions, image_shape
 from deme_core.fit import check_architecture, check_base
 from deme_core.hub_layouts import local_pipeline, source_schedule
-from deme_core.inputs import check_inputs
+from deme_core.inputs import check_inputs, check_paths
 from deme_core.merging.away import AwayParams
 from deme_core.merging.methods import MergeParams, check_blocks
 from deme_core.merging.search import check_extractors, check_search
@@ -24,6 +25,7 @@ from deme_core.metrics.features import FeatureParams, feature_count
 from deme_core.metrics.judges import judge_folders
 from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import check, check_keys, section
+from deme_core.prompts.settings import PromptParams
 from deme_core.prompts.table import prompt_params
 from deme_core.sampling.conditions import check_prompts
 from deme_core.sampling.schedulers import check_sampler
@@ -65,6 +67,8 @@ def check_params(params: dict[str, Any]) -> None:
     kinds, texts = [s["kind"] for s in params["dag"]["searches"].values()], parsed["sample"].prompts is not None
     check_gate(parsed["gate"], parsed["data"].held_out, parsed["data"].validation)
     check_rate(parsed["finetune_range"], parsed["data"].held_out, parsed["data"].validation)
+    _check_held_out(parsed["data"], sets, parsed["calibrate"])
+    check_paths(params)
     judge_folders(Path(parsed["judges"].folder))
     check_search(top.N, parsed["merge_search"], kinds, texts=texts, sets=sets)
     check_extractors(parsed["merge_search"].extractors, parsed["reference"].extractor, parsed["judges"])
@@ -86,3 +90,14 @@ def check_params(params: dict[str, Any]) -> None:
     if load.train is not None:
         check_sampler(noise_schedule(load.train.noise_schedule), sampler, latents=False)
     check_inputs(params)
+
+
+def _check_held_out(data: DataParams, sets: Mapping[str, PromptParams], calibrate: CalibrateParams) -> None:
+    """Refuse what reads the held-out part of a run that holds nothing out; tables leave that part out."""
+    if data.held_out != 0:
+        return
+    remedy = "hold some out with data.held_out, as 0.1"
+    for name, own in sets.items():
+        check(own.source != "heldout", f"prompts.{name}.source", own.source, f"data.held_out = 0: {remedy}")
+    wants = calibrate.value is not None and calibrate.metric.endswith("heldout")
+    check(not wants, "calibrate.metric", calibrate.metric, f"data.held_out = 0: {remedy}, or take another metric")

@@ -10,7 +10,6 @@ from torch import nn
 
 from deme_core.components import check_components, read_index
 from deme_core.errors import InputError
-from deme_core.inputs import is_hub_model, no_such
 from deme_core.json_files import blamed_on, read_json
 from deme_core.tensor_files import INDEX, Tensors
 from deme_core.tensors import check_same_layout, read_tensors, write_tensors
@@ -20,47 +19,8 @@ PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
 SCHEDULERS = {"DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"}
 PREDICTION_TYPES = {"epsilon", "v_prediction", "sample"}
 SCHEDULE = Path("scheduler", "scheduler_config.json")
-# Of a hub repository, until there are weights: pickles only where there is nothing else in full precision, then fp16.
-FETCHED = (("*.safetensors", False), ("*.bin", False), ("*fp16*.safetensors", True), ("*fp16*.bin", True))
 CLASS = {"_class_name": str | None}  # kind of a key of a config.json
 DENOISERS = {"UNet2DModel": "unet_2d", "UNet2DConditionModel": "unet_2d_condition"}
-
-
-def resolve_source(source: str, revision: str | None) -> Path:
-    """A local directory for `source`: itself, or the snapshot of a hub id (the download is announced).
-
-    A folder inside a hub repository is named after its id: 'owner/name/unet_ema'.
-    """
-    path = Path(source)
-    if path.is_dir():
-        return path
-    owner, *name = source.split("/")
-    if not is_hub_model(source):
-        raise InputError(
-            f"params: pretrain_load.source = {source!r}: no such directory; give a diffusers pipeline directory,"
-            f" a hub id 'owner/name', or 'train'{': ' + no_such(source) if source.startswith('~') else ''}"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    print(f"downloading {source} (revision {revision or 'main'}) from the Hugging Face hub")
-    try:
-        for weights, fp16 in FETCHED:
-            snapshot = Path(
-                snapshot_download(
-                    f"{owner}/{name[0]}", revision=revision, allow_patterns=["*.json", "*.txt", weights],
-                    ignore_patterns=[*([] if fp16 else ["*.fp16.*", "*.fp16-*"]), "*non_ema*", "*pruned*"],
-                )
-            )  # fmt: skip
-            if any(snapshot.rglob(weights)):
-                break
-        return snapshot.joinpath(*name[1:])
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{source}: cannot be fetched from the hub ({reason}), and {Path.cwd()} has no such directory; download it"
-            " elsewhere and set pretrain_load.source to its directory"
-        ) from None
 
 
 def denoiser_dir(pipeline: Path) -> Path:

@@ -46,10 +46,11 @@ def check_links(script: Path, root: Path) -> None:
 
 def write_links(root: Path) -> None:
     """Write the links of every script in root/stages; those of scripts that are gone go."""
+    links = {script.stem: expected(script, root) for script in sorted((root / "stages").glob("*.py"))}
     shutil.rmtree(root / FOLDER, ignore_errors=True)
-    for script in sorted((root / "stages").glob("*.py")):
-        for name, target in expected(script, root).items():
-            link = root / FOLDER / script.stem / name
+    for stage, files in links.items():
+        for name, target in files.items():
+            link = root / FOLDER / stage / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(target)
 

@@ -4,13 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
-from deme_core.checkpoints import load_noise_schedule, resolve_source, verify_pipeline
+from deme_core.checkpoints import load_noise_schedule, verify_pipeline
 from deme_core.commits import say_commit
 from deme_core.components import is_text_to_image
 from deme_core.data.examples import Pixels
 from deme_core.data.images import Images, load_part
 from deme_core.fit import check_architecture, check_base
-from deme_core.hub_layouts import import_pipeline
+from deme_core.hub_layouts import import_pipeline, resolve_source
 from deme_core.inputs import check_inputs
 from deme_core.params import read, section
 from deme_core.processes import by_main

@@ -16,12 +16,12 @@ from deme_core.checkpoints import (
     denoiser_dir,
     load_denoiser,
     load_noise_schedule,
-    resolve_source,
     save_denoiser,
     train_timesteps,
     verify_pipeline,
 )
 from deme_core.errors import InputError
+from deme_core.hub_layouts import resolve_source
 from deme_core.tensors import read_recipe
 
 

@@ -17,7 +17,6 @@ from deme_core.checkpoints import (
     WEIGHTS,
     denoiser_dir,
     load_denoiser,
-    resolve_source,
     train_timesteps,
     verify_pipeline,
     weights_file,
@@ -26,7 +25,7 @@ from deme_core.components import Autoencoder, TextEncoder
 from deme_core.data.examples import Pixels
 from deme_core.data.images import Images, save_part
 from deme_core.errors import InputError
-from deme_core.hub_layouts import ATTENTION, PICKLED, find_layout, import_pipeline, source_schedule
+from deme_core.hub_layouts import ATTENTION, PICKLED, find_layout, import_pipeline, resolve_source, source_schedule
 from deme_core.inputs import inputs
 from deme_core.params import read
 from deme_core.report.artefacts import model_folder

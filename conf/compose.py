@@ -8,6 +8,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from deme_core.errors import InputError
 from deme_core.params import nearest
@@ -20,7 +21,7 @@ def compose_params(overrides: list[str]) -> str:
     """The text of params.yaml for these Hydra overrides.
 
     Raises:
-        InputError: one of them names no param, no file of a group, or is no override.
+        InputError: one of them names no param, no file of a group, or is no override; or a value is refused.
     """
     sys.path.insert(0, str(CONF.parent / "hydra_plugins"))
     import resolvers  # noqa: F401 (registers `dag`)
@@ -34,7 +35,11 @@ def compose_params(overrides: list[str]) -> str:
             unknown = next((name for name in names if name not in [*known, "experiment"]), None)
             reason = f"{unknown!r} is unknown{nearest(unknown, known)}" if unknown else " ".join(str(error).split())
             raise InputError(f"params: {reason}") from None
-    return OmegaConf.to_yaml(config, resolve=True)
+    try:
+        return OmegaConf.to_yaml(config, resolve=True)
+    except InterpolationResolutionError as error:  # what a resolver refused, or a value that is none of its kind
+        reason = str(error).splitlines()[0].partition("resolving interpolation: ")[2]
+        raise InputError(reason if reason.startswith("params: ") else f"params: {reason}") from None
 
 
 def _keys(config: Any, prefix: str = "") -> Iterator[str]:

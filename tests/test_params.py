@@ -354,9 +354,11 @@ def test_an_unknown_group_of_rivals_is_refused_with_those_that_there_are(monkeyp
         ("zzz=1", "'zzz' is unknown"),
         ("experiment=digit", "Could not find 'experiment/digit'"),
         ("N=[1", "no viable alternative at input '[1'"),
+        ("N=x", "params: invalid literal for int() with base 10: 'x'"),
+        ("directions=[range,foo]", "params: directions: 'foo' is unknown; known are range, self"),
     ],
 )
-def test_an_override_that_names_no_param_ends_in_one_line(
+def test_an_override_that_is_refused_ends_in_one_line(
     override: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(REPOSITORY / "conf")

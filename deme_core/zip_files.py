@@ -9,6 +9,7 @@ from deme_core.errors import InputError
 from deme_core.naming import named
 
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+ODD = {1: "Shrink", 6: "Implode", 9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 WITHIN = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # give no more than they are asked for
 ENCRYPTED = 1  # a bit of an entry's flags
 PIECE = 4096  # bytes that other methods are asked for, and as many packed ones are what they take
@@ -39,8 +40,7 @@ def entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     if locked := [name for name, info in found.items() if info.flag_bits & ENCRYPTED]:
         raise InputError(f"{archive.filename}: {named(locked)} are encrypted; unpack them, and read the folder")
     if odd := [name for name, info in found.items() if info.compress_type not in METHODS]:
-        known = zipfile.compressor_names  # type: ignore[attr-defined]  # (typeshed lacks it)
-        methods = sorted({known.get(found[name].compress_type, "?") for name in odd})
+        methods = sorted({ODD.get(kind := found[name].compress_type, f"method {kind}") for name in odd})
         raise InputError(
             f"{archive.filename}: {named(odd)} are packed by a method that is not read ({', '.join(methods)}); unpack"
             " them and read the folder, or pack them again by deflate"

@@ -16,6 +16,7 @@ from deme_core.paths import matches
 
 GZIP = b"\x1f\x8b"
 MOST = 2**29 + 2**28  # bytes of a packed file; EMNIST, the largest of the kin, has 0.64e9
+PIECE = 2**24  # bytes that are unpacked at a time
 UBYTE = 8  # the one element type that images and labels have
 
 
@@ -44,15 +45,13 @@ def read_idx_file(path: Path, dimensions: int) -> np.ndarray:
         InputError: another magic number than that of unsigned bytes in `dimensions` dimensions, a damaged gzip file,
             or another number of values than the header announces.
     """
-    data = path.read_bytes()
+    packed = path.read_bytes()
+    data: bytes | bytearray = packed
     if data[:2] == GZIP:
         try:
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-                data = file.read(MOST + 1)
+            data = _unpacked(packed)
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path}: damaged gzip file ({error}); fetch it again") from None
-        if len(data) > MOST:
-            raise InputError(f"{path}: unpacks to more than {MOST:,} bytes; unpack it where that is meant")
     expected = bytes([0, 0, UBYTE, dimensions])
     if data[:4] != expected:
         raise InputError(
@@ -65,6 +64,25 @@ def read_idx_file(path: Path, dimensions: int) -> np.ndarray:
         values, announced = max(len(data) - start, 0), "×".join(map(str, shape))
         raise InputError(f"{path}: holds {values} values, its header announces {announced}; fetch it again")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _unpacked(packed: bytes) -> bytearray:
+    """What a gzip file holds, up to one byte more than its idx header announces, and never more than `MOST`.
+
+    Raises:
+        OSError: it announces more than `MOST` bytes, or is no gzip file; zlib.error, EOFError: it is damaged.
+    """
+    data = bytearray()
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+        data += file.read(4)
+        dimensions = data[3] if len(data) == 4 else 0
+        data += file.read(4 * dimensions)
+        announced = len(data) + math.prod(struct.unpack(f">{dimensions}I", data[4:].ljust(4 * dimensions, b"\0")))
+        if announced > MOST:
+            raise OSError(f"announces {announced:,} bytes, at most {MOST:,} are unpacked")
+        while len(data) <= announced and (piece := file.read(min(PIECE, announced + 1 - len(data)))):
+            data += piece
+    return data
 
 
 def _read_part(folder: Path, prefix: str, size: int) -> Images:

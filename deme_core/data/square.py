@@ -13,7 +13,7 @@ from deme_core.data.formats import formats
 from deme_core.data.images import DataParams
 from deme_core.seeds import step_seed
 
-MEMORY = 10**9  # bytes that decoding one image may take
+MEMORY = 9 * 10**8  # bytes that decoding one image may take
 # Of them a pixel takes four as Pillow holds it, and as many once converted or turned; some decoders have own copies.
 A_PIXEL = {"JPEG2000": 24, "AVIF": 16, "WEBP": 16}
 LARGE = 2**23  # pixels; larger images are decoded one at a time

@@ -236,7 +236,7 @@ def make_what_is_named(params: dict[str, Any], folder: Path) -> None:
     """
     named = [None if params["data"]["source"] == "hub" else params["data"]["path"]]
     named += [own.get(key) for own in params["prompts"].values() for key in ("path", "reference")]
-    for path in (folder / name for name in named if name and not (REPOSITORY / name).exists()):
+    for path in (folder / name.replace("*", "0") for name in named if name and not (REPOSITORY / name).exists()):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch() if path.suffix else path.mkdir(exist_ok=True)
     if params["pretrain_load"]["source"] == "zoo/fashion-mnist-ddpm":  # of which the recipe alone is there

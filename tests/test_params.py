@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 import yaml
 from conftest import (
+    ARCHITECTURE,
     ASKED,
     REPOSITORY,
     make_what_is_named,
@@ -23,7 +25,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from deme_core.dag import RIVALS, dag
-from deme_core.data.images import DataParams
+from deme_core.data.images import DataParams, Images, save_part
 from deme_core.errors import InputError
 from deme_core.inputs import inputs
 from deme_core.merging.settings import SearchParams
@@ -471,14 +473,14 @@ def test_validate_refuses_to_scale_what_does_not_predict_the_noise(
     [("local", "trailing", True), ("train", "trailing", True), ("local", "uniform", False)],
 )
 def test_validate_refuses_a_sampler_that_the_model_cannot_have(
-    source: str, spacing: str, refused: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    source: str, spacing: str, refused: bool, digits: torch.Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Zero terminal SNR with ε-prediction: it came out after hours of training, or as black images."""
     schedule = {"rescale_betas_zero_snr": True, "clip_sample": False}
     params = composed(f"sampler.spacing={spacing}", monkeypatch=monkeypatch)
     if source == "train":
         training = asdict(training_params(consistency=0.0, projection="none"))
-        train = {"architecture": {}, "noise_schedule": schedule, "training": training}
+        train = {"architecture": ARCHITECTURE, "noise_schedule": schedule, "training": training}
         params["pretrain_load"] = {"source": "train", "revision": None, "train": train}
     else:
         params["pretrain_load"]["source"] = str(write_pipeline(tmp_path / "model", **schedule))
@@ -490,8 +492,9 @@ def test_validate_refuses_a_sampler_that_the_model_cannot_have(
     with pytest.raises(SystemExit, match=message):
         validate(params, tmp_path, monkeypatch)
     if source == "local":  # a model on the hub is first seen when it has been fetched
+        save_part(tmp_path / "images", "train", Images(digits, torch.zeros(len(digits), dtype=torch.int64)))
         with pytest.raises(SystemExit, match=message):
-            stage("pretrain_load", "--data", "nothing", "--out", "out", monkeypatch=monkeypatch)
+            stage("pretrain_load", "--data", tmp_path / "images", "--out", tmp_path / "out", monkeypatch=monkeypatch)
 
 
 @pytest.mark.parametrize(("images", "warned"), [(240, True), (300, False)])

@@ -133,11 +133,12 @@ def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
     params["clip_score"] = {"model": "compass", "pretrained": None, "revision": None}
     params["gate"]["must_win"], params["own_samples"]["images"] = "ignore", 20
     params["judges"] = {"folder": "judges", "development": "judges"}
-    Path("judges/pixels").mkdir(parents=True)
+    for folder in ("judges/pixels", "compass"):
+        Path(folder).mkdir(parents=True)
     Path("judges/pixels/config.json").write_text('{"_class_name": "Pixels", "side": 4}')
     monkeypatch.setattr("deme_core.metrics.clip_score.load_open_clip", lambda *_: Lengths([]))
     ran = run_dag(params, monkeypatch)
-    assert ran == {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", "finetune_rival"}
+    assert ran == {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", "finetune_rival", "direction"}
     assert {"safety_checker", "feature_extractor"} <= {path.name for path in Path(f"models/n{N}/merged").iterdir()}
     assert json.loads(Path(f"search/n{N}/merged/result.json").read_text())["objective"] == "frechet+clip_score"
     table = pd.read_csv("reports/prompts/table2.csv")

@@ -121,7 +121,18 @@ def test_the_stages_carry_the_statistics_into_the_protocol(
     pd.DataFrame(distances).to_csv("judged.csv", index_label="block")
     Path("judged.json").write_text('{"judges": "group-0123", "names": ["own"], "two_sample": {}}')
     own = "features.safetensors"
-    arguments = ["--features", own, "--baseline", own, "--reference", "reference", "--out", "m.json"]
+    arguments = [
+        "--features",
+        own,
+        "--baseline",
+        own,
+        "--reference",
+        "reference",
+        "--out",
+        "m.json",
+        "--metrics",
+        "x.json",
+    ]
     arguments += ["--judged", "judged", "--judged-baseline", "judged"]
     stage("evaluate", *arguments, "--scores", "s.csv", monkeypatch=monkeypatch)
     metrics = json.loads(Path("m.json").read_text())

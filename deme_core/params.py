@@ -86,8 +86,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _parse(hint, value, where)
     if origin in (typing.Union, types.UnionType):
         inner = [a for a in args if a is not type(None)]
-        words = [a for a in inner if typing.get_origin(a) is typing.Literal and value in typing.get_args(a)]
-        return None if value is None and len(inner) < len(args) else _convert((words or inner)[0], value, where)
+        words = [word for a in inner[1:] for word in typing.get_args(a)]  # names beside the type
+        if (value is None and len(inner) < len(args)) or value in words:
+            return value
+        try:
+            return _convert(inner[0], value, where)
+        except InputError as error:
+            if words and not isinstance(value, list):
+                raise InputError(f"{error}, or {', '.join(words)}") from None
+            raise
     if origin is typing.Literal:
         check(value in args, where, value, f"must be one of {', '.join(map(str, args))}")
         return value

@@ -10,6 +10,7 @@ from typing import Any
 
 from deme_core.code_links import check_links
 from deme_core.errors import InputError
+from deme_core.naming import shown
 from deme_core.params import check, section
 from deme_core.processes import is_main, launched, state, wait
 
@@ -41,12 +42,7 @@ def run(main: Callable[[], None], *, shared: bool = False) -> None:
         wait()
         state().destroy_process_group()
     except InputError as error:
-        sys.exit(f"error: {one_line(str(error))}")
-
-
-def one_line(text: str) -> str:
-    """A message whose file names may hold anything: what does not print stands as its escape."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+        sys.exit(f"error: {shown(error)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ class Tensors:
                     )
                 self.layout[key] = (_DTYPE_OF[entry["dtype"]], tuple(entry["shape"]))
                 self._place[key] = (file, data + entry["data_offsets"][0])
-        if path.name.endswith(INDEX):
+        if path.suffix == ".json":
             listed = set(weight_map(path))
             for key in sorted(listed ^ set(self.layout)):
                 raise InputError(f"{path}: '{key}' is in the index or in the shards, not in both; fetch them again")
@@ -114,8 +114,8 @@ class Tensors:
 
 
 def shards(path: Path) -> list[Path]:
-    """The safetensors files behind a path: itself, or those that an index names."""
-    if not path.name.endswith(INDEX):
+    """The files behind a path: itself, or the shards that an index names."""
+    if path.suffix != ".json":
         return [path]
     return [path.parent / name for name in sorted(set(weight_map(path).values()))]
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deme_core.errors import InputError
-from deme_core.tensor_files import INDEX, weight_map
+from deme_core.tensor_files import INDEX, shards
 
 STEMS = {"diffusion_pytorch_model": "diffusion_pytorch_model", "pytorch_model": "model"}  # of pickles -> of safetensors
 VARIANTS = ("", ".fp16")
@@ -41,10 +41,8 @@ def files_of(file: Path) -> list[Path]:
     Raises:
         InputError: one of them is missing.
     """
-    if file.suffix != ".json":
-        return [file]
-    shards = [file.parent / name for name in sorted(set(weight_map(file).values()))]
-    for shard in shards:
+    found = shards(file)
+    for shard in found:
         if not shard.is_file():
             raise InputError(f"{shard}: no such file, and {file.name} names it; fetch all shards")
-    return shards
+    return found

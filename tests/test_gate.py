@@ -73,6 +73,8 @@ def test_losses_of_images_do_not_depend_on_the_others(pipeline: Path, digits: to
     assert len(np.unique(found)) == found.size
     again = image_losses(denoise, schedule, Pixels(digits), RANGES, 3, CPU)
     np.testing.assert_array_equal(found, again)
+    (second,) = image_losses(denoise, schedule, Pixels(digits), RANGES, 3, CPU, which=[2])
+    np.testing.assert_array_equal(second, found[1])
 
 
 @pytest.mark.timeout(600)

@@ -81,7 +81,7 @@ def test_probes_count_as_training() -> None:
 def test_auto_is_the_only_word(pipeline: Path) -> None:
     params = asdict(AUTO)
     assert section({"finetune_range": params}, "finetune_range", TrainingParams) == AUTO
-    with pytest.raises(InputError, match=r"finetune_range\.learning_rate = 'fast': must be of type float"):
+    with pytest.raises(InputError, match=r"finetune_range\.learning_rate = 'fast': must be of type float, or auto"):
         section({"finetune_range": params | {"learning_rate": "fast"}}, "finetune_range", TrainingParams)
     with pytest.raises(InputError, match="no base yet"):
         ScratchParams(

@@ -13,7 +13,7 @@ from deme_core.checkpoints import WEIGHTS
 from deme_core.errors import InputError
 from deme_core.merging import __main__ as cli
 from deme_core.merging.merge import write_merged
-from deme_core.stage import one_line
+from deme_core.naming import shown
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_locale_other_than_utf_8_changes_no_byte(
 
 
 def test_what_does_not_print_stands_as_its_escape() -> None:
-    assert one_line("θ\n\x1b[0m\udce9: no such directory") == r"θ\n\x1b[0m\udce9: no such directory"
+    assert shown("θ\n\x1b[0m\udce9: no such directory") == r"θ\n\x1b[0m\udce9: no such directory"
 
 
 def test_text_is_read_and_written_in_utf_8_by_name() -> None:
@@ -136,7 +136,7 @@ def test_text_is_read_and_written_in_utf_8_by_name() -> None:
                     text = call.func.attr in ("read_text", "write_text")
                     if text and "encoding" not in {keyword.arg for keyword in call.keywords}:
                         silent.append(f"{file.relative_to(REPOSITORY)}:{call.lineno}")
-    assert [place for place in silent if "trials.py" not in place] == []  # numbers alone
+    assert silent == []
 
 
 def test_a_base_that_lacks_a_part_or_leads_nowhere_is_refused(

@@ -178,7 +178,7 @@ def test_a_name_of_timesteps_is_read_from_params() -> None:
     read = [sampler_of({"sampler": sampler | {"timesteps": own}}).timesteps for own in ("ays", None)]
     assert read == ["ays", None]
     assert sampler_of({"sampler": sampler | {"steps": 2, "timesteps": [9, 0]}}).timesteps == (9, 0)
-    for own, message in (("sdxl", "'sdxl': must be a list"), (10, "10: must be a list")):
+    for own, message in (("sdxl", "'sdxl': must be a list, or ays"), (10, "10: must be a list")):
         with pytest.raises(InputError, match=rf"sampler\.timesteps = {message}"):
             sampler_of({"sampler": sampler | {"timesteps": own}})
     with pytest.raises(InputError, match=r"sampler\.timesteps = 'ays': are no way of unipc; take ddim, ddpm, dpm_sol"):

@@ -12,14 +12,13 @@ from deme_core.data.formats import formats
 from deme_core.data.images import DataParams, Images, new_pixels
 from deme_core.data.square import square_and_frames
 from deme_core.errors import InputError
-from deme_core.naming import named, shown
+from deme_core.naming import named, said, shown
 
 AHEAD = 256  # images that are in memory at once, encoded and as squares
 AHEAD_BYTES = 2**28  # encoded; beyond them fewer images are
 MOST_BYTES = 2**28  # of one encoded image
 NAMED = 10  # unreadable images that a message names; it counts the rest
 IN_MEMORY = r" <_io\.BytesIO[^>]*>"  # how Pillow names what it read
-LONGEST = 200  # characters of what Pillow says
 
 
 def decode_all(
@@ -67,7 +66,7 @@ def decode_all(
 
 def reason(error: Exception) -> str:
     """Why an image is unreadable, on one line."""
-    return shown(re.sub(IN_MEMORY, "", " ".join(str(error).split())))[:LONGEST] or type(error).__name__
+    return re.sub(IN_MEMORY, "", said(error))
 
 
 Encoded = tuple[int, str, bytes | Exception]

@@ -14,7 +14,8 @@ from deme_core.components import read_index
 from deme_core.errors import InputError
 from deme_core.hub_layouts import key_of_today
 from deme_core.json_files import read_json
-from deme_core.tensor_files import INDEX, Tensors, piece_bounds
+from deme_core.tensor_files import Tensors, piece_bounds
+from deme_core.weight_files import is_pickled, weight_file
 
 # Keys of a config that change no value that the model computes: training, first weights, the precision on a GPU; and
 # the width of a projection that is there as a tensor, or not at all.
@@ -192,13 +193,9 @@ def _there(found: object) -> str:
 
 
 def _weights_file(folder: Path) -> Path | None:
-    """A part's weights as they are loaded by default: no variant such as fp16 where there are others."""
-    found = [*sorted(folder.glob(f"*.safetensors{INDEX}")), *sorted(folder.glob("*.safetensors"), key=_dots)]
-    return next(iter(found), None)
-
-
-def _dots(file: Path) -> tuple[int, str]:
-    return file.name.count("."), file.name
+    """A part's safetensors weights, as they are loaded by default."""
+    found = weight_file(folder)
+    return None if found is None or is_pickled(found) else found
 
 
 def _today(key: str) -> str:

@@ -37,7 +37,7 @@ class TrialLog:
         there = path.is_file()
         if there:
             # A line cut short by a kill is the last one, and is dropped.
-            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
             for round, first, images, *weights, score in list(csv.reader(lines))[1:]:
                 self.scores[Trial(round, int(first), int(images), tuple(map(float, weights)))] = float(score)
         wait()  # no process may read what another one has already added to
@@ -67,12 +67,12 @@ class TrialLog:
         self._write(directory / "trials.csv", self.used)
         if is_main():
             text = json.dumps(result, indent=2)
-            (directory / "result.json").write_text(text + "\n")
+            (directory / "result.json").write_text(text + "\n", encoding="utf-8")
             print(text)
 
     def _append(self, line: str) -> None:
         if is_main():
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())

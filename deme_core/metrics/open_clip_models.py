@@ -16,6 +16,7 @@ from deme_core.device import best_device
 from deme_core.errors import InputError
 from deme_core.json_files import read_json
 from deme_core.metrics.extractor import Extractor, files_of_model, rgb
+from deme_core.naming import said
 from deme_core.parallel import in_order
 from deme_core.tensors import shapes, weights_hash
 
@@ -89,9 +90,8 @@ def load_open_clip(source: str, pretrained: str | None = None, revision: str | N
     try:
         model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     except Exception as error:  # of torch where keys or shapes differ, of open_clip and others at a broken file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"{folder / WEIGHTS} does not fit {folder / CONFIG} ({reason}); take both from one model"
+            f"{folder / WEIGHTS} does not fit {folder / CONFIG} ({said(error)}); take both from one model"
         ) from None
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     for key, shape in shapes(folder / WEIGHTS).items():  # open_clip interpolates position embeddings, without a word

@@ -11,7 +11,7 @@ import torch
 
 from deme_core.errors import InputError
 from deme_core.metrics.moments import Moments
-from deme_core.naming import shown
+from deme_core.naming import said
 from deme_core.tensors import read_recipe, read_tensors, write_tensors
 from deme_core.zip_files import entries, open_zip, read_entry
 
@@ -19,7 +19,6 @@ NAME = "statistics.safetensors"
 HEADER = 2**16  # bytes before the numbers of an array
 LARGEST_NUMBER = 16  # bytes
 MOST_FEATURES = 2**16
-LONGEST = 200  # characters of what a library says
 
 
 def import_statistics(path: Path, dimension: int, folder: Path) -> None:
@@ -37,8 +36,7 @@ def import_statistics(path: Path, dimension: int, folder: Path) -> None:
         if covariance is not None:
             Moments.from_statistics(mean, covariance, n=2)
     except Exception as error:  # zipfile, its decompressors and numpy raise what they stumble over
-        said = shown(" ".join(str(error).split()))[:LONGEST] or type(error).__name__
-        raise InputError(f"{path}: no npz of mu [D] and sigma [D, D] ({said}); fetch it again") from None
+        raise InputError(f"{path}: no npz of mu [D] and sigma [D, D] ({said(error)}); fetch it again") from None
     if covariance is None:
         raise InputError(
             f"{path}: statistics of {mean.size} features, the extractor gives {dimension}; both must be of one network"

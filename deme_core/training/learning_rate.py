@@ -63,12 +63,12 @@ def with_rate(
         raise InputError(NO_IMAGE)
     schedule = load_noise_schedule(pretrained)
     bounds = sorted({0, *own, schedule.config.num_train_timesteps})
-    ranges, i, draws = TimestepRanges(tuple(bounds)), bounds.index(own[0]), -(-LOSSES // len(validation))
+    ranges, which, draws = TimestepRanges(tuple(bounds)), [bounds.index(own[0]) + 1], -(-LOSSES // len(validation))
 
     def losses(folder: Path) -> np.ndarray:
         """Of each image on `own`, the same in all processes."""
-        found = model_losses({"": folder}, schedule, validation, ranges, draws, best_device())
-        return np.array(agreed(found[""][i].tolist()))
+        (found,) = model_losses({"": folder}, schedule, validation, ranges, draws, best_device(), which)[""]
+        return np.array(agreed(found.tolist()))
 
     steps = _steps(params)
     base = best = losses(denoiser_dir(pretrained))

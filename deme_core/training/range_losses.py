@@ -1,7 +1,7 @@
 """The denoising loss of a model on every timestep range, image by image, over images that no training has seen."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ def image_losses(
     draws: int,
     device: torch.device,
     name: str = "the model",
+    which: Sequence[int] = (),
 ) -> np.ndarray:
     """Denoising loss (Eq. 3) of each image on each range, a mean over `draws` timesteps and noises.
 
@@ -46,9 +47,10 @@ def image_losses(
     Args:
         examples: which no training has seen.
         name: what a message calls the model.
+        which: ranges that are measured, counted from 1, rising; none: all.
 
     Returns:
-        float64 [N, n].
+        float64 [N, n], or a row for each of `which`.
 
     Raises:
         InputError: the loss of a range is not finite.
@@ -62,16 +64,17 @@ def image_losses(
         found = denoising_loss(prediction, regression_target(noise_schedule, x0, eps, t))
         return batch.i, batch.rows.numpy(), found.double().cpu().numpy()
 
-    sums = np.zeros((ranges.N, len(examples)))
-    for i, rows, found in in_order(losses, _batches(examples, ranges, draws), device):
-        np.add.at(sums[i - 1], rows, found)
-    for i, own in enumerate(sums, 1):
+    which = which or range(1, ranges.N + 1)
+    sums = {i: np.zeros(len(examples)) for i in which}
+    for i, rows, found in in_order(losses, _batches(examples, ranges, draws, which), device):
+        np.add.at(sums[i], rows, found)
+    for i, own in sums.items():
         if not np.isfinite(own).all():
             raise InputError(
                 f"{name}: its loss on range {i}, timesteps [{', '.join(map(str, ranges.range(i)))}), is not finite;"
                 " look at the curve of its training"
             )
-    return sums / draws
+    return np.stack(list(sums.values())) / draws
 
 
 def model_losses(
@@ -81,11 +84,12 @@ def model_losses(
     ranges: TimestepRanges,
     draws: int,
     device: torch.device,
+    which: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
     """`image_losses` of each model, name -> folder of its denoiser; one is in memory at a time."""
     return {
         name: image_losses(
-            single(load_denoiser(folder), device), noise_schedule, examples, ranges, draws, device, str(folder)
+            single(load_denoiser(folder), device), noise_schedule, examples, ranges, draws, device, str(folder), which
         )
         for name, folder in models.items()
     }
@@ -96,10 +100,10 @@ def range_losses(losses: np.ndarray) -> list[float]:
     return [float(own.mean()) if own.size else math.nan for own in losses]
 
 
-def _batches(examples: Examples, ranges: TimestepRanges, draws: int) -> Iterator[Batch]:
+def _batches(examples: Examples, ranges: TimestepRanges, draws: int, which: Sequence[int]) -> Iterator[Batch]:
     """Range by range; draw k of a range has timesteps from its k-th part of equal length, in the middle on average."""
     index = torch.arange(len(examples)).repeat(draws)
-    for i in range(1, ranges.N + 1):
+    for i in which:
         low, high = ranges.range(i)
         generator = torch.Generator().manual_seed(SEED + i)
         position = torch.rand(len(index), generator=generator) + torch.arange(draws).repeat_interleave(len(examples))

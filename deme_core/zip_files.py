@@ -36,7 +36,7 @@ def entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     Raises:
         InputError: files are encrypted, or packed by a method that Python does not unpack.
     """
-    found = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+    found = {info.filename: info for info in archive.infolist() if not info.filename.endswith("/")}
     if locked := [name for name, info in found.items() if info.flag_bits & ENCRYPTED]:
         raise InputError(f"{archive.filename}: {named(locked)} are encrypted; unpack them, and read the folder")
     if odd := [name for name, info in found.items() if info.compress_type not in METHODS]:

@@ -317,6 +317,12 @@ def test_an_archive_that_lies_about_a_size_costs_no_memory(tmp_path: Path, metho
             read("zip", path)
 
 
+def test_an_entry_without_a_name_is_a_file_like_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_zip(tmp_path / "x.zip", {"a.png": encoded(noise(8, 8)), "": b"x", "b/": b""})
+    assert len(read("zip", path)) == 1
+    assert "left out no images: 1 (" in capsys.readouterr().out
+
+
 def test_of_a_name_that_stands_twice_in_an_archive_the_last_is_read_once(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "x.zip", {"a.png": encoded(noise(8, 8))})
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as archive:

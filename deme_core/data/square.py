@@ -23,6 +23,9 @@ _one_at_a_time = threading.Lock()
 Image.MAX_IMAGE_PIXELS = MEMORY // 8 // 2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+# In blocks of more than 32 MiB, since what a thread frees of smaller ones glibc keeps for that thread.
+Image.core.set_block_size(2**26)
+
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,

@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any, get_args
 
 from deme_core.errors import InputError
+from deme_core.naming import said, shown
 
 Kinds = Mapping[str, Any]
 """Key -> the type of its value, as isinstance takes it; a key that may be absent admits None."""
@@ -42,7 +43,7 @@ def read_json(path: Path, kinds: Kinds | None = None) -> dict[str, Any]:
     try:
         found = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no valid JSON ({error}); write or fetch it again") from None
+        raise InputError(f"{path}: no valid JSON ({said(error)}); write or fetch it again") from None
     if not isinstance(found, dict):
         raise InputError(f"{path}: holds no JSON object, but {_short(found)}; write or fetch it again")
     check_kinds(found, kinds or {}, path)
@@ -85,5 +86,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = shown(json.dumps(value, ensure_ascii=False))
     return text if len(text) < 60 else f"{text[:60]} …"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 NAMED = 3
-LONGEST = 200  # characters of what a library says, which may print a whole file
+LONGEST = 200  # characters; a library or a header may print a whole file
 
 
 def shown(name: object) -> str:
@@ -17,6 +17,12 @@ def named(names: Sequence[object]) -> str:
     return f"{len(names)} ({', '.join(map(shown, names[:NAMED]))}{', …' if len(names) > NAMED else ''})"
 
 
+def brief(text: object) -> str:
+    """What a library or a file says, as it can be printed: on one line, and not beyond `LONGEST`."""
+    line = shown(" ".join(str(text).split()))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
+
+
 def said(error: Exception) -> str:
     """What a library says, or its kind of error where it says nothing."""
-    return shown(" ".join(str(error).split()))[:LONGEST] or type(error).__name__
+    return brief(error) or type(error).__name__

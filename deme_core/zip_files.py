@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deme_core.errors import InputError
-from deme_core.naming import named
+from deme_core.naming import named, said
 
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 ODD = {1: "Shrink", 6: "Implode", 9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
@@ -25,7 +25,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # zipfile raises what it stumbles over in a damaged directory
-        raise InputError(f"{path}: no whole ZIP archive ({error}); fetch it again") from None
+        raise InputError(f"{path}: no whole ZIP archive ({said(error)}); fetch it again") from None
     with archive:
         yield archive
 

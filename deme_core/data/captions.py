@@ -13,7 +13,7 @@ from typing import Any
 from deme_core.data.images import DataParams
 from deme_core.errors import InputError
 from deme_core.json_files import parse_json
-from deme_core.naming import named, shown
+from deme_core.naming import brief, named, said, shown
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 
@@ -38,7 +38,7 @@ def file_captions(
             for column in ("file_name", params.captions):
                 if row.get(column) is None:
                     raise InputError(
-                        f"{shown(table)}: a row has no '{column}', only {shown(', '.join(map(str, row)))}; write it"
+                        f"{shown(table)}: a row has no '{column}', only {brief(', '.join(map(str, row)))}; write it"
                     )
             name = str(PurePosixPath(table).parent / str(row["file_name"]))
             found[name] = found.get(name, ()) + as_captions(row[params.captions], f"{table}, {name}")
@@ -83,7 +83,7 @@ def _table(name: str, read: Callable[[str], bytes]) -> bytes:
     try:
         return read(name)
     except Exception as error:  # of the file system, of zipfile and its decompressors
-        raise InputError(f"{shown(name)}: cannot be read ({error}); write it again") from None
+        raise InputError(f"{shown(name)}: cannot be read ({said(error)}); write it again") from None
 
 
 def _rows(table: str, data: bytes) -> list[dict[Any, Any]]:
@@ -95,7 +95,7 @@ def _rows(table: str, data: bytes) -> list[dict[Any, Any]]:
         rows = [parse_json(line) for line in text.split("\n") if line.strip()]
     except (ValueError, csv.Error) as error:
         raise InputError(
-            f"{shown(table)}: cannot be read ({error}); one JSON object a line, or a CSV with a header"
+            f"{shown(table)}: cannot be read ({said(error)}); one JSON object a line, or a CSV with a header"
         ) from None
     if not all(isinstance(row, dict) for row in rows):
         raise InputError(f'{table}: a line is no JSON object; each must be one, as {{"file_name": …, "text": …}}')

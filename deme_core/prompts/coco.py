@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deme_core.errors import InputError
 from deme_core.json_files import parse_json
-from deme_core.naming import named
+from deme_core.naming import named, said
 from deme_core.prompts.text_files import read_text
 
 WHERE = "captions_val2014.json lies in annotations_trainval2014.zip of https://cocodataset.org/#download"
@@ -30,7 +30,7 @@ def read_coco(path: Path) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: not a captions JSON of COCO, whose `annotations` have id, image_id and caption"
-            f" ({type(error).__name__}: {error}); {WHERE}"
+            f" ({type(error).__name__}: {said(error)}); {WHERE}"
         ) from None
     if bare := sorted(blank - captions.keys()):
         print(f"{path}: left out images whose captions are blank: {named(bare)}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from deme_core.errors import InputError
 from deme_core.json_files import parse_json
+from deme_core.naming import said
 from deme_core.prompts.text_files import lines, read_text
 
 WHERE = "imagenet_class_index.json, which Keras fetches, or LOC_synset_mapping.txt of Kaggle's ImageNet challenge"
@@ -34,7 +35,7 @@ def read_class_names(path: Path) -> list[str]:
         names = _of_structure(_parse(text)) if whole else _of_lines([line.strip() for line in lines(text)])
         return [_plain(name) for name in names]
     except ValueError as error:
-        raise InputError(f"{path}: not a list of class names ({error}); write {KNOWN}; or take {WHERE}") from None
+        raise InputError(f"{path}: not a list of class names ({said(error)}); write {KNOWN}; or take {WHERE}") from None
 
 
 def _parse(text: str) -> Any:

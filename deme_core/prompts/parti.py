@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from deme_core.errors import InputError
+from deme_core.naming import brief
 from deme_core.prompts.text_files import lines, read_text
 
 COLUMN = "Prompt"
@@ -15,7 +16,7 @@ def read_parti(path: Path) -> list[str]:
     names = header.split("\t")
     if COLUMN not in names:
         raise InputError(
-            f"{path}: no column '{COLUMN}' in its first line, which names {', '.join(names)[:100]}; a table parted by"
+            f"{path}: no column '{COLUMN}' in its first line, which names {brief(', '.join(names))}; a table parted by"
             f" tabs is expected: {WHERE}"
         )
     prompts = []

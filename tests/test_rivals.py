@@ -337,7 +337,8 @@ def stage(
     params |= {"N": N, "rivals": [name], "finetune_range": params["finetune_range"] | short}
     (folder / "params.yaml").write_text(json.dumps(params))
     (folder / "result.json").write_text(json.dumps({"weights": merge_weights}))
-    save_part(folder / "data", "train", Images(digits, torch.zeros(len(digits), dtype=torch.int64)))
+    for part in ("train", "validation"):
+        save_part(folder / "data", part, Images(digits, torch.zeros(len(digits), dtype=torch.int64)))
     monkeypatch.chdir(folder)
     words = ["--rival", name, "--pretrained", str(pipeline), "--examples", "data", "--search", "result.json"]
     monkeypatch.setattr(sys, "argv", ["finetune_rival.py", *words, "--out", "out", "--curve", "curves/x.csv"])

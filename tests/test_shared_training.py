@@ -55,7 +55,7 @@ def template(pipeline: Path, digits: torch.Tensor, tmp_path_factory: pytest.Temp
     params = read(REPOSITORY / "params.yaml") | {"N": 2, "dag": {}}
     params["finetune_range"] |= SHORT
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    for part in ("train", "heldout"):
+    for part in ("train", "validation", "heldout"):
         write_tensors(folder / f"examples/{part}.safetensors", {"pixels": digits, "labels": torch.zeros(64)})
     shutil.copytree(pipeline, folder / "pretrained")
     (folder / "slow.py").write_text(SLOW)

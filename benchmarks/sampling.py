@@ -24,11 +24,11 @@ from deme_core.checkpoints import load_denoiser
 from deme_core.data.images import DataParams
 from deme_core.data.sources import read_digits
 from deme_core.denoising import single
-from deme_core.merging.objective import Scorer, frechet
 from deme_core.metrics.features import load_extractor
 from deme_core.report.text import markdown
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
+from deme_core.search.objective import Scorer, frechet
 from deme_core.seeds import SeedBlock
 from deme_core.stage import run
 

@@ -23,26 +23,19 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
-from deme_core.data.examples import load_examples
-from deme_core.device import best_device
 from deme_core.errors import InputError
-from deme_core.merging.first_round import FirstRound
-from deme_core.merging.objective import MergedLoss, Scorer, make_objective
-from deme_core.merging.search import check_search
-from deme_core.merging.search_methods import METHODS, nominate
-from deme_core.merging.settings import SearchParams
 from deme_core.merging.task_vectors import vector_files
-from deme_core.merging.trials import Trial, TrialLog, Weights
-from deme_core.metrics.clip_score import ClipScoreParams
-from deme_core.metrics.features import FeatureParams
 from deme_core.metrics.intervals import paired_interval
 from deme_core.params import read, section
 from deme_core.report.text import markdown, number
-from deme_core.sampling.generate import Sampler
-from deme_core.sampling.settings import SamplerParams
+from deme_core.search.check import check_search
+from deme_core.search.first_round import FirstRound
+from deme_core.search.methods import METHODS, nominate
+from deme_core.search.settings import SearchParams
+from deme_core.search.task import SearchTask
+from deme_core.search.trials import Trial, TrialLog, Weights
 from deme_core.seeds import SeedBlock
 from deme_core.stage import run, run_params
-from deme_core.tensors import weights_hash
 from deme_core.work import only_one, work_dir
 
 OUT = Path("benchmarks")
@@ -58,32 +51,23 @@ class Bench:
     def __init__(self, *, per_block: bool = False) -> None:
         params = read()
         self.N = run_params(params).N
-        self.params = replace(section(params, "merge_search", SearchParams), images=IMAGES, per_block=per_block)
+        asked = replace(section(params, "merge_search", SearchParams), images=IMAGES, per_block=per_block)
+        self.params = replace(asked, objective="frechet", extractors=())
         pretrained, vectors = Path("models/pretrained"), vector_files(Path(f"models/n{self.N}/vectors"))
         reference = Path("data/reference/train.safetensors")
-        scorer = Scorer.of(
-            "frechet", section(params, "reference", FeatureParams).extractor, reference, ClipScoreParams()
-        )
-        self.sampler = Sampler.of(pretrained, section(params, "sampler", SamplerParams), best_device())
-        examples = load_examples(Path("data/examples"), "train")
-        self.losses = MergedLoss.of(pretrained, vectors, examples, self.sampler, per_block=per_block)
-        self.objective = make_objective("frechet", self.losses, self.sampler, scorer)
-        identity = self.sampler.identity | {
-            "hashes": [weights_hash(file) for file in (*vectors, reference)],
-            "extractor": scorer.extractor.sha256,
-        }
-        self.work = work_dir("benchmark-search", identity, __file__)
-        self.log = TrialLog(self.work / f"trials{'-per-block' * per_block}.csv", self.losses.model.weights)
+        self.task = SearchTask.of(params, self.params, pretrained, vectors, reference, Path("data/examples"))
+        self.work = work_dir("benchmark-search", self.task.identity, __file__)
+        self.log = TrialLog(self.work / f"trials{'-per-block' * per_block}.csv", self.task.loss.model.weights)
 
     def score(self, w: Weights, first: int, images: int) -> float:
         """The Fréchet distance of these images."""
         trial = Trial("search", first, images, w)
-        return self.log.score(trial, lambda: self.objective(w, SeedBlock.SEARCH, first, images))
+        return self.log.score(trial, lambda: self.task.objective(w, SeedBlock.SEARCH, first, images))
 
     def loss(self, w: Weights, first: int, images: int) -> float:
         """The denoising loss on these draws."""
         trial = Trial("loss", first, images, w)
-        return self.log.score(trial, lambda: self.losses.value(w, SeedBlock.SEARCH, first, images))
+        return self.log.score(trial, lambda: self.task.loss.value(w, SeedBlock.SEARCH, first, images))
 
     def blocks(self, w: Weights, at: int) -> np.ndarray:
         """Scores on the blocks that begin at CHOOSE or DECIDE, [BLOCKS]."""
@@ -105,8 +89,8 @@ class Bench:
             self.N, params,
             score=lambda w, k: self.score(w, first + k * n, n),
             loss=lambda w, k: self.loss(w, first + k * n, n),
-            gradient=lambda w, k: self.losses.gradient(w, SeedBlock.SEARCH, first + k * n, n),
-            steps=self.sampler.params.calls, groups=self.losses.model.groups,
+            gradient=lambda w, k: self.task.loss.gradient(w, SeedBlock.SEARCH, first + k * n, n),
+            steps=self.task.sampler.params.calls, groups=self.task.loss.model.groups,
         )  # fmt: skip
         return nominate(round)[0].weights, round.spent
 

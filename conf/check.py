@@ -8,7 +8,7 @@ import sys
 from compose import compose_params
 from omegaconf import OmegaConf
 
-from deme_core.report.check import check
+from deme_core.preflight.check import check
 from deme_core.stage import run
 
 

@@ -12,7 +12,8 @@ from deme_core.components import check_components, read_index
 from deme_core.errors import InputError
 from deme_core.json_files import blamed_on, read_json
 from deme_core.tensor_files import INDEX, Tensors
-from deme_core.tensors import check_same_layout, read_tensors, write_tensors
+from deme_core.tensors import check_same_layout, read_recipe, read_tensors, write_tensors
+from deme_core.timesteps import TimestepRanges
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
@@ -29,6 +30,17 @@ def denoiser_dir(pipeline: Path) -> Path:
         if cls in DENOISERS:
             return pipeline / name
     raise InputError(f"{pipeline}: model_index.json names no denoiser; known are {', '.join(DENOISERS)}")
+
+
+def denoisers(model: Path) -> tuple[list[Path], TimestepRanges | None]:
+    """The denoiser folder of a pipeline; or those of the experts 1 … N with their ranges, which they carry."""
+    if (model / "model_index.json").is_file():
+        return [denoiser_dir(model)], None
+    bounds = read_recipe(weights_file(model / "1")).get("bounds")
+    if bounds is None:
+        raise InputError(f"{model / '1'}: no expert of the stage finetune_range: its metadata names no ranges")
+    ranges = TimestepRanges(tuple(bounds))
+    return [model / str(i) for i in range(1, ranges.N + 1)], ranges
 
 
 def denoiser_of(directory: Path) -> Path:

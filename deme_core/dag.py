@@ -1,6 +1,6 @@
-"""What dvc.yaml makes stages of, for N ranges and a list of rivals: the derived section `dag` of params.yaml.
+"""What dvc.yaml makes stages of, for N ranges and a list of baselines: the derived section `dag` of params.yaml.
 
-The rivals (Table 1 of the paper, and the controls that it lacks) are what DeMe is compared with, each from the same
+The baselines (Table 1 of the paper, and the controls that it lacks) are what DeMe is compared with, each from the same
 pretrained model:
 
 - `full_range`: one finetune of all timesteps with the plain loss, for as many steps as all experts together;
@@ -11,7 +11,7 @@ pretrained model:
   loss cannot be negative: with it comes `merged_nonnegative`, DeMe with a search of its own over w >= 0;
 - `soup_greedy`: the greedy soup (Wortsman et al. 2022, "Model soups") of the experts.
 
-A finetuned rival stands in the tables as trained, and as `name+scale` with the scale of its task vector searched.
+A finetuned baseline stands in the tables as trained, and as `name+scale` with the scale of its task vector searched.
 
 Task vectors come from `directions`: `range` are the paper's experts on real data. Each further one adds a model that a
 search of one step along it makes (`FURTHER`): `self` away from what a finetune on the model's own samples learned
@@ -29,12 +29,12 @@ from deme_core.errors import InputError
 from deme_core.inputs import UNCHANGING
 
 SOUP_GREEDY, LOSS_EQUIVALENT, SOUP_FULL_RANGE = "soup_greedy", "loss_equivalent", "soup_full_range"
-RIVALS = (
+BASELINES = (
     "full_range", "snr_plus_one", "truncated_snr", "min_snr", SOUP_FULL_RANGE, SOUP_GREEDY, LOSS_EQUIVALENT,
 )  # fmt: skip
 DEME = ("ensemble", "merged_uniform", "merged")
 NONNEGATIVE, MATCHED, RANDOM, NEON = "merged_nonnegative", "matched", "random", "neon"
-OWN = ("pretrained", *DEME, NONNEGATIVE)  # no rivals
+OWN = ("pretrained", *DEME, NONNEGATIVE)  # no baselines
 
 
 class Direction(NamedTuple):
@@ -43,7 +43,7 @@ class Direction(NamedTuple):
     model: str
     """What the search of one step along them makes: its row in every table."""
     kind: str
-    """Of that search, which has its sign and its lengths: a row of `deme_core.merging.lines.LINES`."""
+    """Of that search, which has its sign and its lengths: a row of `deme_core.search.lines.LINES`."""
     vectors: str
     """Folder of the task vectors."""
     passed: str | None
@@ -65,13 +65,13 @@ def is_random(model: str) -> bool:
     return model.removeprefix(RANDOM).isdigit()
 
 
-def is_rival(model: str) -> bool:
+def is_baseline(model: str) -> bool:
     """Whether a model was trained or searched to be compared with DeMe."""
     return not (model in (*OWN, MATCHED, *STEPS) or is_random(model))
 
 
 def dag(
-    N: int, rivals: Sequence[str], references: Mapping[str, str | None] | None = None, draws: int = 1,
+    N: int, baselines: Sequence[str], references: Mapping[str, str | None] | None = None, draws: int = 1,
     directions: Sequence[str] = (RANGE,),
 ) -> dict[str, Any]:  # fmt: skip
     """The section `dag`.
@@ -89,35 +89,35 @@ def dag(
         untrained: the directions whose vectors the stage direction makes.
         own: whom samples of its own are made for: the pretrained model, or nobody.
         own_gate: what the gate measured on them; of a run without them what is there anyway.
-        full_range: the denoisers of that rival, which the gate compares with; of a run without it what is there anyway.
-        finetunes: every rival that is trained -> what its training waits for beside data and base.
+        full_range: that baseline's denoisers, which the gate compares with; of a run without it what is there anyway.
+        finetunes: every baseline that is trained -> what its training waits for beside data and base.
         searches: every model that a search beside DeMe's makes -> the vectors that it combines, its kind (a row of
-            `deme_core.merging.search.KINDS`), and what it waits for: the gate, where experts are in it.
+            `deme_core.search.search.KINDS`), and what it waits for: the gate, where experts are in it.
         prompted: every model on every prompt set, MODEL+SET -> both, the model's path, and the features of real images
             that evaluate_prompts reads (of a set without them what never changes).
         prompt_reports: what shows them -> its folder; none without prompt sets.
 
     Raises:
-        InputError: a rival or a direction is unknown or named twice.
+        InputError: a baseline or a direction is unknown or named twice.
     """
-    for rival in rivals:
-        if rival not in RIVALS:
-            raise InputError(f"params: rivals: {rival!r} is unknown; known are {', '.join(RIVALS)}")
-    if len(set(rivals)) < len(rivals):
-        raise InputError(f"params: rivals = {list(rivals)}: each stands once")
+    for baseline in baselines:
+        if baseline not in BASELINES:
+            raise InputError(f"params: baselines: {baseline!r} is unknown; known are {', '.join(BASELINES)}")
+    if len(set(baselines)) < len(baselines):
+        raise InputError(f"params: baselines = {list(baselines)}: each stands once")
     check_directions(directions)
     own_samples = SELF in directions
     finetunes = {
-        rival: {"after": f"search/n{N}/{NONNEGATIVE}" if rival == LOSS_EQUIVALENT else "data/examples"}
-        for rival in rivals
-        if rival != SOUP_GREEDY
+        baseline: {"after": f"search/n{N}/{NONNEGATIVE}" if baseline == LOSS_EQUIVALENT else "data/examples"}
+        for baseline in baselines
+        if baseline != SOUP_GREEDY
     }
     searches = {}
-    if LOSS_EQUIVALENT in rivals:
+    if LOSS_EQUIVALENT in baselines:
         searches[NONNEGATIVE] = {"kind": "nonnegative", "vectors": f"models/n{N}/vectors"}
     merges = (*DEME, *searches)
-    searches |= {f"{r}+scale": {"kind": "scale", "vectors": f"models/n{N}/rivals/{r}"} for r in finetunes}
-    if SOUP_GREEDY in rivals:
+    searches |= {f"{r}+scale": {"kind": "scale", "vectors": f"models/n{N}/baselines/{r}"} for r in finetunes}
+    if SOUP_GREEDY in baselines:
         searches[SOUP_GREEDY] = {"kind": "greedy", "vectors": f"models/n{N}/vectors"}
     random = {f"{RANDOM}{k}": k for k in range(1, draws + 1)}
     searches |= {name: {"kind": "deme", "vectors": f"models/n{N}/random/{k}"} for name, k in random.items()}
@@ -136,7 +136,7 @@ def dag(
         "untrained": [name for name, own in asked.items() if own.passed is None],
         "own": ["pretrained"] if own_samples else [],
         "own_gate": "reports/own_experts.csv" if own_samples else "reports/experts.csv",
-        "full_range": f"models/n{N}/rivals/full_range" if "full_range" in finetunes else "data/examples",
+        "full_range": f"models/n{N}/baselines/full_range" if "full_range" in finetunes else "data/examples",
         "finetunes": finetunes,
         "searches": searches,
         "prompted": {
@@ -161,13 +161,13 @@ def check_directions(directions: Sequence[str]) -> None:
 
 
 def check_dag(
-    section: Any, N: int, rivals: Sequence[str], references: Mapping[str, str | None] | None = None, draws: int = 1,
+    section: Any, N: int, baselines: Sequence[str], references: Mapping[str, str | None] | None = None, draws: int = 1,
     directions: Sequence[str] = (RANGE,),
 ) -> None:  # fmt: skip
     """Refuse a section that belongs to other params: dvc.yaml would make stages of it."""
-    if section != dag(N, rivals, references, draws, directions):
+    if section != dag(N, baselines, references, draws, directions):
         raise InputError(
-            f"params: dag is not that of N = {N}, rivals = {list(rivals)}, random_draws = {draws}, directions ="
-            f" {list(directions)}; it is derived: set these with `dvc exp run -S N=… -S rivals=…`, which composes"
+            f"params: dag is not that of N = {N}, baselines = {list(baselines)}, random_draws = {draws}, directions ="
+            f" {list(directions)}; it is derived: set these with `dvc exp run -S N=… -S baselines=…`, which composes"
             " params.yaml anew"
         )

@@ -15,6 +15,8 @@ from deme_core.errors import InputError
 
 T = TypeVar("T")
 
+RENAMED = {"rivals": "baselines", "finetune_rival": "finetune_baseline"}  # keys of earlier params
+
 
 def read(path: str | Path = "params.yaml") -> dict[str, Any]:
     """Read a YAML file of params. `1e-4` is a number here, as in YAML 1.2 and in Hydra."""
@@ -46,6 +48,7 @@ def check(condition: bool, key: str, value: Any, rule: str) -> None:
 def check_keys(params: dict[str, Any], known: Sequence[str]) -> None:
     """Refuse a top-level key that is none of the known ones."""
     for key, value in params.items():
+        check(key not in RENAMED, key, "…", f"is called {RENAMED.get(key)} now")
         if key not in known:
             name = f"{key}.{next(iter(value))}" if isinstance(value, dict) and value else key  # run.p for p
             check(False, name, "…", f"unknown key{nearest(name, known)}; valid keys are {', '.join(known)}")

@@ -59,8 +59,8 @@ class RunParams:
     """Of training only; the seeds of search and evaluation are fixed."""
     boundaries: tuple[int, ...] | None
     """N + 1 timesteps from 0 to T, or null for N equal ranges."""
-    rivals: tuple[str, ...]
-    """Whom DeMe is compared with, names of `deme_core.dag.RIVALS`."""
+    baselines: tuple[str, ...]
+    """Whom DeMe is compared with, names of `deme_core.dag.BASELINES`."""
     directions: tuple[str, ...]
     """Where task vectors come from, names of `deme_core.dag.DIRECTIONS`."""
     random_draws: int

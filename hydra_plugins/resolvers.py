@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # A DictConfig, since a plain dict is no node of a config.
 
 
-def _dag(N: int, rivals: Any, prompts: Any, draws: int, directions: Any) -> DictConfig:
+def _dag(N: int, baselines: Any, prompts: Any, draws: int, directions: Any) -> DictConfig:
     references = {name: own.get("reference") for name, own in prompts.items()}
-    return DictConfig(dag(int(N), list(rivals), references, int(draws), list(directions)))
+    return DictConfig(dag(int(N), list(baselines), references, int(draws), list(directions)))
 
 
 OmegaConf.register_new_resolver("dag", _dag, replace=True)

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
+from deme_core.data.archive import write_grid
 from deme_core.data.images import DataParams, save_part
 from deme_core.data.sources import read_parts
 from deme_core.inputs import check_inputs
 from deme_core.params import read, section
-from deme_core.sampling.archive import write_grid
 from deme_core.stage import run
 
 

@@ -21,10 +21,10 @@ from deme_core.tensors import read_recipe
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--features", type=Path, required=True, help="output of the stage features for the model")
-    parser.add_argument("--baseline", type=Path, required=True, help="the same for the pretrained model")
+    parser.add_argument("--pretrained", type=Path, required=True, help="the same for the pretrained model")
     parser.add_argument("--reference", type=Path, required=True, help="output of the stage reference")
     parser.add_argument("--judged", type=Path, required=True, help="outputs of the stage judge for the model")
-    parser.add_argument("--judged-baseline", type=Path, required=True, help="the same for the pretrained model")
+    parser.add_argument("--judged-pretrained", type=Path, required=True, help="the same for the pretrained model")
     parser.add_argument("--out", type=Path, required=True, help="flat JSON of everything")
     parser.add_argument("--metrics", type=Path, required=True, help="flat JSON of what DVC prints")
     parser.add_argument("--scores", type=Path, required=True, help="CSV of the scores of each seed block")
@@ -32,7 +32,7 @@ def main() -> None:
     params = section(read(), "evaluate", EvaluateParams)
     made = read_recipe(args.features)
     check_samples(made["images"], params.blocks)
-    features, baseline = (read_features(file, made["extractor_sha256"]) for file in (args.features, args.baseline))
+    features, pretrained = (read_features(file, made["extractor_sha256"]) for file in (args.features, args.pretrained))
     references = {
         part: read_features(args.reference / f"{part}.safetensors", made["extractor_sha256"])
         for part in REPORTED
@@ -41,11 +41,11 @@ def main() -> None:
     statistics, published = read_statistics(args.reference) or (None, None)
     judged = read_json(args.judged.with_suffix(".json"))
     ours, theirs = (
-        pd.read_csv(file.with_suffix(".csv"), index_col="block") for file in (args.judged, args.judged_baseline)
+        pd.read_csv(file.with_suffix(".csv"), index_col="block") for file in (args.judged, args.judged_pretrained)
     )
     published = published and f"{published['file']}-{published['sha256'][:8]}"
     protocol = protocol_of(made, params, len(references["train"]), published, judged["judges"])
-    metrics, scores = evaluate(features, baseline, references, params, statistics)
+    metrics, scores = evaluate(features, pretrained, references, params, statistics)
     metrics |= judged_metrics(ours, theirs, judged["names"], list(references))
     told, told_scores = two_sample_metrics(judged["two_sample"])
     metrics, scores = metrics | told, scores | told_scores

@@ -4,6 +4,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from deme_core.data.archive import read_images, read_protocol
 from deme_core.metrics.clip_score import ClipScore, ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams
 from deme_core.metrics.features import FeatureParams, load_extractor
@@ -12,7 +13,6 @@ from deme_core.metrics.prompt_evaluation import evaluate_prompts
 from deme_core.params import read, section
 from deme_core.prompts.saved import read_prompts
 from deme_core.prompts.table import prompt_params
-from deme_core.sampling.archive import read_images, read_protocol
 from deme_core.stage import run
 
 

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
+from deme_core.data.archive import read_images, read_protocol
 from deme_core.metrics.feature_files import write_features
 from deme_core.metrics.features import FeatureParams, load_extractor
 from deme_core.params import read, section
-from deme_core.sampling.archive import read_images, read_protocol
 from deme_core.sampling.settings import SampleParams
 from deme_core.stage import run
 

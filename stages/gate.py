@@ -7,9 +7,8 @@ from pathlib import Path
 from deme_core.data.examples import load_examples
 from deme_core.device import best_device
 from deme_core.params import read, section
-from deme_core.sampling.gate import NOT_MEASURED, measure_experts, refuse_losers
-from deme_core.sampling.settings import GateParams
 from deme_core.stage import run, run_params
+from deme_core.training.gate import NOT_MEASURED, GateParams, measure_experts, refuse_losers
 
 
 def main() -> None:
@@ -17,7 +16,7 @@ def main() -> None:
     parser.add_argument("--examples", type=Path, required=True, help="output of the stage encode")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--experts", type=Path, required=True, help="folder of the experts 1 … N")
-    parser.add_argument("--full-range", type=Path, help="rival full_range, read where the run has it")
+    parser.add_argument("--full-range", type=Path, help="baseline full_range, read where the run has it")
     parser.add_argument("--out", type=Path, required=True, help="CSV, one row an expert and model compared with")
     parser.add_argument("--passed", type=Path, required=True, help="written once the search may go on, always the same")
     args = parser.parse_args()
@@ -25,7 +24,7 @@ def main() -> None:
     gate = section(params, "gate", GateParams)
     for out in (args.out, args.passed):
         out.parent.mkdir(parents=True, exist_ok=True)
-    compared = args.full_range is not None and "full_range" in run_params(params).rivals
+    compared = args.full_range is not None and "full_range" in run_params(params).baselines
     others = {"full_range": args.full_range / "1"} if compared else {}
     table = NOT_MEASURED
     if gate.must_win != "ignore":

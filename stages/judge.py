@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from deme_core.data.archive import read_images
 from deme_core.data.images import REPORTED
 from deme_core.json_files import read_json
 from deme_core.metrics.evaluation import EvaluateParams
@@ -15,7 +16,6 @@ from deme_core.metrics.judges import block_distances, group_name, load_judges
 from deme_core.metrics.two_sample import GREYS, quantised, two_sample
 from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import read, section
-from deme_core.sampling.archive import read_images
 from deme_core.sampling.settings import SampleParams
 from deme_core.stage import run
 

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from deme_core.checkpoints import denoiser_dir, load_noise_schedule
+from deme_core.checkpoints import denoiser_dir, denoisers, load_noise_schedule
 from deme_core.data.examples import load_examples
 from deme_core.device import best_device
 from deme_core.params import read, section
-from deme_core.sampling.sample import denoisers
-from deme_core.sampling.settings import LossMatrixParams
 from deme_core.stage import run
-from deme_core.training.range_losses import model_losses, range_losses
+from deme_core.training.range_losses import LossMatrixParams, model_losses, range_losses
 
 
 def main() -> None:

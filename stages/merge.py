@@ -1,13 +1,14 @@
 """Merge: θ + Σ w_i τ_i (Eq. 8) as a complete diffusers pipeline, with the searched or with uniform weights."""
 
 import argparse
-import json
+import dataclasses
 from pathlib import Path
 
 from deme_core.merging.merge import EQ_8, write_merged
 from deme_core.merging.methods import METHODS, MergeParams, own_weights
 from deme_core.merging.task_vectors import vector_files
 from deme_core.params import read, section
+from deme_core.search.result import SearchResult
 from deme_core.stage import run
 
 
@@ -20,13 +21,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the merged pipeline")
     args = parser.parse_args()
     params = section(read(), args.params, MergeParams) if args.params else EQ_8
-    search = json.loads(args.search.read_text(encoding="utf-8")) if args.search else None
-    protocol = {"search": search}
+    search = SearchResult.read(args.search) if args.search else None
+    protocol = {"search": search and dataclasses.asdict(search)}
     if params.method != EQ_8.method:
         protocol["note"] = f"The weights of the search were found for {EQ_8.method}, not for {params.method}."
-    weights = search["weights"] if search and METHODS[params.method].weighted else None
-    if weights and search["blocks"]:
-        params, weights = own_weights(params, search["blocks"], weights)
+    weights = search.weights if search and METHODS[params.method].weighted else None
+    if weights and search and search.blocks:
+        params, weights = own_weights(params, search.blocks, weights)
     write_merged(args.pretrained, vector_files(args.vectors), weights, args.out, protocol, params)
 
 

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
+from deme_core.data.archive import read_images
 from deme_core.data.encode import EncodeParams, encode_parts
 from deme_core.data.images import load_part
 from deme_core.params import read, section
 from deme_core.processes import by_main
-from deme_core.sampling.archive import read_images
 from deme_core.sampling.settings import OwnParams
 from deme_core.stage import run, run_params
 from deme_core.training.own_samples import PARTS, save_own_parts

@@ -6,8 +6,8 @@ from pathlib import Path
 from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import read, section
 from deme_core.report.run_page import RunFiles, write_run_page
-from deme_core.sampling.settings import GateParams
 from deme_core.stage import run, run_params
+from deme_core.training.gate import GateParams
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from deme_core.params import read
-from deme_core.report.validation import check_params
+from deme_core.preflight.validation import check_params
 from deme_core.stage import run
 
 

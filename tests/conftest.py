@@ -34,6 +34,7 @@ from deme_core.merging.task_vectors import vector_files, write_task_vector
 from deme_core.metrics.networks import SmallClassifier
 from deme_core.projection import insert_projections
 from deme_core.sampling.settings import SamplerParams
+from deme_core.search.result import SearchResult
 from deme_core.tensors import weights_hash, write_tensors
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.settings import TrainingParams
@@ -270,3 +271,15 @@ def never(*_: object, **__: object) -> Any:
 
 Layout = dict[str, tuple[int, ...]]
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def search_result(weights: Sequence[float], blocks: Sequence[str] = (), **changes: Any) -> SearchResult:
+    """Of a search that found these weights."""
+    found = {
+        "method": "grid", "objective": "frechet", "prompts": [], "extractors": [], "weights": list(weights),
+        "blocks": list(blocks), "search_change": -1.5, "search_score": 1.0, "confirm_change": -0.5,
+        "confirm_score": 1.5, "gap": 1.0, "confirm_score_pretrained": 2.0, "confirm_score_uniform": 1.75,
+        "best": list(weights), "best_change_unit": "%", "best_change": -25.0, "best_change_low": -30.0,
+        "best_change_high": -20.0, "trials": 8, "images_sampled": 4000.0,
+    }  # fmt: skip
+    return SearchResult(**found | changes)

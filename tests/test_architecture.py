@@ -1,7 +1,8 @@
 """The shape of the code: imports point down, stages depend on what they reach, and cheap stages stay cheap.
 
-Layers, from the top: stages > report > merging, training, sampling, metrics > data, prompts > the files at the root
-of deme_core. A module may import its own layer and those below, at the top of the file or inside a function.
+Layers, from the top: stages > report, preflight > search > merging, training, sampling, metrics > data, prompts >
+the files at the root of deme_core. A module may import its own layer and those below, at the top of the file or
+inside a function.
 """
 
 import ast
@@ -19,7 +20,13 @@ from deme_core.code_links import FOLDER, check_links, write_links
 from deme_core.errors import InputError
 from deme_core.stage import RunParams
 
-LAYERS = ({""}, {"data", "prompts"}, {"merging", "training", "sampling", "metrics"}, {"report"})
+LAYERS = (
+    {""},
+    {"data", "prompts"},
+    {"merging", "training", "sampling", "metrics"},
+    {"search"},
+    {"report", "preflight"},
+)
 STAGES = sorted((REPOSITORY / "stages").glob("*.py"))
 MODULES = {
     path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
@@ -162,7 +169,7 @@ def test_links_that_are_out_of_date_stop_a_stage(tmp_path: Path) -> None:
 def test_every_script_is_a_stage_and_every_stage_has_its_script() -> None:
     assert {script for script, _ in commands().values()} == {path.stem for path in STAGES}
     for name, (script, _) in commands().items():
-        assert name == script or name.startswith(f"{script}_")  # merge, merge_uniform, merge_rival share one script
+        assert name == script or name.startswith(f"{script}_")  # merge, merge_uniform, merge_baseline share one script
 
 
 def test_params_of_a_stage_are_sections_or_top_level_keys_that_exist() -> None:
@@ -272,7 +279,7 @@ ORPHANED = {
     "deme_core/seeds.py": [TRAINING, SCRATCH, SAMPLING, SEARCH],
     "deme_core/work.py": WORK,
     "deme_core/data/encode.py": [ENCODING],
-    "deme_core/merging/search_methods.py": [SEARCH],
+    "deme_core/search/methods.py": [SEARCH],
     "stages/merge_search.py": [SEARCH],
     "stages/finetune_range.py": [],  # what it hands over is in the identity
     "deme_core/prompts/coco.py": [],

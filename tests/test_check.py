@@ -19,15 +19,15 @@ from deme_core.dag import dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
 from deme_core.errors import InputError
-from deme_core.merging.settings import SearchParams
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import EXTRACTORS, FeatureParams
 from deme_core.params import read
+from deme_core.preflight.artefacts import DATA, WEIGHTS, Artefact, artefacts, measure_artefacts, model_folder
+from deme_core.preflight.check import amount, check, fits
+from deme_core.preflight.costs import Counts, measure, timed
 from deme_core.prompts.settings import PromptParams
-from deme_core.report.artefacts import DATA, WEIGHTS, Artefact, artefacts, measure_artefacts, model_folder
-from deme_core.report.check import amount, check, fits
-from deme_core.report.costs import Counts, measure, timed
 from deme_core.sampling.settings import OwnParams, SampleParams
+from deme_core.search.settings import SearchParams
 from deme_core.training.scratch import PretrainParams
 
 OWN = OwnParams(images=50, ranges=1)
@@ -192,7 +192,7 @@ def test_prompt_sets_need_real_images_and_a_clip_model(
     hub["owner/clip"] = tmp_path
     assert one(measure_artefacts(sets, repository), "CLIP").path == tmp_path
     assert measure_artefacts({}, ClipScoreParams()) == []
-    monkeypatch.setattr("deme_core.report.artefacts.find_spec", lambda _: None)
+    monkeypatch.setattr("deme_core.preflight.artefacts.find_spec", lambda _: None)
     assert one(measure_artefacts(sets, ClipScoreParams()), "CLIP").name == "ViT-g-14/laion2b_s12b_b42k"
 
 
@@ -203,8 +203,8 @@ def test_the_counts_are_those_of_the_stages() -> None:
     assert own.sampled == 5 * 100  # pretrained, ensemble, merged with uniform and with searched weights, the null
     assert own.searched == 2 * (90 + 4 * 40)  # the budget; two finalists and two anchors; the null's the same
     assert own.calls == 3
-    rivals = dag(2, ["full_range", "soup_greedy"])
-    more = Counts.of(2, rivals, training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN)
+    baselines = dag(2, ["full_range", "soup_greedy"])
+    more = Counts.of(2, baselines, training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN)
     prompted = Counts.of(2, dag(2, []), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN, 50)
     assert prompted.sampled == 5 * 150
     assert more.trained == 2 * own.trained

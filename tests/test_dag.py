@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from deme_core.dag import DEME, DIRECTIONS, OWN, RIVALS, check_dag, dag, is_rival
+from deme_core.dag import BASELINES, DEME, DIRECTIONS, OWN, check_dag, dag, is_baseline
 from deme_core.errors import InputError
 from deme_core.inputs import UNCHANGING
-from deme_core.merging.search import KINDS
+from deme_core.search.kinds import KINDS
 
 
 def passed(N: int) -> str:
@@ -18,7 +18,7 @@ def passed(N: int) -> str:
 DAG = dag(3, ["full_range", "soup_greedy", "loss_equivalent"])
 
 
-def test_without_rivals_there_are_the_ranges_and_the_models_of_deme() -> None:
+def test_without_baselines_there_are_the_ranges_and_the_models_of_deme() -> None:
     assert dag(2, []) == {
         "ranges": [1, 2],
         "models": {
@@ -56,7 +56,7 @@ def test_every_model_meets_every_prompt_set() -> None:
         check_dag(section, 2, ["full_range"], references | {"coco": "real/other.safetensors"})
 
 
-def test_the_dag_of_three_rivals_by_hand() -> None:
+def test_the_dag_of_three_baselines_by_hand() -> None:
     assert DAG["ranges"] == [1, 2, 3]
     assert DAG["finetunes"] == {
         "full_range": {"after": "data/examples"},
@@ -70,12 +70,12 @@ def test_the_dag_of_three_rivals_by_hand() -> None:
         },
         "full_range+scale": {
             "kind": "scale",
-            "vectors": "models/n3/rivals/full_range",
+            "vectors": "models/n3/baselines/full_range",
             "after": passed(3),
         },
         "loss_equivalent+scale": {
             "kind": "scale",
-            "vectors": "models/n3/rivals/loss_equivalent",
+            "vectors": "models/n3/baselines/loss_equivalent",
             "after": passed(3),
         },
         "soup_greedy": {
@@ -86,11 +86,11 @@ def test_the_dag_of_three_rivals_by_hand() -> None:
         "random1": {"kind": "deme", "vectors": "models/n3/random/1", "after": passed(3)},  # the null
     }
     own = [*DEME, "merged_nonnegative"]
-    rivals = ["full_range", "loss_equivalent", "full_range+scale", "loss_equivalent+scale", "soup_greedy"]
-    sampled = {"pretrained": "pretrained"} | {m: f"n3/{m}" for m in [*own, *rivals, "random1"]}
+    baselines = ["full_range", "loss_equivalent", "full_range+scale", "loss_equivalent+scale", "soup_greedy"]
+    sampled = {"pretrained": "pretrained"} | {m: f"n3/{m}" for m in [*own, *baselines, "random1"]}
     assert (DAG["sampled"], DAG["models"]) == (sampled, sampled | {"matched": "matched"})
-    assert list(DAG["models"]) == ["pretrained", *own, *rivals, "random1", "matched"]  # the order of every table
-    assert DAG["full_range"] == "models/n3/rivals/full_range"
+    assert list(DAG["models"]) == ["pretrained", *own, *baselines, "random1", "matched"]  # the order of every table
+    assert DAG["full_range"] == "models/n3/baselines/full_range"
 
 
 def test_every_draw_of_the_null_has_vectors_a_search_and_a_row() -> None:
@@ -100,39 +100,50 @@ def test_every_draw_of_the_null_has_vectors_a_search_and_a_row() -> None:
         f"random{k}": {"kind": "deme", "vectors": f"models/n4/random/{k}", "after": passed(4)} for k in (1, 2, 3)
     }
     assert section["random"].keys() <= section["models"].keys()
-    assert [m for m in dag(4, RIVALS, draws=2)["models"] if not is_rival(m)] == [*OWN, "random1", "random2", "matched"]
+    assert [m for m in dag(4, BASELINES, draws=2)["models"] if not is_baseline(m)] == [
+        *OWN,
+        "random1",
+        "random2",
+        "matched",
+    ]
     with pytest.raises(InputError, match="random_draws = 2"):
         check_dag(section, 4, (), draws=2)
 
 
-def test_every_rival_is_measured_as_trained_and_with_its_scale_searched() -> None:
-    section = dag(4, RIVALS)
-    trained = set(RIVALS) - {"soup_greedy"}
+def test_every_baseline_is_measured_as_trained_and_with_its_scale_searched() -> None:
+    section = dag(4, BASELINES)
+    trained = set(BASELINES) - {"soup_greedy"}
     assert set(section["finetunes"]) == trained
     assert set(section["searches"]) == {f"{r}+scale" for r in trained} | {
         "soup_greedy",
         "merged_nonnegative",
         "random1",
     }
-    assert set(section["models"]) == {*OWN, *RIVALS, *(f"{rival}+scale" for rival in trained), "random1", "matched"}
+    assert set(section["models"]) == {
+        *OWN,
+        *BASELINES,
+        *(f"{baseline}+scale" for baseline in trained),
+        "random1",
+        "matched",
+    }
     assert len(set(section["models"].values())) == len(section["models"])
 
 
-@pytest.mark.parametrize("rival", RIVALS)
-def test_demes_nonnegative_search_comes_with_the_loss_equivalent_alone(rival: str) -> None:
-    section, comes = dag(4, [rival]), rival == "loss_equivalent"
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_demes_nonnegative_search_comes_with_the_loss_equivalent_alone(baseline: str) -> None:
+    section, comes = dag(4, [baseline]), baseline == "loss_equivalent"
     assert ("merged_nonnegative" in section["models"]) == ("merged_nonnegative" in section["searches"]) == comes
     assert "merged_nonnegative" not in section["finetunes"]
 
 
 def test_every_kind_of_search_is_one_that_the_stage_knows() -> None:
-    section = dag(4, RIVALS, directions=DIRECTIONS)
+    section = dag(4, BASELINES, directions=DIRECTIONS)
     assert {made["kind"] for made in section["searches"].values()} == set(KINDS)
 
 
 def test_the_paths_of_two_N_never_meet() -> None:
     """Outputs of an earlier N stay on disk; only the pretrained model and its matched images are the same for both."""
-    two, four = (set(dag(N, RIVALS)["models"].values()) for N in (2, 4))
+    two, four = (set(dag(N, BASELINES)["models"].values()) for N in (2, 4))
     assert two & four == {"pretrained", "matched"}
 
 
@@ -141,7 +152,7 @@ def test_own_samples_give_one_more_model() -> None:
     assert section["own"] == ["pretrained"]
     assert section["searches"]["neon"] == {"kind": "away", "vectors": "models/own", "after": "models/own.passed"}
     assert section["models"].keys() - without["models"].keys() == {"neon"}
-    assert not is_rival("neon")
+    assert not is_baseline("neon")
     check_dag(section, 2, ["full_range"], directions=("self", "range"))
     with pytest.raises(InputError, match=r"directions = \['range'\]; it is derived"):
         check_dag(section, 2, ["full_range"])
@@ -155,8 +166,8 @@ def test_a_direction_without_a_training_gives_one_more_model_whose_search_waits_
         "scaled": {"kind": "epsilon", "vectors": "models/scale", "after": "models/scale"},
     }
     assert list(section["models"])[-3:] == ["early", "scaled", "matched"]
-    assert not is_rival("early")
-    assert not is_rival("scaled")
+    assert not is_baseline("early")
+    assert not is_baseline("scaled")
 
 
 @pytest.mark.parametrize(
@@ -172,15 +183,17 @@ def test_directions_that_are_none_are_refused(directions: list[str], message: st
         dag(4, [], directions=directions)
 
 
-@pytest.mark.parametrize("rivals", [["full_rnage"], ["full_range", "merged"], ["full_range+scale"]])
-def test_an_unknown_rival_is_refused_with_those_that_are_known(rivals: list[str]) -> None:
+@pytest.mark.parametrize("baselines", [["full_rnage"], ["full_range", "merged"], ["full_range+scale"]])
+def test_an_unknown_baseline_is_refused_with_those_that_are_known(baselines: list[str]) -> None:
     known = "full_range, snr_plus_one, truncated_snr, min_snr, soup_full_range, soup_greedy, loss_equivalent"
-    with pytest.raises(InputError, match=re.escape(f"params: rivals: {rivals[-1]!r} is unknown; known are {known}")):
-        dag(4, rivals)
+    with pytest.raises(
+        InputError, match=re.escape(f"params: baselines: {baselines[-1]!r} is unknown; known are {known}")
+    ):
+        dag(4, baselines)
 
 
-def test_a_rival_that_stands_twice_is_refused() -> None:
-    with pytest.raises(InputError, match=r"params: rivals = \['min_snr', 'min_snr'\]: each stands once"):
+def test_a_baseline_that_stands_twice_is_refused() -> None:
+    with pytest.raises(InputError, match=r"params: baselines = \['min_snr', 'min_snr'\]: each stands once"):
         dag(4, ["min_snr", "min_snr"])
 
 
@@ -203,14 +216,14 @@ def test_the_dag_of_the_params_passes() -> None:
 )
 def test_a_dag_of_other_params_is_refused_with_the_way_to_compose_it(section: object) -> None:
     message = (
-        "params: dag is not that of N = 4, rivals = ['full_range'], random_draws = 1, directions = ['range']; it is"
-        " derived: set these with `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
+        "params: dag is not that of N = 4, baselines = ['full_range'], random_draws = 1, directions = ['range']; it is"
+        " derived: set these with `dvc exp run -S N=… -S baselines=…`, which composes params.yaml anew"
     )
     with pytest.raises(InputError) as refusal:
         check_dag(section, 4, ("full_range",))
     assert str(refusal.value) == message
 
 
-def test_an_unknown_rival_is_named_before_the_dag_is_compared() -> None:
+def test_an_unknown_baseline_is_named_before_the_dag_is_compared() -> None:
     with pytest.raises(InputError, match="'full_rnage' is unknown"):
         check_dag({}, 4, ("full_rnage",))

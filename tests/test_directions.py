@@ -12,13 +12,14 @@ from test_search import STEPS, Counted, quadratic, search_params
 
 from deme_core.checkpoints import WEIGHTS, denoiser_dir, load_denoiser
 from deme_core.errors import InputError
-from deme_core.merging.lines import EARLY, EPSILON, LINES
 from deme_core.merging.merge import write_merged
-from deme_core.merging.search import KINDS, search
 from deme_core.merging.task_vectors import vector_files
-from deme_core.merging.trials import TrialLog
 from deme_core.merging.untrained import UNTRAINED, EarlyParams, check_untrained
 from deme_core.sampling.generate import Sampler, single
+from deme_core.search.kinds import KINDS
+from deme_core.search.lines import EARLY, EPSILON, LINES
+from deme_core.search.search import search
+from deme_core.search.trials import TrialLog
 from deme_core.seeds import SeedBlock
 from deme_core.tensors import read_recipe, read_tensors, weights_hash
 
@@ -147,4 +148,4 @@ def test_a_line_is_searched_on_its_own_lengths_and_confirmed_beside_its_own_step
     result = search(score, score, 1, params, TrialLog(tmp_path / "trials.csv", 1), STEPS)  # type: ignore[arg-type]
     assert [w for w, *_ in score.of(SeedBlock.SEARCH)] == [(w,) for w in (0.0, anchor, *values)]
     assert {(0.0,), (anchor,)} <= {w for w, *_ in score.of(SeedBlock.CONFIRM)}
-    assert (result["method"], result["weights"]) == (kind, [found])
+    assert (result.method, result.weights) == (kind, [found])

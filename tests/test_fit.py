@@ -28,8 +28,8 @@ from deme_core.data.sources import SOURCES, image_shape, read_parts
 from deme_core.errors import InputError
 from deme_core.inputs import inputs
 from deme_core.params import read
-from deme_core.report.check import check
-from deme_core.report.validation import check_params
+from deme_core.preflight.check import check
+from deme_core.preflight.validation import check_params
 
 
 def unconditional(folder: Path, scheduler: dict[str, Any] | None = None, **architecture: Any) -> Path:

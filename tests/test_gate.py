@@ -17,10 +17,9 @@ from deme_core.data.images import Images, save_part
 from deme_core.denoising import single
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import t_interval
-from deme_core.sampling.gate import compare_experts, refuse_losers
-from deme_core.sampling.settings import GateParams, check_gate
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.finetune import finetune_range
+from deme_core.training.gate import GateParams, check_gate, compare_experts, refuse_losers
 from deme_core.training.range_losses import image_losses
 
 CPU = torch.device("cpu")

@@ -28,8 +28,8 @@ def test_every_stage_runs_on_a_replica_and_pictures_of_any_kind(
     (empty_folder / "judges" / "pixels" / "config.json").write_text('{"_class_name": "Pixels", "side": 4}')
     data = {"source": "folder", "path": "pictures", "size": GEOMETRIES[geometry]["sample_size"], "held_out": 0.2}
     changes = TOY | {
-        "directions": list(DIRECTIONS), "dag": dag(2, ["full_range"], directions=DIRECTIONS), "rivals": ["full_range"],
-        "early": {"source": "early"}, "reference": {"extractor": str(rgb_extractor)},
+        "directions": list(DIRECTIONS), "dag": dag(2, ["full_range"], directions=DIRECTIONS),
+        "baselines": ["full_range"], "early": {"source": "early"}, "reference": {"extractor": str(rgb_extractor)},
         "judges": {"folder": "judges", "development": "judges"},
         "data": data | {"unreadable": "skip"}, "pretrain_load": {"source": "flat"}, "sample": {"images": 40},
         "finetune_range": {"iterations": 2, "batch_size": 2, "log_every": 1, "checkpoint_every": 2},

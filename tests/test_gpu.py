@@ -16,8 +16,8 @@ from conftest import REPOSITORY, synchronisation_is_an_error, training_params
 from deme_core.checkpoints import load_denoiser, load_noise_schedule
 from deme_core.data.examples import Pixels
 from deme_core.device import best_device
-from deme_core.merging.loss import DenoisingLoss
-from deme_core.merging.objective import MergedLoss, MergedModel
+from deme_core.search.loss import DenoisingLoss
+from deme_core.search.objective import MergedLoss, MergedModel
 from deme_core.seeds import SeedBlock
 from deme_core.tensors import read_tensors
 from deme_core.training import loop

@@ -28,7 +28,7 @@ from deme_core.errors import InputError
 from deme_core.hub_layouts import ATTENTION, PICKLED, find_layout, import_pipeline, resolve_source, source_schedule
 from deme_core.inputs import inputs
 from deme_core.params import read
-from deme_core.report.artefacts import model_folder
+from deme_core.preflight.artefacts import model_folder
 from deme_core.stage import run
 from deme_core.tensors import read_recipe, read_tensors
 from deme_core.timesteps import TimestepRanges

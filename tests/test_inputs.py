@@ -21,8 +21,8 @@ from deme_core.dag import dag
 from deme_core.hub_layouts import find_layout
 from deme_core.inputs import UNCHANGING, inputs
 
-RIVALS = ["soup_greedy"]  # brings a second search
-MODELS, SAMPLED = (tuple(dag(1, RIVALS)[name]) for name in ("models", "sampled"))
+BASELINES = ["soup_greedy"]  # brings a second search
+MODELS, SAMPLED = (tuple(dag(1, BASELINES)[name]) for name in ("models", "sampled"))
 SETS = {
     "captions": {"source": "heldout", "path": "data/images", "reference": "data/reference/heldout.safetensors"},
     "classes": {"source": "file", "path": "texts/classes.txt", "reference": "real/classes.safetensors"},
@@ -50,20 +50,20 @@ FILES = (
     "zoo/digits-ddpm/unet/diffusion_pytorch_model.safetensors", "zoo/digits-features/model.safetensors",
 )  # fmt: skip
 JUDGES = "zoo/judges/digits/final/pixels/config.json"
-SEARCHES = {"merge_search", "merge_search_rival@soup_greedy", "merge_search_rival@random1"}
+SEARCHES = {"merge_search", "merge_search_baseline@soup_greedy", "merge_search_baseline@random1"}
 
 
 def params_with(changes: dict[str, Any], root: Path = Path()) -> dict[str, Any]:
     """The params of the default, keys of some sections changed, with `dag` and `inputs` to match."""
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text()) | {
         "N": 1,
-        "rivals": RIVALS,
+        "baselines": BASELINES,
         "directions": ["range"],
     }
     for name, own in changes.items():
         params[name] = own if name == "prompts" else params[name] | own
     references = {name: own.get("reference") for name, own in params["prompts"].items()}
-    return params | {"dag": dag(1, RIVALS, references), "inputs": inputs(params, root)}
+    return params | {"dag": dag(1, BASELINES, references), "inputs": inputs(params, root)}
 
 
 def write(file: str | Path, text: str) -> None:
@@ -143,7 +143,7 @@ def test_an_edit_of_an_earlier_checkpoint_makes_its_vector_anew(empty_folder: Pa
     write(file, file)
     write("mine/early/model_index.json", "{}")
     params = params_with({"early": {"source": "mine/early/unet"}})  # of a pipeline its folder is looked at
-    params["dag"] = dag(1, RIVALS, directions=("range", "early"))
+    params["dag"] = dag(1, BASELINES, directions=("range", "early"))
     assert params["inputs"]["early"] == "mine/early"
     assert workspace(params, (file, *FILES))(file) == {"direction@early"}
 

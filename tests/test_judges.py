@@ -204,11 +204,11 @@ def test_the_page_leads_with_verdict_null_and_the_worst_judge() -> None:
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len({line.count("|") for line in rows}) == 1
     assert "held-out" not in text
-    assert "best rival" not in text
+    assert "best baseline" not in text
     own |= {"full_range": own["random1"] * 0.9, "soup_greedy": own["random1"] * 1.2}
     table = table.reindex(list(own)).fillna({"frechet_train_change_percent": 0.0, "judges": "group-0123"})
-    beside = next(text for text in lead(table, own, "final judges", {}) if text.startswith("Beside the best rival"))
-    assert beside.startswith("Beside the best rival, full-range finetune (")
+    beside = next(text for text in lead(table, own, "final judges", {}) if text.startswith("Beside the best baseline"))
+    assert beside.startswith("Beside the best baseline, full-range finetune (")
     own["merged"] = own["pretrained"]
     assert lead(table, own, "final judges", {})[0].endswith(
         "The search kept w = 0: this merge is the pretrained model."

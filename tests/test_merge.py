@@ -18,6 +18,7 @@ from conftest import (
     lies_in,
     peak_bytes,
     python,
+    search_result,
     write_experts,
     write_pipeline,
     write_vectors,
@@ -30,8 +31,8 @@ from deme_core.checkpoints import WEIGHTS, build_denoiser, load_denoiser
 from deme_core.errors import InputError
 from deme_core.merging.merge import check_weights, write_merged
 from deme_core.merging.methods import MergeParams, merge_tensor
-from deme_core.merging.objective import MergedModel
 from deme_core.projection import insert_projections, projection_keys
+from deme_core.search.objective import MergedModel
 from deme_core.tensors import read_recipe, read_tensors, weights_hash, write_tensors
 
 X = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(7))
@@ -193,7 +194,7 @@ def stage(
     main = importlib.import_module("stages.merge").main
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(json.dumps({"merge": SECTION}))
-    Path("result.json").write_text(json.dumps({"weights": [0.25, 0.5], "blocks": []}))
+    search_result([0.25, 0.5]).write(Path("result.json"))
 
     def stage(*args: str) -> dict[str, Any]:
         command = ["merge", "--pretrained", str(pipeline), "--vectors", str(vectors[0].parent), "--out", "out", *args]
@@ -208,7 +209,8 @@ def test_the_stage_without_params_is_task_arithmetic(stage: Callable[..., dict[s
     uniform, searched = stage(), stage("--search", "result.json")
     assert [recipe["method"] for recipe in (uniform, searched)] == ["task_arithmetic"] * 2
     assert (uniform["weights"], uniform["search"]) == ([0.5, 0.5], None)
-    assert (searched["weights"], searched["search"]) == ([0.25, 0.5], {"weights": [0.25, 0.5], "blocks": []})
+    assert searched["weights"] == [0.25, 0.5]
+    assert searched["search"] == json.loads(Path("result.json").read_text())
     assert not {"note", "density"} & (uniform.keys() | searched.keys())
 
 
@@ -229,7 +231,7 @@ def test_the_stage_gives_every_block_the_weights_that_the_search_found_for_it(
 ) -> None:
     blocks = MergedModel(pipeline, vectors, per_block=True).blocks
     weights = [0.25 * k for k in range(2 * len(blocks))]
-    Path("result.json").write_text(json.dumps({"weights": weights, "blocks": blocks}))
+    search_result(weights, blocks).write(Path("result.json"))
     recipe = stage("--search", "result.json")
     assert recipe["method"] == "per_block"
     assert recipe["blocks"] == {block: weights[2 * b : 2 * b + 2] for b, block in enumerate(blocks)}

@@ -18,8 +18,8 @@ from deme_core.components import Condition
 from deme_core.data import examples
 from deme_core.data.examples import Pixels
 from deme_core.data.images import to_model
-from deme_core.merging.loss import DenoisingLoss
-from deme_core.merging.objective import MergedLoss, MergedModel
+from deme_core.search.loss import DenoisingLoss
+from deme_core.search.objective import MergedLoss, MergedModel
 from deme_core.seeds import SeedBlock, image_seed
 
 CPU = torch.device("cpu")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from deme_core.data.archive import PROTOCOL, read_images, write_archive
 from deme_core.errors import InputError
 from deme_core.merging.merge import write_merged
 from deme_core.merging.random_vectors import write_random_vectors
 from deme_core.merging.task_vectors import cosines
 from deme_core.metrics.image_statistics import image_statistics
-from deme_core.sampling.archive import PROTOCOL, read_images, write_archive
 from deme_core.sampling.matched import match_images
 from deme_core.tensors import read_tensors
 

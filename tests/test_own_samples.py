@@ -7,13 +7,13 @@ import torch
 from conftest import sampler_params, training_params
 
 from deme_core.checkpoints import WEIGHTS, denoiser_dir, load_denoiser
+from deme_core.data.archive import read_images, read_protocol
 from deme_core.data.examples import Pixels
 from deme_core.data.images import load_part
 from deme_core.denoising import single
 from deme_core.errors import InputError
 from deme_core.merging.away import AwayParams
 from deme_core.merging.task_vectors import vector_files, write_task_vector, write_task_vectors
-from deme_core.sampling.archive import read_images, read_protocol
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.sample import sample_model
 from deme_core.sampling.settings import OwnParams

@@ -14,6 +14,7 @@ from text_to_image import write_stable_diffusion
 
 from deme_core.checkpoints import load_denoiser, load_noise_schedule
 from deme_core.components import Autoencoder, TextEncoder
+from deme_core.data.archive import PER_ARCHIVE, read_images
 from deme_core.data.examples import Pixels
 from deme_core.data.images import to_model
 from deme_core.denoising import single
@@ -21,7 +22,6 @@ from deme_core.hub_layouts import import_pipeline
 from deme_core.metrics.extractor import Extractor
 from deme_core.metrics.features import load_extractor
 from deme_core.parallel import AHEAD, in_order
-from deme_core.sampling.archive import PER_ARCHIVE, read_images
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.sample import write_missing
 from deme_core.seeds import SeedBlock

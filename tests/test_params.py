@@ -24,16 +24,16 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
-from deme_core.dag import RIVALS, dag
+from deme_core.dag import BASELINES, dag
 from deme_core.data.images import DataParams, Images, save_part
 from deme_core.errors import InputError
 from deme_core.inputs import inputs
-from deme_core.merging.settings import SearchParams
 from deme_core.metrics.evaluation import EvaluateParams
 from deme_core.params import read, section
 from deme_core.sampling.settings import SamplerParams
+from deme_core.search.settings import SearchParams
 from deme_core.stage import RunParams, run, run_params
-from deme_core.training.rivals import RivalParams
+from deme_core.training.baselines import BaselineParams
 from deme_core.training.scratch import PretrainParams
 from deme_core.training.settings import TrainingParams
 
@@ -153,7 +153,7 @@ def test_a_missing_params_file_is_named(tmp_path: Path) -> None:
 
 
 RUN = {
-    "name": "x", "N": 2, "p": 0.4, "seed": 0, "boundaries": None, "rivals": [], "random_draws": 1,
+    "name": "x", "N": 2, "p": 0.4, "seed": 0, "boundaries": None, "baselines": [], "random_draws": 1,
     "directions": ["range"],
 }  # fmt: skip
 
@@ -165,8 +165,8 @@ RUN = {
         ({"p": -0.1}, r"p = -0\.1: a probability"),
         ({"p": float("nan")}, "p = nan: a probability"),
         ({"N": 0}, "N = 0: the number of ranges must be at least 1"),
-        ({"rivals": "full_range"}, "rivals = 'full_range': must be a list"),
-        ({"rivals": [1]}, r"rivals\[0\] = 1: must be of type str"),
+        ({"baselines": "full_range"}, "baselines = 'full_range': must be a list"),
+        ({"baselines": [1]}, r"baselines\[0\] = 1: must be of type str"),
         ({"seed": -1}, "seed = -1: must not be negative"),
         ({"random_draws": 0}, "random_draws = 0: must be at least 1"),
     ],
@@ -279,10 +279,10 @@ def test_a_search_that_makes_no_sense_is_refused(change: dict[str, Any], message
             r"sampler\.spacing = 'quadratic': is quadratic with the ddim sampler only",
         ),
         (PretrainParams, {"source": "train", "revision": None, "train": None}, r"pretrain_load\.train = None"),
-        (RivalParams, {"gamma": 0.0}, r"finetune_rival\.gamma = 0\.0: must be a finite number above 0"),
-        (RivalParams, {"gamma": -5.0}, r"finetune_rival\.gamma = -5\.0: must be"),
-        (RivalParams, {"gamma": math.inf}, r"finetune_rival\.gamma = inf: must be"),
-        (RivalParams, {"gamma": math.nan}, r"finetune_rival\.gamma = nan: must be"),
+        (BaselineParams, {"gamma": 0.0}, r"finetune_baseline\.gamma = 0\.0: must be a finite number above 0"),
+        (BaselineParams, {"gamma": -5.0}, r"finetune_baseline\.gamma = -5\.0: must be"),
+        (BaselineParams, {"gamma": math.inf}, r"finetune_baseline\.gamma = inf: must be"),
+        (BaselineParams, {"gamma": math.nan}, r"finetune_baseline\.gamma = nan: must be"),
     ],
 )
 def test_sections_refuse_what_makes_no_sense(cls: type, values: dict[str, Any], message: str) -> None:
@@ -316,7 +316,7 @@ def composed(*overrides: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 def test_params_yaml_is_what_conf_composes(monkeypatch: pytest.MonkeyPatch) -> None:
     committed = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     assert read(REPOSITORY / "params.yaml") == composed(monkeypatch=monkeypatch)
-    assert committed["dag"] == dag(committed["N"], committed["rivals"], directions=committed["directions"])
+    assert committed["dag"] == dag(committed["N"], committed["baselines"], directions=committed["directions"])
 
 
 @pytest.mark.parametrize("N", [1, 2, 8])
@@ -327,21 +327,23 @@ def test_the_dag_follows_N(N: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("group", "expected"), [("none", []), ("core", ["full_range", "soup_full_range"]), ("all", list(RIVALS))]
+    ("group", "expected"), [("none", []), ("core", ["full_range", "soup_full_range"]), ("all", list(BASELINES))]
 )
-def test_the_dag_follows_the_group_of_rivals(group: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    params = composed("N=2", f"rivals={group}", monkeypatch=monkeypatch)
-    assert params["rivals"] == expected
+def test_the_dag_follows_the_group_of_baselines(
+    group: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = composed("N=2", f"baselines={group}", monkeypatch=monkeypatch)
+    assert params["baselines"] == expected
     assert params["dag"] == dag(2, expected, directions=ASKED)
-    apart = set(params) - {"rivals", "dag"}
+    apart = set(params) - {"baselines", "dag"}
     without = composed("N=2", monkeypatch=monkeypatch)
-    assert {key: params[key] for key in apart} == {key: without[key] for key in set(without) - {"rivals", "dag"}}
+    assert {key: params[key] for key in apart} == {key: without[key] for key in set(without) - {"baselines", "dag"}}
 
 
-def test_an_unknown_group_of_rivals_is_refused_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_group_of_baselines_is_refused_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingConfigException) as error:
-        composed("rivals=everyone", monkeypatch=monkeypatch)
-    assert all(name in str(error.value) for name in ("rivals/everyone", "none", "core", "all"))
+        composed("baselines=everyone", monkeypatch=monkeypatch)
+    assert all(name in str(error.value) for name in ("baselines/everyone", "none", "core", "all"))
 
 
 @pytest.mark.parametrize(
@@ -419,12 +421,12 @@ def validate(params: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPat
     return (folder / "checked").is_file()
 
 
-@pytest.mark.parametrize("rivals", ["none", "core", "all"])
+@pytest.mark.parametrize("baselines", ["none", "core", "all"])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_composes_with_the_keys_of_the_default_and_passes_validation(
-    preset: str, rivals: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    preset: str, baselines: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    params = composed(f"experiment={preset}", f"rivals={rivals}", monkeypatch=monkeypatch)
+    params = composed(f"experiment={preset}", f"baselines={baselines}", monkeypatch=monkeypatch)
     assert set(params) == set(composed(monkeypatch=monkeypatch))
     assert params["name"] == preset
     make_what_is_named(params, tmp_path)
@@ -457,7 +459,7 @@ def test_validate_refuses_to_scale_what_does_not_predict_the_noise(
 ) -> None:
     for kind in ("epsilon", "v_prediction"):
         write_pipeline(tmp_path / kind, prediction_type=kind)
-    scale = ("directions=[range,scale]", "rivals=none")
+    scale = ("directions=[range,scale]", "baselines=none")
     assert validate(
         composed(*scale, f"pretrain_load.source={tmp_path}/epsilon", monkeypatch=monkeypatch), tmp_path, monkeypatch
     )
@@ -514,11 +516,11 @@ def test_validate_warns_of_images_too_few_for_an_interval_and_goes_on(
 @pytest.mark.parametrize(
     ("change", "now"),
     [
-        ({"N": 8}, "N = 8, rivals = []"),
-        ({"rivals": ["full_range"]}, "N = 4, rivals = ['full_range']"),
-        ({"dag": dag(2, [])}, "N = 4, rivals = []"),
-        ({"dag": dag(4, ["min_snr"])}, "N = 4, rivals = []"),
-        ({"dag": None}, "N = 4, rivals = []"),
+        ({"N": 8}, "N = 8, baselines = []"),
+        ({"baselines": ["full_range"]}, "N = 4, baselines = ['full_range']"),
+        ({"dag": dag(2, [])}, "N = 4, baselines = []"),
+        ({"dag": dag(4, ["min_snr"])}, "N = 4, baselines = []"),
+        ({"dag": None}, "N = 4, baselines = []"),
     ],
 )
 def test_validate_refuses_a_dag_of_other_params_in_one_line(
@@ -528,7 +530,7 @@ def test_validate_refuses_a_dag_of_other_params_in_one_line(
         validate(composed("N=4", monkeypatch=monkeypatch) | change, tmp_path, monkeypatch)
     assert stopped.value.code == (
         f"error: params: dag is not that of {now}, random_draws = 1, directions = ['range', 'self']; it is derived: set"
-        " these with `dvc exp run -S N=… -S rivals=…`, which composes params.yaml anew"
+        " these with `dvc exp run -S N=… -S baselines=…`, which composes params.yaml anew"
     )
     assert not (tmp_path / "checked").exists()
 
@@ -558,14 +560,14 @@ def test_validate_refuses_a_search_that_cannot_be_made(
     assert not (tmp_path / "checked").exists()
 
 
-def test_validate_refuses_rivals_of_infinite_weights_on_the_base_that_is_there(
+def test_validate_refuses_baselines_of_infinite_weights_on_the_base_that_is_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     base = write_pipeline(tmp_path / "base", rescale_betas_zero_snr=True)
-    for rivals, refused in (("core", False), ("all", True)):
-        params = composed(f"rivals={rivals}", f"pretrain_load.source={base}", monkeypatch=monkeypatch)
+    for baselines, refused in (("core", False), ("all", True)):
+        params = composed(f"baselines={baselines}", f"pretrain_load.source={base}", monkeypatch=monkeypatch)
         if refused:
-            with pytest.raises(SystemExit, match=r"rival \w+: its weight on the noise loss is infinite at t = 999"):
+            with pytest.raises(SystemExit, match=r"baseline \w+: its weight on the noise loss is infinite at t = 999"):
                 validate(params, tmp_path, monkeypatch)
         else:
             assert validate(params, tmp_path, monkeypatch)
@@ -580,7 +582,9 @@ def test_validate_counts_the_weights_of_a_block(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_validate_knows_the_dag_but_no_longer_the_ranges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"params: ranges = '…': unknown key; valid keys are .*rivals.*, dag, inputs$"):
+    with pytest.raises(
+        SystemExit, match=r"params: ranges = '…': unknown key; valid keys are .*baselines.*, dag, inputs$"
+    ):
         validate(composed(monkeypatch=monkeypatch) | {"ranges": [1, 2, 3, 4]}, tmp_path, monkeypatch)
 
 

@@ -20,10 +20,10 @@ from conftest import REPOSITORY, files_of, whole_dag, write_pipeline
 from diffusers import DiffusionPipeline
 
 from deme_core.checkpoints import WEIGHTS, load_denoiser
-from deme_core.dag import DEME, RIVALS
-from deme_core.merging.lines import LINES
+from deme_core.dag import BASELINES, DEME
 from deme_core.metrics.headline import headline
 from deme_core.metrics.intervals import paired_interval
+from deme_core.search.lines import LINES
 from deme_core.tensors import read_recipe, weights_hash
 
 slow = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -34,7 +34,7 @@ OUTPUTS = ("data", "models", "samples", "features", "search", "scores", "measure
 TOY = {
     "name": "toy",
     "N": 2,
-    "rivals": [],
+    "baselines": [],
     "dag": whole_dag(2, []),
     "reference": {"extractor": "zoo/digits-features"},
     "pretrain_load": {"source": "zoo/digits-ddpm"},
@@ -122,26 +122,26 @@ def finished(first: tuple[Path, list[str]], tmp_path: Path) -> Path:
     return Path(shutil.copytree(first[0], tmp_path / "project", symlinks=True))
 
 
-def every_stage(N: int, rivals: Sequence[str] = ()) -> list[str]:
+def every_stage(N: int, baselines: Sequence[str] = ()) -> list[str]:
     """The stages of dvc.yaml with their foreach spelled out: over a list its entries, over a section its keys."""
-    section = {f"${{dag.{name}}}": items for name, items in whole_dag(N, rivals).items()} | {"${inputs.prompts}": []}
+    section = {f"${{dag.{name}}}": items for name, items in whole_dag(N, baselines).items()} | {"${inputs.prompts}": []}
     items = {name: section[stage["foreach"]] if "foreach" in stage else None for name, stage in DAG.items()}
     names = [name for name, each in items.items() if each is None]
     return names + [f"{name}@{item}" for name, each in items.items() if each is not None for item in each]
 
 
-def choose_rivals(project: Path, rivals: list[str]) -> None:
-    """What `dvc exp run -S rivals=…` composes into params.yaml."""
-    change_params(project, {"rivals": rivals, "dag": whole_dag(2, rivals)})
+def choose_baselines(project: Path, baselines: list[str]) -> None:
+    """What `dvc exp run -S baselines=…` composes into params.yaml."""
+    change_params(project, {"baselines": baselines, "dag": whole_dag(2, baselines)})
 
 
-@pytest.mark.parametrize(("N", "rivals"), [(1, []), (8, []), (2, CORE), (4, list(RIVALS))])
-def test_the_stages_follow_N_and_the_rivals(toy: Path, tmp_path: Path, N: int, rivals: list[str]) -> None:
+@pytest.mark.parametrize(("N", "baselines"), [(1, []), (8, []), (2, CORE), (4, list(BASELINES))])
+def test_the_stages_follow_N_and_the_baselines(toy: Path, tmp_path: Path, N: int, baselines: list[str]) -> None:
     shutil.copytree(toy, tmp_path / "project", symlinks=True)
-    change_params(tmp_path / "project", {"N": N, "rivals": rivals, "dag": whole_dag(N, rivals)})
+    change_params(tmp_path / "project", {"N": N, "baselines": baselines, "dag": whole_dag(N, baselines)})
     run = dvc(tmp_path / "project", "stage", "list", "--name-only")
     assert run.returncode == 0, run.stdout
-    assert sorted(run.stdout.split()) == sorted(every_stage(N, rivals))
+    assert sorted(run.stdout.split()) == sorted(every_stage(N, baselines))
 
 
 def test_a_copy_of_the_repository_runs_its_own_code(toy: Path, tmp_path: Path) -> None:
@@ -166,15 +166,15 @@ def test_a_wrong_param_ends_a_fresh_run_in_one_line(toy: Path, tmp_path: Path) -
     assert outputs(tmp_path / "project") == {}
 
 
-def test_rivals_without_their_dag_end_a_fresh_run_in_one_line(toy: Path, tmp_path: Path) -> None:
-    """params.yaml edited by hand: its dag is still that of no rivals, and so are the stages."""
+def test_baselines_without_their_dag_end_a_fresh_run_in_one_line(toy: Path, tmp_path: Path) -> None:
+    """params.yaml edited by hand: its dag is still that of no baselines, and so are the stages."""
     shutil.copytree(toy, tmp_path / "project", symlinks=True)
-    change_params(tmp_path / "project", {"rivals": CORE})
+    change_params(tmp_path / "project", {"baselines": CORE})
     run = dvc(tmp_path / "project", "repro")
     assert run.returncode != 0
     assert stages_run(run.stdout) == ["validate"]
     (line,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: params: dag is not that of N = 2, rivals = ['full_range', 'soup_full_range']")
+    assert line.startswith("error: params: dag is not that of N = 2, baselines = ['full_range', 'soup_full_range']")
     assert "Traceback" not in run.stdout
     assert outputs(tmp_path / "project") == {}
 
@@ -332,38 +332,38 @@ class TestFinished:
         change_params(finished, {"sampler": {"steps": 1001}})
         assert dvc(finished, "repro", "validate").returncode != 0
 
-    def test_rivals_retrain_no_expert_and_resample_no_model(self, finished: Path) -> None:
+    def test_baselines_retrain_no_expert_and_resample_no_model(self, finished: Path) -> None:
         before = outputs(finished)
-        choose_rivals(finished, CORE)
+        choose_baselines(finished, CORE)
         ran = repro(finished)
         assert sorted(ran) == sorted({*every_stage(2, CORE)} - {*every_stage(2)} | {"validate", "gate", "report"})
         after = outputs(finished)
         kept = {file for file in before if not file.startswith("reports/run/")}
         assert {file: after[file] for file in kept} == {file: before[file] for file in kept}
-        choose_rivals(finished, [])
+        choose_baselines(finished, [])
         assert set(repro(finished)) <= {"validate", "gate", "report"}
         assert outputs(finished)["reports/run/results.md"] == before["reports/run/results.md"]
 
 
 @pytest.fixture(scope="module")
-def rivals(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The toy project after its first repro with every rival, not to be written to; the stages that ran."""
-    project = Path(shutil.copytree(toy, tmp_path_factory.mktemp("rivals") / "project", symlinks=True))
-    choose_rivals(project, list(RIVALS))
+def baselines(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The toy project after its first repro with every baseline, not to be written to; the stages that ran."""
+    project = Path(shutil.copytree(toy, tmp_path_factory.mktemp("baselines") / "project", symlinks=True))
+    choose_baselines(project, list(BASELINES))
     return project, repro(project)
 
 
-class TestRivals:
-    """On the toy project after one whole repro with every rival."""
+class TestBaselines:
+    """On the toy project after one whole repro with every baseline."""
 
     pytestmark = slow
 
-    def test_every_stage_runs_once(self, rivals: tuple[Path, list[str]]) -> None:
-        assert sorted(rivals[1]) == sorted(every_stage(2, RIVALS))
+    def test_every_stage_runs_once(self, baselines: tuple[Path, list[str]]) -> None:
+        assert sorted(baselines[1]) == sorted(every_stage(2, BASELINES))
 
-    def test_every_model_is_measured_alike(self, rivals: tuple[Path, list[str]]) -> None:
-        models = whole_dag(2, RIVALS)["models"]
-        metrics = {path.stem: json.loads(path.read_text()) for path in (rivals[0] / "measures").glob("*.json")}
+    def test_every_model_is_measured_alike(self, baselines: tuple[Path, list[str]]) -> None:
+        models = whole_dag(2, BASELINES)["models"]
+        metrics = {path.stem: json.loads(path.read_text()) for path in (baselines[0] / "measures").glob("*.json")}
         assert sorted(metrics) == sorted(models)
         assert len({tuple(values) for values in metrics.values()}) == 1
         for model, values in metrics.items():
@@ -373,48 +373,50 @@ class TestRivals:
             parameters = 2 if model == "ensemble" else 1
             assert values["parameters"] == parameters * base["parameters"], model
             assert values["macs_per_step"] == base["macs_per_step"], model
-        trained = {metrics[model]["frechet_train"] for model in ("pretrained", "ensemble", *RIVALS[:5])}
+        trained = {metrics[model]["frechet_train"] for model in ("pretrained", "ensemble", *BASELINES[:5])}
         assert len(trained) == 7
 
-    def test_block_scores_give_the_changes(self, rivals: tuple[Path, list[str]]) -> None:
-        models = whole_dag(2, RIVALS)["models"]
-        scores = {m: pd.read_csv(rivals[0] / "scores" / f"{path}.csv", index_col="block") for m, path in models.items()}
+    def test_block_scores_give_the_changes(self, baselines: tuple[Path, list[str]]) -> None:
+        models = whole_dag(2, BASELINES)["models"]
+        scores = {
+            m: pd.read_csv(baselines[0] / "scores" / f"{path}.csv", index_col="block") for m, path in models.items()
+        }
         for model, own in scores.items():
-            metrics = json.loads((rivals[0] / "measures" / f"{model}.json").read_text())
+            metrics = json.loads((baselines[0] / "measures" / f"{model}.json").read_text())
             assert list(own.index) == list(range(metrics["seed_blocks"]))
             for key in ("frechet_train", "frechet_heldout", "kid_train", "kid_heldout"):
                 change = paired_interval(own[key], scores["pretrained"][key])
                 assert metrics[f"{key}_change"] == pytest.approx(change.value, rel=1e-9, abs=1e-12)
                 assert metrics[f"{key}_change_low"] == pytest.approx(change.low, rel=1e-9, abs=1e-12)
 
-    def test_members_searches_and_merges_of_the_rivals(self, rivals: tuple[Path, list[str]]) -> None:
-        models, section = rivals[0] / "models" / "n2", whole_dag(2, RIVALS)
-        theta = weights_hash(rivals[0] / "models" / "pretrained" / "unet" / WEIGHTS)
+    def test_members_searches_and_merges_of_the_baselines(self, baselines: tuple[Path, list[str]]) -> None:
+        models, section = baselines[0] / "models" / "n2", whole_dag(2, BASELINES)
+        theta = weights_hash(baselines[0] / "models" / "pretrained" / "unet" / WEIGHTS)
         for name in section["finetunes"]:
             members = ["1", "2"] if name == "soup_full_range" else ["1"]
-            assert sorted(path.name for path in (models / "rivals" / name).iterdir() if path.is_dir()) == members
+            assert sorted(path.name for path in (models / "baselines" / name).iterdir() if path.is_dir()) == members
             merge = json.loads((models / name / "merge.json").read_text())
             assert (merge["weights"], merge["search"]) == ([1 / len(members)] * len(members), None)
             assert merge["base_sha256"] == theta
         for name, made in section["searches"].items():
-            search = json.loads((rivals[0] / "search" / "n2" / name / "result.json").read_text())
+            search = json.loads((baselines[0] / "search" / "n2" / name / "result.json").read_text())
             assert search["method"] == ("grid" if made["kind"] in ("nonnegative", "deme") else made["kind"])
             assert search["trials"] == (3 if made["kind"] in LINES else 4)  # 0, ±1, ±0.5; {0, 0.5}²; 4 soups of 2
             merge = json.loads((models / name / "merge.json").read_text())
             assert (merge["weights"], merge["search"]) == (search["weights"], search)
-        own = json.loads((rivals[0] / "search" / "n2" / "merged_nonnegative" / "result.json").read_text())
-        recipe = read_recipe(models / "rivals" / "loss_equivalent" / "1" / WEIGHTS)
+        own = json.loads((baselines[0] / "search" / "n2" / "merged_nonnegative" / "result.json").read_text())
+        recipe = read_recipe(models / "baselines" / "loss_equivalent" / "1" / WEIGHTS)
         assert recipe["merge_weights"] == own["weights"]
         same = weights_hash(models / "loss_equivalent" / "unet" / WEIGHTS) == theta
         assert same == (not any(own["weights"]))
 
-    def test_the_report_compares_with_the_best_rival(self, rivals: tuple[Path, list[str]]) -> None:
-        table = pd.read_csv(rivals[0] / "reports" / "run" / "results.csv", index_col="model")
-        assert list(table.index) == list(whole_dag(2, RIVALS)["models"])
-        text = (rivals[0] / "reports" / "run" / "results.md").read_text()
-        assert text.count("Beside the best rival, ") == 1
+    def test_the_report_compares_with_the_best_baseline(self, baselines: tuple[Path, list[str]]) -> None:
+        table = pd.read_csv(baselines[0] / "reports" / "run" / "results.csv", index_col="model")
+        assert list(table.index) == list(whole_dag(2, BASELINES)["models"])
+        text = (baselines[0] / "reports" / "run" / "results.md").read_text()
+        assert text.count("Beside the best baseline, ") == 1
 
-    def test_a_second_repro_has_nothing_to_do(self, rivals: tuple[Path, list[str]], tmp_path: Path) -> None:
-        project = Path(shutil.copytree(rivals[0], tmp_path / "project", symlinks=True))
+    def test_a_second_repro_has_nothing_to_do(self, baselines: tuple[Path, list[str]], tmp_path: Path) -> None:
+        project = Path(shutil.copytree(baselines[0], tmp_path / "project", symlinks=True))
         assert repro(project) == []
-        assert outputs(project) == outputs(rivals[0])
+        assert outputs(project) == outputs(baselines[0])

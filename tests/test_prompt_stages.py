@@ -16,6 +16,7 @@ from PIL import Image
 from test_clip_score import Compass, images
 from text_to_image import write_stable_diffusion
 
+from deme_core.data.archive import PROTOCOL, write_archive
 from deme_core.data.images import DataParams
 from deme_core.data.sources import read_digits
 from deme_core.errors import InputError
@@ -25,7 +26,6 @@ from deme_core.metrics.feature_files import read_features, write_features
 from deme_core.metrics.features import load_extractor
 from deme_core.prompts.saved import read_prompts
 from deme_core.prompts.settings import Prompts
-from deme_core.sampling.archive import PROTOCOL, write_archive
 
 MODELS = {"pretrained": "pretrained", "merged": "n4/merged"}
 

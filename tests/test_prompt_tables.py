@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import files_of
 
+from deme_core.data.archive import write_archive
 from deme_core.errors import InputError
 from deme_core.metrics.prompt_evaluation import clip_metrics
 from deme_core.report.gallery import choose, pick
 from deme_core.report.prompt_page import write_prompt_report
 from deme_core.report.prompt_tables import PAPER, Measured, page2, read_measured, table2
-from deme_core.sampling.archive import write_archive
 
 REAL = {"extractor": "e-0", "reference_images": 360}
 
@@ -54,7 +54,7 @@ def test_changes_are_paired_and_a_higher_clip_score_is_better() -> None:
     assert better["clip_score_verdict"] == better["frechet_verdict"] == "better than pretrained"
     assert worse["clip_score_verdict"] == worse["frechet_verdict"] == "worse than pretrained"
     assert better["frechet_change"] == pytest.approx(-0.3, abs=0.02)
-    assert table.loc[("coco", "pretrained"), "clip_score_verdict"] == "baseline"
+    assert table.loc[("coco", "pretrained"), "clip_score_verdict"] == "base"
     assert table.loc[("parti", "min_snr"), "clip_score_change"] == 0
     assert table.loc[("parti", "merged"), "clip_score_verdict"] == "no difference shown"
     assert np.isnan(table.loc[("parti", "merged"), "frechet"])

@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,15 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import search_result
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from PIL import Image
 
-from deme_core.dag import DEME, OWN, RIVALS, dag
+from deme_core.dag import BASELINES, DEME, OWN, dag
 from deme_core.errors import InputError
-from deme_core.merging.search import search
-from deme_core.merging.settings import SearchParams
-from deme_core.merging.trials import TrialLog
 from deme_core.metrics.intervals import uncovered
 from deme_core.report import figures
 from deme_core.report.tables import (
@@ -38,8 +37,12 @@ from deme_core.report.tables import (
     weight_names,
 )
 from deme_core.report.text import MODELS, model_name, number
-from deme_core.sampling.gate import NOT_MEASURED
+from deme_core.search.result import SearchResult
+from deme_core.search.search import search
+from deme_core.search.settings import SearchParams
+from deme_core.search.trials import TrialLog
 from deme_core.tensors import write_tensors
+from deme_core.training.gate import NOT_MEASURED
 
 ROOT = Path(__file__).parents[1]
 RANGES = {1: ["[0, 1000)"], 2: ["[0, 500)", "[500, 1000)"], 4: [f"[{t}, {t + 250})" for t in range(0, 1000, 250)]}
@@ -67,7 +70,7 @@ def all_metrics(**other: Any) -> dict[str, dict[str, Any]]:
 
 
 def table_of(**other: Any) -> pd.DataFrame:
-    """The results of a run without rivals: N = 2, 800 steps an expert."""
+    """The results of a run without baselines: N = 2, 800 steps an expert."""
     return results(all_metrics(**other), 2, 800)
 
 
@@ -83,7 +86,7 @@ def test_the_full_table_shows_how_well_a_classifier_tells_samples_from_real_imag
     assert "C2ST" not in page("toy", table_of(), trials, result, {})
 
 
-def searched(directory: Path, N: int, method: str = "grid") -> tuple[pd.DataFrame, dict[str, Any]]:
+def searched(directory: Path, N: int, method: str = "grid") -> tuple[pd.DataFrame, SearchResult]:
     """Trials and result of a real search on a made-up score, whose luck differs between rounds and blocks."""
     params = SearchParams(
         method=method, objective="frechet", budget=4100, images=50, bounds=(-0.5, 1.5), fixed=None,
@@ -98,7 +101,7 @@ def searched(directory: Path, N: int, method: str = "grid") -> tuple[pd.DataFram
 
     loss = SimpleNamespace(value=lambda w, *_: 0.2 * score(w, 0, 0, 0))
     result = search(score, loss, N, params, log, 20)  # type: ignore[arg-type]
-    log.export(directory, result)
+    log.export(directory / "trials.csv")
     return pd.read_csv(directory / "trials.csv"), result
 
 
@@ -115,9 +118,9 @@ def test_results_by_hand(tmp_path):
     assert list(table.index) == ["pretrained", *DEME]
     assert list(table["name"]) == [MODELS[model] for model in table.index]
     assert list(table["steps"]) == ["—", "2 × 800", "2 × 800", "2 × 800"]
-    assert not [column for column in table if "rival" in column]
+    assert not [column for column in table if "baseline" in column]
     np.testing.assert_allclose(table["frechet_train_change_percent"], [0, -25, 50, -12.5])
-    shown = ["baseline", "better than pretrained", "worse than pretrained", "no difference shown"]
+    shown = ["base", "better than pretrained", "worse than pretrained", "no difference shown"]
     assert list(table["frechet_train_verdict"]) == shown
     assert list(table["frechet_heldout_verdict"]) == [shown[0], shown[2], shown[1], shown[3]]
     table.to_csv(tmp_path / "results.csv")
@@ -145,16 +148,16 @@ def test_page_by_hand(tmp_path):
     assert f"- {MODELS['ensemble']}: {better}; {worse}" in lines
     assert lines[-3:] == ["![samples](samples.png)", "", "A caption."]
     assert "kept w = 0" not in text
-    assert "rival" not in text
-    assert f"## Merge search: grid, {result['trials']} trials" in lines
+    assert "baseline" not in text
+    assert f"## Merge search: grid, {result.trials} trials" in lines
     start = lines.index("| " + " | ".join([
         "weights", "w", "change, first round<br>50 images a trial", "change, fresh seeds<br>4 × 100 images", "gap",
         "score, fresh",
     ]) + " |")  # fmt: skip
     assert lines[start + 2 : start + 5] == [f"| {' | '.join(row)} |" for row in search_scores(trials, result)]
     assert "objective `frechet`, distances to the training part" in text
-    assert f"Images sampled in all: {50 * result['trials'] + 400 * 4:,}." in text  # w = 0, w = 1/N and two more
-    assert "kept w = 0" in page("toy", table_of(), trials, result | {"weights": [0.0, 0.0]}, {})
+    assert f"Images sampled in all: {50 * result.trials + 400 * 4:,}." in text  # w = 0, w = 1/N and two more
+    assert "kept w = 0" in page("toy", table_of(), trials, replace(result, weights=[0.0, 0.0]), {})
 
 
 def test_without_held_out_part_and_with_a_large_kid(tmp_path):
@@ -206,12 +209,6 @@ def test_changes_of_the_first_round_by_hand():
     assert weight_names(3) == ["w1", "w2", "w3"]
 
 
-RESULT = {
-    "weights": [0.25, 0.0], "search_change": -1.5, "confirm_score": 1.5, "confirm_score_pretrained": 2.0,
-    "confirm_score_uniform": 1.75, "blocks": [],
-}  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("trials", "change", "shown", "uniform"),
     [
@@ -220,7 +217,7 @@ RESULT = {
     ],
 )
 def test_search_scores_by_hand(trials, change, shown, uniform):
-    assert search_scores(trials, RESULT | {"search_change": change}) == [
+    assert search_scores(trials, search_result([0.25, 0.0], search_change=change)) == [
         ["searched", "0.25, 0", *shown, "1.5000"],
         ["zero: pretrained", "0, 0", "+0.0000", "+0.0000", "+0.0000", "2.0000"],
         ["uniform: 1/N", "0.5, 0.5", *uniform, "1.7500"],
@@ -229,7 +226,7 @@ def test_search_scores_by_hand(trials, change, shown, uniform):
 
 def test_search_scores_of_blocks_by_hand():
     """Two blocks, one task vector each: uniform weights are 1."""
-    each = RESULT | {"search_change": None, "blocks": ["down_blocks.0", "rest"]}
+    each = search_result([0.25, 0.0], ["down_blocks.0", "rest"], search_change=None)
     found = search_scores(TRIALS[TRIALS["round"] != "search"], each)
     assert [row[:2] for row in found] == [
         ["searched", "down_blocks.0: 0.25; rest: 0"], ["zero: pretrained", "0"], ["uniform: 1/N", "1"],
@@ -240,9 +237,9 @@ def test_search_scores_of_blocks_by_hand():
 def test_search_scores_are_those_of_the_search(tmp_path, method):
     trials, result = searched(tmp_path, 3, method)  # 1/3 goes through a CSV
     winner, zero, uniform = search_scores(trials, result)
-    told = [result[key] for key in ("search_change", "confirm_change", "gap")]
+    told = [result.search_change, result.confirm_change, result.gap]
     assert winner[2:5] == ["—" if value is None else number(value, 4, "+") for value in told]
-    scores = [result[f"confirm_score{of}"] for of in ("", "_pretrained", "_uniform")]
+    scores = [result.confirm_score, result.confirm_score_pretrained, result.confirm_score_uniform]
     assert [winner[5], zero[5], uniform[5]] == [number(score, 4) for score in scores]
     assert (uniform[2] == "—") == (method == "loss")
 
@@ -256,7 +253,7 @@ def test_the_page_of_a_search_on_the_loss_says_that_nothing_was_sampled(tmp_path
 def test_mistakes_are_named(tmp_path):
     for model, values in all_metrics().items():
         (tmp_path / f"{model}.json").write_text(json.dumps(values))
-    (tmp_path / "full_range.json").write_text("left over from a run with rivals")
+    (tmp_path / "full_range.json").write_text("left over from a run with baselines")
     assert read_metrics(tmp_path, all_metrics()) == all_metrics()
     (tmp_path / "merged_uniform.json").unlink()
     with pytest.raises(InputError, match=r"merged_uniform\.json: no such file; `dvc repro evaluate@merged_uniform`"):
@@ -284,12 +281,12 @@ def test_block_scores_are_read_from_the_path_of_each_model(tmp_path):
         read_scores(tmp_path, models)
 
 
-# Rivals
+# Baselines
 
 
 def test_every_model_that_a_run_can_measure_has_its_name():
-    names = [model_name(model) for model in dag(4, RIVALS)["models"]]
-    assert len(set(names)) == len(names) == len(OWN) + 2 * len(RIVALS) - 1 + 2
+    names = [model_name(model) for model in dag(4, BASELINES)["models"]]
+    assert len(set(names)) == len(names) == len(OWN) + 2 * len(BASELINES) - 1 + 2
     assert model_name("min_snr") == "Min-SNR-γ"
     assert model_name("min_snr+scale") == "Min-SNR-γ, searched scale"
 
@@ -308,7 +305,7 @@ def test_training_steps_by_hand(model, steps):
     assert training_steps(model, 4, 1600) == steps
 
 
-def test_page_with_rivals_by_hand(tmp_path):
+def test_page_with_baselines_by_hand(tmp_path):
     models = all_metrics() | {m: metrics() for m in ("full_range", "full_range+scale", "soup_greedy")}
     text = page("toy", results(models, 2, 800), *searched(tmp_path, 2), {})
     lines = text.splitlines()
@@ -356,7 +353,7 @@ def test_the_picture_of_a_search_per_block_shows_the_best_finalists_weights(tmp_
     monkeypatch.setattr(Axes, "set_yticks", lambda ax, at, names: ticks.append(names) or label(ax, at, names))
     trials, result = searched(tmp_path, 4, "loss")
     weights = [0.25, -0.5, 0.75, 1.0]
-    figures.search_trials(tmp_path / "x.png", trials, result | {"best": weights, "blocks": ["mid_block", "rest"]})
+    figures.search_trials(tmp_path / "x.png", trials, replace(result, best=weights, blocks=["mid_block", "rest"]))
     assert shown == ["+0.25", "−0.50", "+0.75", "+1.00"]
     assert ticks[1] == ["mid_block", "rest"]
     assert set(ticks[0]) == {"0.25, 0.25", "each block its own"}  # what the search holds against w = 0
@@ -371,7 +368,7 @@ def test_finalists_are_shown_in_per_cent_of_zero_with_their_interval(tmp_path, m
         (0, (0.0, 0.0), 2.0), (20, (0.0, 0.0), 4.0), (0, (0.25, 0.0), 1.0), (20, (0.25, 0.0), 3.5),
     ]]  # fmt: skip
     trials = pd.concat([TRIALS[TRIALS["round"] == "search"], pd.DataFrame(rows, columns=TRIALS.columns)])
-    figures.search_trials(tmp_path / "x.png", trials, RESULT | {"method": "grid"})
+    figures.search_trials(tmp_path / "x.png", trials, search_result([0.25, 0.0]))
     (ends, _), (point, style) = lines
     half = 12.706204736432095 * 100 / 3 * 0.25
     np.testing.assert_allclose(ends[0], [-25 - half, -25 + half])
@@ -408,12 +405,12 @@ SCORES = [
 STATISTICS = {name: [0.25] for name in ("mean", "deviation", "gradient", "black", "white")}
 
 
-def arguments(run: Path, N: int, method: str, rivals: list[str]) -> list[str]:
+def arguments(run: Path, N: int, method: str, baselines: list[str]) -> list[str]:
     """Made-up inputs of the stage below `run`, and its arguments but --out."""
     rng = np.random.default_rng(N)
     (run / "metrics").mkdir()
     (run / "curves").mkdir()
-    section = dag(N, rivals)
+    section = dag(N, baselines)
     for model, path in section["models"].items():
         (run / "metrics" / f"{model}.json").write_text(json.dumps(all_metrics().get(model, metrics())))
         (run / "scores" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -421,7 +418,7 @@ def arguments(run: Path, N: int, method: str, rivals: list[str]) -> list[str]:
         blocks.to_csv(run / "scores" / f"{path}.csv", index_label="block")
         (run / "judged" / path).parent.mkdir(parents=True, exist_ok=True)
         (run / "judged" / f"{path}.json").write_text(json.dumps({"statistics": STATISTICS}))
-        if model in ("pretrained", *DEME):  # the pictures show no rival
+        if model in ("pretrained", *DEME):  # the pictures show no baseline
             (run / "samples" / path).mkdir(parents=True)
             picture = Image.fromarray(rng.integers(0, 256, (20, 100), dtype=np.uint8))
             picture.save(run / "samples" / path / "preview.png")
@@ -432,12 +429,12 @@ def arguments(run: Path, N: int, method: str, rivals: list[str]) -> list[str]:
     models = ["pretrained", *(f"expert {i}" for i in range(1, N + 1)), "merged_uniform", "merged"]
     losses = pd.DataFrame(rng.uniform(0.1, 0.2, (N + 3, N)), pd.Index(models, name="model"), RANGES[N])
     losses.to_csv(run / "losses.csv")
-    (run / "result.json").write_text(json.dumps(searched(run, N, method)[1]))
-    (run / "calibration.json").write_text(json.dumps({"message": "Calibration: well." if rivals else None}))
+    searched(run, N, method)[1].write(run / "result.json")
+    (run / "calibration.json").write_text(json.dumps({"message": "Calibration: well." if baselines else None}))
     experts = [[i, RANGES[N][i - 1], "pretrained", 0.1, 0.11, -9.0, -10.0, -8.0, True] for i in range(1, N + 1)]
     pd.DataFrame(experts, columns=NOT_MEASURED.columns).to_csv(run / "experts.csv", index=False)
     (run / "real.json").write_text(json.dumps({"train": STATISTICS, "floor": {}}))
-    top = {"name": "toy", "N": N, "p": 0.4, "seed": 0, "boundaries": None, "rivals": rivals, "dag": section}
+    top = {"name": "toy", "N": N, "p": 0.4, "seed": 0, "boundaries": None, "baselines": baselines, "dag": section}
     top |= {"directions": ["range"]}
     top |= {"random_draws": 1, "gate": {"draws": 1, "must_win": "stop"}, "finetune_range": {"iterations": 800}}
     (run / "params.yaml").write_text(json.dumps(top | {"judges": {"folder": "j/final", "development": "j/dev"}}))
@@ -449,22 +446,22 @@ def arguments(run: Path, N: int, method: str, rivals: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("N", "method", "rivals"),
-    [(1, "grid", []), (2, "loss", ["full_range", "soup_greedy"]), (4, "surrogate", list(RIVALS))],
+    ("N", "method", "baselines"),
+    [(1, "grid", []), (2, "loss", ["full_range", "soup_greedy"]), (4, "surrogate", list(BASELINES))],
 )
-def test_stage(tmp_path, monkeypatch, N, method, rivals):
-    words = ["report.py", *arguments(tmp_path, N, method, rivals)]
+def test_stage(tmp_path, monkeypatch, N, method, baselines):
+    words = ["report.py", *arguments(tmp_path, N, method, baselines)]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [*words, "--out", "a"])
     runpy.run_path(str(ROOT / "stages/report.py"), run_name="__main__")
     text = (tmp_path / "a/results.md").read_text(encoding="utf-8")
     assert text.startswith(f"# toy: DeMe with N = {N}\n")
-    assert text.split("\n\n")[1].startswith("Calibration: well." if rivals else "**Verdict** of the final")
+    assert text.split("\n\n")[1].startswith("Calibration: well." if baselines else "**Verdict** of the final")
     pictures = set(re.findall(r"\]\((.*)\)", text))
     assert pictures == set(PICTURES)
     table = pd.read_csv(tmp_path / "a/results.csv", index_col="model")
-    assert list(table.index) == list(dag(N, rivals)["models"])
-    assert ("Beside the best" in text) == bool(rivals)
+    assert list(table.index) == list(dag(N, baselines)["models"])
+    assert ("Beside the best" in text) == bool(baselines)
     assert table.loc["merged", "steps"] == f"{N} × 800"
     assert {file.name for file in (tmp_path / "a").iterdir()} == pictures | {"results.md", "results.csv"}
     if N == 2:  # once more in a new process, in another's matplotlib style, and without the slow import of diffusers

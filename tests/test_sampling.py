@@ -28,14 +28,14 @@ from PIL import Image
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deme_core.checkpoints import load_denoiser, load_noise_schedule, save_denoiser, weights_file
+from deme_core.checkpoints import denoisers, load_denoiser, load_noise_schedule, save_denoiser, weights_file
+from deme_core.data.archive import PER_ARCHIVE, read_images, read_protocol, write_archive, write_grid
 from deme_core.data.examples import Pixels
 from deme_core.data.images import to_model, to_pixels
 from deme_core.denoising import single
 from deme_core.errors import InputError
-from deme_core.sampling.archive import PER_ARCHIVE, read_images, read_protocol, write_archive, write_grid
 from deme_core.sampling.generate import Sampler, ensemble
-from deme_core.sampling.sample import denoisers, sample_model, write_missing
+from deme_core.sampling.sample import sample_model, write_missing
 from deme_core.sampling.schedulers import SpacedDDIMScheduler, make_scheduler
 from deme_core.seeds import SeedBlock, image_generators
 from deme_core.tensors import read_recipe

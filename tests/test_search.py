@@ -14,27 +14,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, N, python, sampler_params, write_experts, write_vectors
+from conftest import REPOSITORY, N, python, sampler_params, search_result, write_experts, write_vectors
 
 from deme_core.checkpoints import load_denoiser
+from deme_core.data.archive import read_images
 from deme_core.data.examples import Pixels
 from deme_core.denoising import single
 from deme_core.errors import InputError
-from deme_core.merging.loss import DenoisingLoss
 from deme_core.merging.merge import write_merged
-from deme_core.merging.objective import (
-    MergedLoss,
-    MergedModel,
-    Scorer,
-    frechet,
-    geometric_mean,
-    make_objective,
-    score_weights,
-)
-from deme_core.merging.search import KINDS, check_extractors, check_search, confirmed, search
-from deme_core.merging.search_methods import METHODS, RIVAL_METHODS, scale_points
-from deme_core.merging.settings import SearchParams
-from deme_core.merging.trials import Trial, TrialLog, Weights
 from deme_core.metrics.clip_score import ClipScore, ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams, evaluate
 from deme_core.metrics.feature_files import write_features
@@ -45,16 +32,32 @@ from deme_core.metrics.moments import Moments
 from deme_core.metrics.verdict import JudgeParams, verdict_of
 from deme_core.params import read, section
 from deme_core.prompts.settings import PromptParams
-from deme_core.sampling.archive import read_images
 from deme_core.sampling.conditions import Conditions
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.sample import sample_model
+from deme_core.search.check import check_extractors, check_search
+from deme_core.search.kinds import KINDS
+from deme_core.search.loss import DenoisingLoss
+from deme_core.search.methods import BASELINE_METHODS, METHODS, scale_points
+from deme_core.search.objective import (
+    MergedLoss,
+    MergedModel,
+    Scorer,
+    frechet,
+    geometric_mean,
+    make_objective,
+    score_weights,
+)
+from deme_core.search.result import SearchResult
+from deme_core.search.search import confirmed, search
+from deme_core.search.settings import SearchParams
+from deme_core.search.trials import Trial, TrialLog, Weights
 from deme_core.seeds import SeedBlock
 
 CPU = torch.device("cpu")
 DEVELOPMENT = REPOSITORY / "zoo" / "judges" / "digits" / "development"
 OPTIMUM = (0.0, 0.5, 0.25)
-ALL = [*METHODS, *RIVAL_METHODS]
+ALL = [*METHODS, *BASELINE_METHODS]
 ON_LOSS = ["loss", "gradient"]
 OBJECTIVES = ["frechet", "kid", "loss"]  # those that need no prompts
 STEPS = 20  # of sampling: the price of an image in forward images
@@ -118,42 +121,42 @@ def searched(
 def test_the_optimum_on_the_grid_is_the_result(tmp_path: Path, method: str) -> None:
     result, *_ = searched(tmp_path, quadratic(OPTIMUM), 3, method=method)
     change = -(0.25 + 0.0625)
-    assert result["weights"] == result["best"] == list(OPTIMUM)
-    assert (result["method"], result["objective"]) == (method, "frechet")
-    assert (result["search_change"], result["confirm_change"], result["gap"]) == pytest.approx((change, change, 0))
-    assert (result["search_score"], result["confirm_score"]) == pytest.approx((1, 1))
-    assert result["confirm_score_pretrained"] == 1 - change
-    assert result["confirm_score_uniform"] == pytest.approx(1 + sum((1 / 3 - b) ** 2 for b in OPTIMUM))
+    assert result.weights == result.best == list(OPTIMUM)
+    assert (result.method, result.objective) == (method, "frechet")
+    assert (result.search_change, result.confirm_change, result.gap) == pytest.approx((change, change, 0))
+    assert (result.search_score, result.confirm_score) == pytest.approx((1, 1))
+    assert result.confirm_score_pretrained == 1 - change
+    assert result.confirm_score_uniform == pytest.approx(1 + sum((1 / 3 - b) ** 2 for b in OPTIMUM))
 
 
 @pytest.mark.parametrize("method", ALL)
 def test_zero_weights_win_ties(tmp_path: Path, method: str) -> None:
     result, *_ = searched(tmp_path, lambda *_: 1.0, 3, method=method)
-    assert result["weights"] == result["best"] == [0.0, 0.0, 0.0]
-    assert (result["method"], result["search_change"], result["confirm_change"], result["gap"]) == (method, 0, 0, 0)
+    assert result.weights == result.best == [0.0, 0.0, 0.0]
+    assert (result.method, result.search_change, result.confirm_change, result.gap) == (method, 0, 0, 0)
 
 
 def test_the_second_round_decides_on_other_seeds_and_more_images(tmp_path: Path) -> None:
     lucky, good = (0.5, 0.5), (0.25, 0.25)
     table = {SeedBlock.SEARCH: {lucky: 0.1, good: 0.2}, SeedBlock.CONFIRM: {lucky: 0.9, good: 0.3, (0.0, 0.0): 0.8}}
     result, objective, _ = searched(tmp_path, lambda w, block, *_: table[block].get(tuple(w), 1.0), 2, finalists=2)
-    assert result["weights"] == [0.25, 0.25]
-    assert (result["search_score"], result["confirm_score"]) == pytest.approx((0.2, 0.3))
-    assert (result["search_change"], result["confirm_change"]) == pytest.approx((0.2 - 1, 0.3 - 0.8))
-    assert result["gap"] == pytest.approx((0.3 - 0.8) - (0.2 - 1))
+    assert result.weights == [0.25, 0.25]
+    assert (result.search_score, result.confirm_score) == pytest.approx((0.2, 0.3))
+    assert (result.search_change, result.confirm_change) == pytest.approx((0.2 - 1, 0.3 - 0.8))
+    assert result.gap == pytest.approx((0.3 - 0.8) - (0.2 - 1))
     first, second = objective.of(SeedBlock.SEARCH), objective.of(SeedBlock.CONFIRM)
     assert {call[2:] for call in first} == {(0, 10)}
     assert {call[2:] for call in second} == {(0, 20), (20, 20)}  # the seed blocks
     assert {w for w, *_ in second} == {(0.0, 0.0), lucky, good}  # anchors and nominated
-    assert (len(second), result["trials"]) == (6, len(first))
+    assert (len(second), result.trials) == (6, len(first))
 
 
 def test_the_uniform_weights_are_confirmed_though_none_nominated_them(tmp_path: Path) -> None:
     """Their first change is that of their own trial."""
     score = lambda w, block, *_: 0.5 if tuple(w) == (0.5, 0.5) and block is SeedBlock.CONFIRM else 1 + max(w)  # noqa: E731
     result, *_ = searched(tmp_path, score, 2, finalists=1)
-    assert result["weights"] == [0.5, 0.5]
-    assert (result["search_change"], result["confirm_change"], result["gap"]) == (0.5, -0.5, -1)
+    assert result.weights == [0.5, 0.5]
+    assert (result.search_change, result.confirm_change, result.gap) == (0.5, -0.5, -1)
 
 
 @pytest.mark.parametrize(("noise", "expected"), [(0.0, (0.5, 0.5)), (0.05, (0.5, 0.5)), (0.5, (0.0, 0.0))])
@@ -166,12 +169,12 @@ def test_the_best_is_taken_only_where_it_beats_zero_beyond_the_noise(
         return 1.0 if not any(w) else 1.0 - 0.6 * w[0] + noise * (-1) ** (first // 20)
 
     result, *_ = searched(tmp_path, objective, 2, values=(0.0, 0.5), final_images=80, final_blocks=4)
-    assert tuple(result["weights"]) == expected
-    assert result["best"][0] == 0.5
+    assert tuple(result.weights) == expected
+    assert result.best[0] == 0.5
     ratio = ((0.7 + noise) * (0.7 - noise)) ** 0.5  # the geometric mean over the blocks
-    assert (result["best_change"], result["best_change_unit"]) == (pytest.approx(100 * (ratio - 1)), "%")
-    assert result["best_change_low"] <= result["best_change"] <= result["best_change_high"]
-    assert (result["best_change_high"] < 0) == any(expected)
+    assert (result.best_change, result.best_change_unit) == (pytest.approx(100 * (ratio - 1)), "%")
+    assert result.best_change_low <= result.best_change <= result.best_change_high
+    assert (result.best_change_high < 0) == any(expected)
 
 
 def test_distances_are_confirmed_by_their_ratio(tmp_path: Path) -> None:
@@ -179,11 +182,11 @@ def test_distances_are_confirmed_by_their_ratio(tmp_path: Path) -> None:
     score = lambda w, block, first, images: 10.0 ** (first // 20) * (0.9 if w[0] else 1.0)  # noqa: E731
     changes = {"values": (0.0, 0.5), "final_images": 80, "final_blocks": 4}
     result, *_ = searched(tmp_path / "ratio", score, 2, **changes)
-    assert result["weights"][0] == 0.5
-    assert result["best_change"] == pytest.approx(-10) == result["best_change_high"]
+    assert result.weights[0] == 0.5
+    assert result.best_change == pytest.approx(-10) == result.best_change_high
     result, *_ = searched(tmp_path / "difference", score, 2, objective="kid", **changes)
-    assert (result["weights"], result["best_change_unit"]) == ([0.0, 0.0], "")
-    assert result["best_change"] < 0 < result["best_change_high"]
+    assert (result.weights, result.best_change_unit) == ([0.0, 0.0], "")
+    assert result.best_change < 0 < result.best_change_high
 
 
 @pytest.mark.parametrize("where", [(0.0, 0.0), (0.5, 0.5)])
@@ -195,7 +198,7 @@ def test_a_confirming_score_without_a_ratio_ends_in_one_line(tmp_path: Path, whe
     with pytest.raises(InputError, match=f"^{re.escape(message)}.*merge_search.objective=kid$"):
         searched(tmp_path / "ratio", score, 2)
     result, *_ = searched(tmp_path / "difference", score, 2, objective="kid")
-    assert result["best"] == list(where)
+    assert result.best == list(where)
 
 
 def test_a_score_by_several_extractors_is_confirmed_as_judges_are_summed_up() -> None:
@@ -209,10 +212,10 @@ def test_a_score_by_several_extractors_is_confirmed_as_judges_are_summed_up() ->
 
 def test_the_surrogates_first_change_is_the_fitted_one(tmp_path: Path) -> None:
     result, *_ = searched(tmp_path, quadratic((0.5, -0.25)), 2, method="surrogate")
-    assert result["weights"] == pytest.approx([0.5, -0.25], abs=0.01)
-    assert result["search_change"] == pytest.approx(-0.3125, abs=0.005)
-    assert result["search_score"] == pytest.approx(1.3125 + result["search_change"])
-    assert result["gap"] == pytest.approx(result["confirm_change"] - result["search_change"], abs=1e-12)
+    assert result.weights == pytest.approx([0.5, -0.25], abs=0.01)
+    assert result.search_change == pytest.approx(-0.3125, abs=0.005)
+    assert result.search_score == pytest.approx(1.3125 + result.search_change)
+    assert result.gap == pytest.approx(result.confirm_change - result.search_change, abs=1e-12)
 
 
 @pytest.mark.parametrize("method", ON_LOSS)
@@ -220,10 +223,10 @@ def test_a_search_on_the_loss_has_no_first_change_and_is_confirmed_on_images(tmp
     result, objective, forwards = searched(
         tmp_path, quadratic((0.5, 0.125)), 2, loss=quadratic((0.5, 0.0)), method=method
     )
-    assert result["weights"] == pytest.approx([0.5, 0.0], abs=1e-3)
-    assert (result["search_change"], result["search_score"], result["gap"]) == (None, None, None)
-    assert result["trials"] >= len(forwards.calls) + len(forwards.slopes) > 2
-    assert result["confirm_change"] == pytest.approx(-0.25, abs=1e-3)
+    assert result.weights == pytest.approx([0.5, 0.0], abs=1e-3)
+    assert (result.search_change, result.search_score, result.gap) == (None, None, None)
+    assert result.trials >= len(forwards.calls) + len(forwards.slopes) > 2
+    assert result.confirm_change == pytest.approx(-0.25, abs=1e-3)
     assert objective.of(SeedBlock.SEARCH) == [] and forwards.of(SeedBlock.CONFIRM) == []
     assert bool(forwards.slopes) == (method == "gradient")
 
@@ -233,18 +236,18 @@ def test_where_a_weight_is_fixed_off_zero_nothing_is_said_against_zero(
     tmp_path: Path, fixed: tuple[float | None, ...]
 ) -> None:
     result, objective, _ = searched(tmp_path, quadratic((0.25, 0.25)), 2, fixed=fixed)
-    assert result["weights"] == [0.25, 0.25]
-    assert (result["search_change"], result["search_score"], result["gap"]) == (None, None, None)
+    assert result.weights == [0.25, 0.25]
+    assert (result.search_change, result.search_score, result.gap) == (None, None, None)
     assert (0.0, 0.0) not in [w for w, *_ in objective.of(SeedBlock.SEARCH)]
-    assert result["confirm_change"] == -0.125
+    assert result.confirm_change == -0.125
 
 
 def test_nothing_is_said_of_uniform_weights_that_the_search_held_against_a_fixed_one(tmp_path: Path) -> None:
     """(0.5, 0.5) was a trial, but the first round's anchor was (0, 0.5) and not w = 0."""
     score = lambda w, block, *_: 0.5 if tuple(w) == (0.5, 0.5) and block is SeedBlock.CONFIRM else 1 + max(w)  # noqa: E731
     result, *_ = searched(tmp_path, score, 2, fixed=(None, 0.5), finalists=1, values=(0.0, 0.25))
-    assert result["weights"] == [0.5, 0.5]
-    assert (result["search_change"], result["search_score"], result["gap"]) == (None, None, None)
+    assert result.weights == [0.5, 0.5]
+    assert (result.search_change, result.search_score, result.gap) == (None, None, None)
 
 
 # What every method keeps to
@@ -260,13 +263,13 @@ def test_budget_and_seeds_are_kept_and_every_image_is_counted(tmp_path: Path, me
     spent = 10 * len(first) + sum(call[3] for call in forwards.calls) / STEPS
     spent += 3 * sum(call[3] for call in forwards.slopes) / STEPS
     if method == "loss":  # a point that the simplex returns to is paid for again, and logged once
-        assert spent <= result["images_sampled"] - 20 * len(second)
+        assert spent <= result.images_sampled - 20 * len(second)
     else:
-        assert result["images_sampled"] == pytest.approx(spent + 20 * len(second))
-    assert 0 < result["images_sampled"] - 20 * len(second) <= 200
+        assert result.images_sampled == pytest.approx(spent + 20 * len(second))
+    assert 0 < result.images_sampled - 20 * len(second) <= 200
     assert len(first) == len(set(first))
-    assert result["trials"] >= len(first) + len(forwards.calls) + len(forwards.slopes)
-    assert method == "loss" or result["trials"] == len(first) + len(forwards.calls) + len(forwards.slopes)
+    assert result.trials >= len(first) + len(forwards.calls) + len(forwards.slopes)
+    assert method == "loss" or result.trials == len(first) + len(forwards.calls) + len(forwards.slopes)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -279,8 +282,8 @@ def test_weights_stay_within_their_bounds_and_reach_negative_ones(tmp_path: Path
         first = objective.of(SeedBlock.SEARCH) + forwards.of(SeedBlock.SEARCH)
         assert all(low <= v <= 0.75 for w, *_ in first for v in w)
         assert (min(v for w, *_ in first for v in w) < 0) == (low < 0)
-        assert (result["weights"][0] < 0) == (low < 0)
-        assert low <= result["weights"][0] and 0 < result["weights"][1] <= 0.75
+        assert (result.weights[0] < 0) == (low < 0)
+        assert low <= result.weights[0] and 0 < result.weights[1] <= 0.75
 
 
 @pytest.mark.parametrize("fixed", [(None, 0.75, None), (0.0, None, None), (None, -1.0, 0.5)])
@@ -293,7 +296,7 @@ def test_a_fixed_weight_has_its_value_in_every_trial(
     first = objective.of(SeedBlock.SEARCH) + forwards.of(SeedBlock.SEARCH)
     for i, value in enumerate(fixed):
         assert ({w[i] for w, *_ in first} == {value}) == (value is not None)
-        assert value is None or result["weights"][i] == value
+        assert value is None or result.weights[i] == value
     zero, uniform = (0.0,) * 3, tuple(1 / 3 if value is None else value for value in fixed)
     confirmed = {w for w, *_ in objective.of(SeedBlock.CONFIRM)}
     assert {zero, uniform} <= confirmed  # w = 0 is θ itself, whatever is fixed
@@ -306,8 +309,8 @@ def test_trials_of_the_loss_are_paid_in_forward_images(tmp_path: Path) -> None:
     score = Counted(quadratic((0.5, 0.5)))
     result = search(score, score, 2, params, TrialLog(tmp_path / "trials.csv", 2), STEPS)  # type: ignore[arg-type]
     first, second = score.of(SeedBlock.SEARCH), score.of(SeedBlock.CONFIRM)
-    assert len(first) == result["trials"] == 10 * STEPS
-    assert result["images_sampled"] == pytest.approx(sum(images for *_, images in first + second) / STEPS)
+    assert len(first) == result.trials == 10 * STEPS
+    assert result.images_sampled == pytest.approx(sum(images for *_, images in first + second) / STEPS)
 
 
 # The log
@@ -407,7 +410,7 @@ def test_the_export_holds_the_trials_of_this_search_alone(tmp_path: Path) -> Non
     searched(tmp_path, quadratic((0.0, 0.0)), 2, values=(0.75, 1.0))
     log, score = TrialLog(tmp_path / "trials.csv", 2), Counted(quadratic((0.0, 0.0)))
     search(score, score, 2, search_params(), log, STEPS)  # type: ignore[arg-type]
-    log.export(tmp_path / "out", {"weights": [0.0, 0.0]})
+    log.export(tmp_path / "out" / "trials.csv")
     searched(tmp_path / "fresh", quadratic((0.0, 0.0)), 2)
     assert (tmp_path / "out" / "trials.csv").read_text() == (tmp_path / "fresh" / "trials.csv").read_text()
     assert len(log.scores) > len(log.used)
@@ -436,8 +439,8 @@ def test_the_nonnegative_search_tries_no_negative_weight(tmp_path: Path, method:
     score = Counted(quadratic((-0.5, 0.5)))
     result = search(score, score, 2, params, TrialLog(tmp_path / "trials.csv", 2), STEPS)  # type: ignore[arg-type]
     assert min(v for w, *_ in score.calls + score.slopes for v in w) >= 0
-    assert result["method"] == method
-    assert result["weights"][1] > 0
+    assert result.method == method
+    assert result.weights[1] > 0
 
 
 @pytest.mark.parametrize(
@@ -450,27 +453,27 @@ def test_the_nonnegative_search_tries_no_negative_weight(tmp_path: Path, method:
         ("greedy", 1, 10000, 30000),
     ],
 )
-def test_a_rivals_search_has_at_least_the_images_of_deme(kind: str, n: int, images: int, budget: int) -> None:
+def test_a_baselines_search_has_at_least_the_images_of_deme(kind: str, n: int, images: int, budget: int) -> None:
     params = section(read(REPOSITORY / "params.yaml"), "merge_search", SearchParams)
     params = replace(params, images=1000, fixed=(None, *(0.0,) * 3))
-    rival = KINDS[kind](params, n)
-    assert rival == replace(params, method=kind, images=images, budget=budget, fixed=None)
-    assert rival.budget >= params.budget
+    baseline = KINDS[kind](params, n)
+    assert baseline == replace(params, method=kind, images=images, budget=budget, fixed=None)
+    assert baseline.budget >= params.budget
 
 
 @pytest.mark.parametrize(("kind", "n"), [("scale", 1), ("scale", 3), ("greedy", 3)])
-def test_a_rivals_trials_share_its_images(tmp_path: Path, kind: str, n: int) -> None:
+def test_a_baselines_trials_share_its_images(tmp_path: Path, kind: str, n: int) -> None:
     """DeMe has 300 images: 6 scales or 7 soups of 50 each."""
     score, params = Counted(quadratic((0.5,) * n)), KINDS[kind](search_params(), n)
     result = search(score, score, n, params, TrialLog(tmp_path / "trials.csv", n), STEPS)  # type: ignore[arg-type]
     assert {call[2:] for call in score.of(SeedBlock.SEARCH)} == {(0, 50)}
     assert {call[2:] for call in score.of(SeedBlock.CONFIRM)} == {(0, 20), (20, 20)}  # as DeMe's finalists
-    assert result["images_sampled"] == sum(call[3] for call in score.calls)
-    assert result["method"] == kind
+    assert result.images_sampled == sum(call[3] for call in score.calls)
+    assert result.method == kind
     if kind == "scale":
         anchors = [(0.0,) * n, (1 / n,) * n]
         assert [w for w, *_ in score.of(SeedBlock.SEARCH)] == scale_points(n, params, anchors)
-        assert result["weights"] == pytest.approx([0.5] * n)
+        assert result.weights == pytest.approx([0.5] * n)
 
 
 def test_a_step_away_from_own_samples_is_searched_below_zero_and_confirmed_beside_the_whole_step(
@@ -482,7 +485,7 @@ def test_a_step_away_from_own_samples_is_searched_below_zero_and_confirmed_besid
     result = search(score, score, 1, params, TrialLog(tmp_path / "trials.csv", 1), STEPS)  # type: ignore[arg-type]
     assert [w for w, *_ in score.of(SeedBlock.SEARCH)] == [(0.0,), (-1.0,), (-0.75,), (-1.5,)]
     assert {(0.0,), (-1.0,), (-0.75,)} <= {w for w, *_ in score.of(SeedBlock.CONFIRM)}
-    assert result["weights"] == [-0.75]
+    assert result.weights == [-0.75]
     for wrong in ((-0.5,), (0.0,), (math.inf,)):
         with pytest.raises(InputError, match=r"merge_search\.away = .* must be finite lengths above 0"):
             search_params(away=wrong)
@@ -495,7 +498,7 @@ def test_a_step_away_from_own_samples_is_searched_below_zero_and_confirmed_besid
     ("changes", "message"),
     [
         ({"method": "none"}, "method = 'none': must be one of auto, grid, coordinate, random, halving, surrogate, "),
-        ({"method": "scale"}, "method = 'scale': must be one of auto, grid, "),  # a rival's
+        ({"method": "scale"}, "method = 'scale': must be one of auto, grid, "),  # a baseline's
         (
             {"objective": "fid"},
             "objective = 'fid': must be one of frechet, kid, clip_score, a sum of them with",
@@ -558,7 +561,7 @@ def test_a_search_of_many_weights_is_checked_without_making_its_points(method: s
 def test_what_fits_passes_and_is_searched(tmp_path: Path, changes: dict[str, Any]) -> None:
     check_search(3, search_params(**changes))
     result, *_ = searched(tmp_path, quadratic((0.5, 0.25, 0.5)), 3, **changes)
-    assert result["confirm_score"] < result["confirm_score_pretrained"]  # of w = 1/N, if of no other
+    assert result.confirm_score < result.confirm_score_pretrained  # of w = 1/N, if of no other
 
 
 # The score
@@ -677,8 +680,22 @@ def test_several_distances_of_which_one_is_not_above_zero_have_no_mean(distance:
 def test_a_result_names_the_extractors_that_were_asked_for(tmp_path: Path) -> None:
     plain, *_ = searched(tmp_path / "plain", quadratic((0.5,)), 1)
     several, *_ = searched(tmp_path / "several", quadratic((0.5,)), 1, extractors=("a/b", "a/c"))
-    assert several == plain | {"extractors": ["a/b", "a/c"]}
-    assert "extractors" not in plain
+    assert several == replace(plain, extractors=["a/b", "a/c"])
+    assert plain.extractors == []
+    several.write(tmp_path / "result.json")
+    assert SearchResult.read(tmp_path / "result.json") == several
+
+
+def test_a_result_of_another_version_is_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text('{"weights": [0.5]}')
+    with pytest.raises(InputError, match=r"result\.json: 'best' is missing or unknown .* run merge_search again$"):
+        SearchResult.read(tmp_path / "result.json")
+
+
+def test_a_result_says_what_was_found_in_a_line() -> None:
+    told = str(search_result([0.25, 0.0]))
+    assert told == ("best w = (0.25, 0), frechet -25 % [-30, -20] on fresh images: taken; 8 trials, 4,000 images")
+    assert "not told from 0" in str(search_result([0.0, 0.0], best=[0.25, 0.0]))
 
 
 @pytest.mark.parametrize(
@@ -788,8 +805,10 @@ def test_a_search_takes_no_prompts_of_a_set_that_is_not_there_or_held_out() -> N
     names = {"names": PromptParams(source="file", path="names.txt")}
     check_search(3, params, texts=True)  # the stage merge_search, which reads them itself
     check_search(3, params, texts=True, sets=names | {"free": names["names"]})
-    with pytest.raises(InputError, match=r"merge_search\.prompts: 'free' is no set of `prompts`; there are names$"):
+    with pytest.raises(
+        InputError, match=r"merge_search\.prompts = .*: \['free'\] is no set of `prompts`; there are names$"
+    ):
         check_search(3, params, texts=True, sets=names)
     held_out = {"free": PromptParams(source="heldout", path="data/images")}
-    with pytest.raises(InputError, match="'free' has captions of the held-out part, which no search may see"):
+    with pytest.raises(InputError, match=r"\['free'\] has captions of the held-out part, which no search may see"):
         check_search(3, params, texts=True, sets=names | held_out)

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deme_core.merging.first_round import BudgetSpent, FirstRound, Nomination
-from deme_core.merging.search import auto_method
-from deme_core.merging.search_methods import (
+from deme_core.search.first_round import BudgetSpent, FirstRound, Nomination
+from deme_core.search.methods import (
     METHODS,
     grid_count,
     nominate,
@@ -20,8 +19,9 @@ from deme_core.merging.search_methods import (
     spread,
     surrogate_trials,
 )
-from deme_core.merging.settings import SearchParams
-from deme_core.merging.trials import Weights
+from deme_core.search.search import auto_method
+from deme_core.search.settings import SearchParams
+from deme_core.search.trials import Weights
 
 BEST = (0.3, -0.2)
 CURVATURE = np.array([[1.0, 0.4], [0.4, 0.8]])

@@ -29,7 +29,9 @@ from deme_core.training.batches import Batches
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 EXPERT = "stages.finetune_range --range 1 --pretrained pretrained --examples examples --out out --curve curve.csv"
-RIVAL = "stages.finetune_rival --rival {} --pretrained pretrained --examples examples --out out --curve curve.csv"
+BASELINE = (
+    "stages.finetune_baseline --baseline {} --pretrained pretrained --examples examples --out out --curve curve.csv"
+)
 SCRATCH = "stages.pretrain_load --data examples --out out"
 SHORT = {
     "iterations": 12, "batch_size": 8, "gradient_accumulation": 2, "log_every": 2, "checkpoint_every": 2,
@@ -141,7 +143,7 @@ def is_that_of_one(project: Path, command: str) -> None:
 
 @pytest.mark.parametrize("launch", [ACCELERATE, TORCHRUN], ids=["accelerate", "torchrun"])
 def test_a_baseline_of_two_processes_is_that_of_one(project: Path, launch: list[str]) -> None:
-    command = RIVAL.format("full_range")
+    command = BASELINE.format("full_range")
     run(project, launch, command)
     assert {*pd.read_csv(project / "curve.csv")["processes"]} == {2}
     assert not list(project.rglob("*.partial"))
@@ -190,7 +192,7 @@ def workers(launcher: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are found in Linux's /proc")
-@pytest.mark.parametrize("command", [EXPERT, RIVAL.format("soup_full_range")], ids=["expert", "soup"])
+@pytest.mark.parametrize("command", [EXPERT, BASELINE.format("soup_full_range")], ids=["expert", "soup"])
 def test_one_of_two_processes_is_killed_and_both_resume(
     project: Path, interrupted: Callable[[Path, str, int], subprocess.Popen[str]], command: str
 ) -> None:

@@ -83,9 +83,9 @@ def test_statistics_of_another_network_are_refused(tmp_path: Path) -> None:
 
 def test_an_evaluation_has_one_more_distance_and_the_others_stay(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    features, baseline, real = (rng.normal(size=(n, 4)) for n in (40, 40, 60))
-    with_it, scores = evaluate(features, baseline, {"train": real}, EvaluateParams(blocks=2), gaussian())
-    without, _ = evaluate(features, baseline, {"train": real}, EvaluateParams(blocks=2))
+    features, pretrained, real = (rng.normal(size=(n, 4)) for n in (40, 40, 60))
+    with_it, scores = evaluate(features, pretrained, {"train": real}, EvaluateParams(blocks=2), gaussian())
+    without, _ = evaluate(features, pretrained, {"train": real}, EvaluateParams(blocks=2))
     assert with_it["frechet_statistics"] == frechet_distance(gaussian(), Moments.of(features))
     assert {key: value for key, value in with_it.items() if "statistics" not in key} == without
     assert len(scores["frechet_statistics"]) == 2
@@ -124,7 +124,7 @@ def test_the_stages_carry_the_statistics_into_the_protocol(
     arguments = [
         "--features",
         own,
-        "--baseline",
+        "--pretrained",
         own,
         "--reference",
         "reference",
@@ -133,7 +133,7 @@ def test_the_stages_carry_the_statistics_into_the_protocol(
         "--metrics",
         "x.json",
     ]
-    arguments += ["--judged", "judged", "--judged-baseline", "judged"]
+    arguments += ["--judged", "judged", "--judged-pretrained", "judged"]
     stage("evaluate", *arguments, "--scores", "s.csv", monkeypatch=monkeypatch)
     metrics = json.loads(Path("m.json").read_text())
     assert metrics["frechet_statistics"] == pytest.approx(0, abs=1e-6)

@@ -89,7 +89,7 @@ def test_every_point_of_a_study_composes_to_params_that_hold(name: str) -> None:
         params = yaml.safe_load(compose_params(overrides))
         top = run_params(params)
         section(params, "finetune_range", TrainingParams)
-        assert params["dag"] == dag(top.N, top.rivals, draws=top.random_draws, directions=top.directions)
+        assert params["dag"] == dag(top.N, top.baselines, draws=top.random_draws, directions=top.directions)
         assert set(STUDIES[name]["models"] or params["dag"]["models"]) <= set(params["dag"]["models"])
 
 
@@ -112,7 +112,7 @@ def test_the_points_of_the_paper() -> None:
     assert ablation["overrides"].map(total).nunique() == 1
     assert list(ablation["row"].unique()) == [1, 2, 3, 4, 5, 6]
     controls = yaml.safe_load(compose_params(runner.plan(STUDIES["table1"], "table1")["overrides"][0]))
-    assert {"full_range", "soup_full_range"} <= set(controls["rivals"])
+    assert {"full_range", "soup_full_range"} <= set(controls["baselines"])
     assert {"random1", "matched"} <= controls["dag"]["models"].keys()
 
 
@@ -132,10 +132,10 @@ def key_of(unused: list[str], *overrides: str) -> str:
 
 @pytest.mark.parametrize("change", ["merge_search.images=500", "merge_search.method=grid", "loss_matrix.draws=9"])
 def test_a_section_that_a_study_does_not_use_leaves_its_points_measured(change: str) -> None:
-    unused = [change.split(".")[0], "finetune_rival"]
+    unused = [change.split(".")[0], "finetune_baseline"]
     assert key_of(unused, change) == key_of(unused)
     assert key_of([], change) != key_of([])
-    for other in ("p=0.5", "N=2", "finetune_range.iterations=400", "sampler.steps=10", "rivals=core"):
+    for other in ("p=0.5", "N=2", "finetune_range.iterations=400", "sampler.steps=10", "baselines=core"):
         assert key_of(unused, change, other) != key_of(unused)
 
 
@@ -154,7 +154,7 @@ def test_a_point_is_known_on_a_machine_with_other_folders(monkeypatch: pytest.Mo
 
 
 def stages_of(N: int) -> dict[str, dict[str, Any]]:
-    """The stages of a run without rivals, their foreach spelled out."""
+    """The stages of a run without baselines, their foreach spelled out."""
     stages = {}
     for name, stage in DAG.items():
         items = dag(N, [], directions=ASKED).get(stage.get("foreach", "")[6:-1], [None])  # of ${dag.x}
@@ -222,12 +222,12 @@ def test_table_1_says_whom_deme_beats(tmp_path: Path) -> None:
     write_report("table1", "contest", points, rows, tmp_path, planned(points))
     text = (tmp_path / "table1.md").read_text(encoding="utf-8")
     lines = {line[2:].split(":")[0]: line for line in text.splitlines() if line.startswith("- ")}
-    assert lines["rivals, better than"].endswith("full-range finetune, full-range finetune, searched scale")
-    assert lines["rivals, worse than"].endswith(": soup of N full-range finetunes, searched scale")
-    assert lines["rivals, no difference shown to"].endswith(": soup of N full-range finetunes")
+    assert lines["baselines, better than"].endswith("full-range finetune, full-range finetune, searched scale")
+    assert lines["baselines, worse than"].endswith(": soup of N full-range finetunes, searched scale")
+    assert lines["baselines, no difference shown to"].endswith(": soup of N full-range finetunes")
     assert lines["random vectors, better than"].endswith(": random vectors, searched w (draw 1)")
     assert "**holds**, −3.8 % [" in lines["merged with searched w better than base"]
-    best = "merged better than the best rival, soup of N full-range finetunes, searched scale"
+    best = "merged better than the best baseline, soup of N full-range finetunes, searched scale"
     assert "**the opposite is shown**, +4." in lines[best]
     assert "**the opposite is shown**, +4." in lines[best.replace("merged", "neon", 1)]
     cells = [line.split(" | ") for line in text.splitlines() if line.startswith("| full-range finetune |")]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deme_core.merging import surrogate
+from deme_core.search import surrogate
 
 
 def random_quadratic(N: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

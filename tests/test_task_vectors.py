@@ -61,7 +61,7 @@ def test_vector_files_stand_in_the_order_of_the_ranges(tmp_path: Path) -> None:
     expected = [tmp_path / f"{i}.safetensors" for i in range(1, 12)]
     for file in reversed(expected):
         file.touch()
-    (tmp_path / "1").mkdir()  # a denoiser, beside the vectors of a rival
+    (tmp_path / "1").mkdir()  # a denoiser, beside the vectors of a baseline
     (tmp_path / "notes.safetensors").touch()
     assert vector_files(tmp_path) == expected
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from conftest import REPOSITORY, link_judges, stage
 
+from deme_core.data.archive import PROTOCOL, write_archive
 from deme_core.data.images import DataParams, save_part
 from deme_core.data.sources import read_digits, read_parts
 from deme_core.metrics.judges import load_judges
 from deme_core.metrics.two_sample import grey_levels, quantised, separability, two_sample, two_sample_metrics
 from deme_core.params import read
-from deme_core.sampling.archive import PROTOCOL, write_archive
 
 FINAL = "zoo/judges/digits/final"
 

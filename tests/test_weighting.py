@@ -1,4 +1,4 @@
-"""Loss weights: the reweighting baselines by hand and against Appendix A.1, and the loss that a merge amounts to."""
+"""Loss weights: the reweighted ones by hand and against Appendix A.1, and the loss that a merge amounts to."""
 
 from itertools import pairwise
 from typing import Any
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from deme_core.denoising import denoising_loss, regression_target
 from deme_core.errors import InputError
 from deme_core.timesteps import TimestepRanges, draw_timesteps
-from deme_core.training.weighting import BASELINES, baseline_weights, merge_equivalent_weights, signal_to_noise
+from deme_core.training.weighting import WEIGHTINGS, merge_equivalent_weights, signal_to_noise, weighting
 
 GAMMA = 5.0
 KINDS = ("epsilon", "v_prediction", "sample")
@@ -59,19 +59,19 @@ def test_baselines_by_hand(kind: str, name: str, expected: list[float]) -> None:
     """ᾱ is 0.9, 0.5, 0.25 and 0.1: SNR is 9, 1, 1/3 and 1/9."""
     betas = [0.1, 1 - 0.5 / 0.9, 0.5, 0.6]
     schedule = DDPMScheduler(num_train_timesteps=4, trained_betas=betas, prediction_type=kind)
-    weights = baseline_weights(name, schedule, GAMMA)
+    weights = weighting(name, schedule, GAMMA)
     assert (weights.dtype, tuple(weights.shape)) == (torch.float64, (4,))
     assert weights.tolist() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", WEIGHTINGS)
 def test_the_weights_are_those_of_equations_12_to_14_at_every_timestep(name: str, schedule: str) -> None:
     signal = DDPMScheduler(**SCHEDULES[schedule]).alphas_cumprod.double().numpy()
     snr = signal / (1 - signal)
     on_x0 = {"snr_plus_one": snr + 1, "truncated_snr": np.maximum(snr, 1), "min_snr": np.minimum(snr, GAMMA)}[name]
     for kind, share in zip(KINDS, (snr, snr + 1, 1), strict=True):
-        weights = baseline_weights(name, DDPMScheduler(prediction_type=kind, **SCHEDULES[schedule]), GAMMA)
+        weights = weighting(name, DDPMScheduler(prediction_type=kind, **SCHEDULES[schedule]), GAMMA)
         np.testing.assert_allclose(weights.numpy(), on_x0 / share, rtol=1e-12)
 
 
@@ -79,7 +79,7 @@ def test_gamma_reaches_the_weights() -> None:
     schedule = DDPMScheduler()
     snr = signal_to_noise(schedule)
     for gamma in (1.0, 20.0):
-        weights = baseline_weights("min_snr", schedule, gamma)
+        weights = weighting("min_snr", schedule, gamma)
         assert torch.equal(weights == 1, snr <= gamma)
         assert torch.allclose(weights[snr > gamma] * snr[snr > gamma], torch.tensor(gamma, dtype=torch.float64))
 
@@ -109,14 +109,14 @@ def test_the_identities_of_appendix_a1(schedule: str) -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", WEIGHTINGS)
 def test_a_weighted_loss_is_the_same_whatever_the_network_predicts(name: str, schedule: str) -> None:
     losses = {}
     for kind in KINDS:
         own = DDPMScheduler(prediction_type=kind, **SCHEDULES[schedule])
         truth, guess, t = predictions(own)
         target = regression_target(own, truth["sample"], truth["epsilon"], t)
-        losses[kind] = baseline_weights(name, own, GAMMA) * denoising_loss(guess[kind], target)
+        losses[kind] = weighting(name, own, GAMMA) * denoising_loss(guess[kind], target)
     for kind in ("epsilon", "v_prediction"):
         torch.testing.assert_close(losses[kind], losses["sample"], rtol=1e-3, atol=0)
 
@@ -124,11 +124,11 @@ def test_a_weighted_loss_is_the_same_whatever_the_network_predicts(name: str, sc
 @pytest.mark.parametrize("name", ["snr_plus_one", "truncated_snr"])
 def test_a_weight_that_is_infinite_is_refused_in_words(name: str) -> None:
     message = (
-        f"rival {name}: its weight on the noise loss is infinite at t = 999, where this schedule leaves no signal"
-        r" \(SNR = 0\); take it out of `rivals`, or start from a model with v-prediction"
+        f"baseline {name}: its weight on the noise loss is infinite at t = 999, where this schedule leaves no signal"
+        r" \(SNR = 0\); take it out of `baselines`, or start from a model with v-prediction"
     )
     with pytest.raises(InputError, match=message):
-        baseline_weights(name, zero_terminal("epsilon"), GAMMA)
+        weighting(name, zero_terminal("epsilon"), GAMMA)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_weight_that_is_infinite_is_refused_in_words(name: str) -> None:
     ],
 )
 def test_every_other_weight_is_finite_without_signal(kind: str, name: str, last: float) -> None:
-    weights = baseline_weights(name, zero_terminal(kind), GAMMA)
+    weights = weighting(name, zero_terminal(kind), GAMMA)
     assert bool(weights.isfinite().all())
     assert float(weights[-1]) == last
 
@@ -186,7 +186,9 @@ def test_without_merge_weights_there_is_no_loss() -> None:
 
 
 def test_a_negative_merge_weight_is_refused() -> None:
-    message = r"merge weights \[0\.5, -0\.1\] hold a negative one, which no loss can stand for; take it out of `rivals`"
+    message = (
+        r"merge weights \[0\.5, -0\.1\] hold a negative one, which no loss can stand for; take it out of `baselines`"
+    )
     with pytest.raises(InputError, match=message):
         merge_equivalent_weights(TimestepRanges.equal(2, 1000), 0.4, [0.5, -0.1])
 

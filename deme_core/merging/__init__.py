@@ -1,1 +1,1 @@
-"""Task vectors, their merge, and the search for its weights."""
+"""Task vectors, and the merge that they make."""

@@ -3,7 +3,7 @@
 A function gets the elements of θ (float32, [n]), those of τ_1 … τ_N one after the other, w, the params and the key
 of the tensor, and returns the merged elements, [n]. It consumes every τ_i, and changes none.
 
-The greedy soup (Wortsman et al. 2022) is no row: it is a search for w, and stands in `merging/search_methods.py`.
+The greedy soup (Wortsman et al. 2022) is no row: it is a search for w, and stands in `search/methods.py`.
 """
 
 import math

@@ -98,7 +98,7 @@ def compute_dtype(theta: torch.Tensor) -> torch.dtype:
 
 
 def vector_files(directory: Path) -> list[Path]:
-    """The files of τ_1 … τ_N in the folder that the stages task_vector@i or finetune_rival@name fill, in that order.
+    """The files of τ_1 … τ_N in the folder that the stages task_vector@i or finetune_baseline@name fill, in that order.
 
     Raises:
         InputError: there is none, or one between the first and the last is missing.

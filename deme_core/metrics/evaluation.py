@@ -44,7 +44,7 @@ class EvaluateParams:
 
 def evaluate(
     features: np.ndarray,
-    baseline: np.ndarray,
+    pretrained: np.ndarray,
     references: dict[str, np.ndarray],
     params: EvaluateParams,
     statistics: Moments | None = None,
@@ -53,7 +53,7 @@ def evaluate(
 
     Args:
         features: [n, D] of the model's samples, in the order of their index.
-        baseline: [n, D] of the pretrained model's samples from the same seeds.
+        pretrained: [n, D] of the pretrained model's samples from the same seeds.
         references: part -> [m, D] of real images; `train` and, where the data set holds one out, `heldout`.
         statistics: of real images that someone else has published; gives the Fréchet distance of a part `statistics`.
 
@@ -61,13 +61,13 @@ def evaluate(
         For each part: `frechet_*`, the plain distance at n images (what other tools print); `_corrected` with
         `_low`, `_high`: without its upward bias in n, by the jackknife over 20 groups, or null, and D as
         `feature_count`, where n is too small for it; `_change` with `_change_low`, `_change_high`: minus the
-        baseline's, paired over the seed blocks. `kid_*` likewise over the blocks (it has
+        pretrained's, paired over the seed blocks. `kid_*` likewise over the blocks (it has
         no bias). `copy_rate`, and `copy_rate_real`: the same for the held-out images, the level of no copying.
         `precision` and `recall` towards the training part, both sets cut to the size of the smaller one.
         And the scores of `Targets` of the model, so that any two models can be compared in pairs.
     """
     targets = Targets(references, statistics)
-    ours, theirs = (targets.scores(rows, params.blocks) for rows in (features, baseline))
+    ours, theirs = (targets.scores(rows, params.blocks) for rows in (features, pretrained))
     groups = [Moments.of(group) for group in np.split(features, JACKKNIFE_GROUPS)]
     images, count = features.shape
     covered = uncovered(images, count, params.blocks) is None

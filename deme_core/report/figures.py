@@ -16,7 +16,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from deme_core.metrics.intervals import t_interval
-from deme_core.report.tables import first_changes, task_vectors, weight_names, weights_text
+from deme_core.report.tables import first_changes, weight_names, weights_text
+from deme_core.search.result import SearchResult
 
 DPI = 150
 PAIR_SIDE = 128  # pixels of an image in the gallery
@@ -168,23 +169,23 @@ def _heat(
     return ax
 
 
-def search_trials(path: Path, trials: pd.DataFrame, result: Mapping[str, Any]) -> None:
+def search_trials(path: Path, trials: pd.DataFrame, result: SearchResult) -> None:
     """Every trial of the first round as a change against w = 0 on the same seeds, by each weight; and the finalists.
 
     Where every block has weights of its own, those of the best finalist stand in the trials' place.
     """
-    N, winner = task_vectors(result), result["weights"]
+    N, winner = result.N, result.weights
     names = weight_names(len(winner))
     sampled = bool(trials["round"].eq("search").any())
     first = first_changes(trials, "search" if sampled else "loss")
     rows = -(-N // 2)
     with figure(path, 9.5, max(2.9, 2.1 * rows + 0.6)) as fig:
         left, right = fig.subfigures(1, 2, width_ratios=[3, 2], squeeze=False)[0]
-        title = f"Merge search: {result['method']}, {len(first)} trials" + ("" if sampled else " of the denoising loss")
+        title = f"Merge search: {result.method}, {len(first)} trials" + ("" if sampled else " of the denoising loss")
         left.suptitle(title, x=0.01, ha="left", size=10)
         _finalists(right.subplots(), first_changes(trials, "confirm"), names, winner, N)
-        if blocks := result["blocks"]:
-            best = np.array(result["best"]).reshape(len(blocks), N)
+        if blocks := result.blocks:
+            best = np.array(result.best).reshape(len(blocks), N)
             columns, limit = [f"$w_{{{i}}}$" for i in range(1, N + 1)], float(np.abs(best).max()) or 1.0
             _heat(left, best, blocks, columns, limit, "+z.2f", "weight of the best finalist")
             return

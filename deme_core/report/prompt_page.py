@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from deme_core.data.archive import read_images
 from deme_core.report.gallery import write_gallery
 from deme_core.report.prompt_tables import Measured, page2, table2
 from deme_core.report.text import model_name
-from deme_core.sampling.archive import read_images
 
 BEFORE, AFTER = "pretrained", "merged"
 

@@ -147,7 +147,7 @@ def _check_protocol(of_set: str, model: str, own: Mapping[str, Any], base: Mappi
 def _change(key: str, change: Interval, model: str, shown: str) -> dict[str, Any]:
     return {
         f"{key}_change": change.value, f"{key}_change_low": change.low, f"{key}_change_high": change.high,
-        f"{key}_verdict": "baseline" if model == "pretrained" else shown,
+        f"{key}_verdict": "base" if model == "pretrained" else shown,
     }  # fmt: skip
 
 

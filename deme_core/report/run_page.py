@@ -15,8 +15,9 @@ from deme_core.metrics.verdict import JudgeParams
 from deme_core.report import figures, tables, verdicts
 from deme_core.report.tables import needed
 from deme_core.report.text import MODELS, model_name
-from deme_core.sampling.settings import GateParams
+from deme_core.search.result import SearchResult
 from deme_core.stage import RunParams
+from deme_core.training.gate import GateParams
 
 NOTHING_HELD_OUT = (
     "No image is held out (data.held_out = 0): the held-out losses, and every column of a held-out part, are left out."
@@ -63,8 +64,8 @@ def write_run_page(
     table = tables.results(metrics, top.N, iterations)
     losses = pd.read_csv(needed(files.loss_matrix, "loss_matrix"), index_col="model")
     trials = pd.read_csv(needed(files.search / "trials.csv", "merge_search"))
-    result = json.loads(needed(files.search / "result.json", "merge_search").read_text(encoding="utf-8"))
-    counts = [len(list(files.curves.glob("*.csv"))), len(losses.columns), tables.task_vectors(result)]
+    result = SearchResult.read(needed(files.search / "result.json", "merge_search"))
+    counts = [len(list(files.curves.glob("*.csv"))), len(losses.columns), result.N]
     if len(set(counts)) > 1:
         raise InputError(f"curves, loss matrix and search hold {counts} ranges, from different runs; run `dvc repro`")
     ranges = dict(enumerate(losses.columns, 1))

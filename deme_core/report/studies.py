@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deme_core.dag import MATCHED, NEON, is_random, is_rival
+from deme_core.dag import MATCHED, NEON, is_baseline, is_random
 from deme_core.metrics.intervals import Interval, block_interval
 from deme_core.metrics.verdict import Verdict, log_ratios, percent
 from deme_core.report.study_figures import forest, sensitivity_curves
@@ -26,7 +26,7 @@ PAPER_TABLE3 = {"1": "4.40", "2": "4.45", "3": "4.32", "4": "4.27", "5": "3.87"}
 NULL = "Random vectors are drawn anew for each training seed."
 NO_NULL = "This study has no random vectors beside it; those of the default run stand in its page."
 TRAIN = "train"
-WINNERS = ("merged", NEON)  # that are held against the best rival
+WINNERS = ("merged", NEON)  # that are held against the best baseline
 CLAIMS = (  # what is said, of which model, beside which other
     ("ensemble better than base", "ensemble", UNTRAINED),
     ("merged with w = 1/N better than base", "merged_uniform", UNTRAINED),
@@ -91,7 +91,7 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
     name = model_name(leading)
     shown_beside = {m: against(scores, leading, m, TRAIN) for m in scores if m != leading}
     lines = []
-    for heading, belongs in (("rivals", is_rival), ("random vectors", is_random)):
+    for heading, belongs in (("baselines", is_baseline), ("random vectors", is_random)):
         if not any(map(belongs, shown_beside)):
             continue
         groups: dict[str, list[str]] = {"better than": [], "no difference shown to": [], "worse than": []}
@@ -110,7 +110,7 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
     )
     return "\n\n".join(
         [
-            f"# `{picture.stem}`: DeMe, its rivals, the null and Neon over {table['seed'].nunique()} training seeds",
+            f"# `{picture.stem}`: DeMe, its baselines, the null and Neon over {table['seed'].nunique()} training seeds",
             _claims(scores),
             *(
                 [f"{name}, on the training part, by the interval of the mean of all judges:", "\n".join(lines)]
@@ -133,9 +133,9 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
 
 def _claims(scores: Scores) -> str:
     """Which claims hold here, by all judges on the training part; none of a model that was not measured."""
-    rivals = [m for m in scores if is_rival(m) and not same(against(scores, m, UNTRAINED, TRAIN))]
-    best = min(rivals, key=lambda model: against(scores, model, UNTRAINED, TRAIN).change.value, default=None)
-    beside = [(f"{model} better than the best rival, {model_name(best)}", model, best) for model in WINNERS if best]
+    baselines = [m for m in scores if is_baseline(m) and not same(against(scores, m, UNTRAINED, TRAIN))]
+    best = min(baselines, key=lambda model: against(scores, model, UNTRAINED, TRAIN).change.value, default=None)
+    beside = [(f"{model} better than the best baseline, {model_name(best)}", model, best) for model in WINNERS if best]
     lines = ["What holds, by the mean of all judges on the training part:", ""]
     for claim, model, other in [*CLAIMS, *beside]:
         if model not in scores or other not in scores:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from deme_core.errors import InputError
 from deme_core.metrics.intervals import uncovered
 from deme_core.metrics.two_sample import PREFIX
 from deme_core.report.text import PARTS, SCALED, markdown, model_name, number
+from deme_core.search.result import SearchResult
 
 PICTURES = {
     "samples.png": "Samples of each model from the same noise.",
@@ -95,25 +97,25 @@ def results(metrics: dict[str, dict[str, Any]], N: int, iterations: int) -> pd.D
     for key, _ in _parts(table):
         table[f"{key}_change_percent"] = 100 * table[f"{key}_change"] / base[key]
         table[f"{key}_verdict"] = list(map(verdict, table[f"{key}_change_low"], table[f"{key}_change_high"]))
-        table.loc["pretrained", f"{key}_verdict"] = "baseline"
+        table.loc["pretrained", f"{key}_verdict"] = "base"
     return table
 
 
-def search_scores(trials: pd.DataFrame, result: dict[str, Any]) -> list[list[str]]:
+def search_scores(trials: pd.DataFrame, result: SearchResult) -> list[list[str]]:
     """Rows of text for the searched, the zero and the uniform weights.
 
     Columns: weights; change against w = 0 in the first round (a dash where it sampled none), on the confirming seeds,
     and the gap between the two; confirming score.
     """
-    count, zero, blocks = len(result["weights"]), result["confirm_score_pretrained"], result["blocks"]
-    each = 1 / task_vectors(result)
+    count, zero, blocks = len(result.weights), result.confirm_score_pretrained, result.blocks
+    each = 1 / result.N
     first = first_changes(trials, "search")
     at = np.isclose(first[weight_names(count)].to_numpy(), each).all(axis=1)
     uniform = float(first["change"].to_numpy()[at].mean()) if at.any() else None
     rows = {
-        "searched": (result["weights"], result["search_change"], result["confirm_score"]),
+        "searched": (result.weights, result.search_change, result.confirm_score),
         "zero: pretrained": ([0.0] * count, 0.0, zero),
-        "uniform: 1/N": ([each] * count, uniform, result["confirm_score_uniform"]),
+        "uniform: 1/N": ([each] * count, uniform, result.confirm_score_uniform),
     }
     cells = []
     for kind, (weights, said, score) in rows.items():
@@ -121,11 +123,6 @@ def search_scores(trials: pd.DataFrame, result: dict[str, Any]) -> list[list[str
         changes = [number(value, 4, "+") for value in (told, change, change - told)]
         cells.append([kind, weights_text(weights, blocks), *changes, number(score, 4)])
     return cells
-
-
-def task_vectors(result: Mapping[str, Any]) -> int:
-    """N of a result.json, which has N weights, or N of each block."""
-    return len(result["weights"]) // max(1, len(result["blocks"]))
 
 
 def weights_text(weights: Sequence[float], blocks: Sequence[str]) -> str:
@@ -152,7 +149,7 @@ def first_changes(trials: pd.DataFrame, round: str) -> pd.DataFrame:
 
 
 def page(
-    title: str, table: pd.DataFrame, trials: pd.DataFrame, result: dict[str, Any], figures: dict[str, str],
+    title: str, table: pd.DataFrame, trials: pd.DataFrame, result: SearchResult, figures: dict[str, str],
     lead: Sequence[str] = (), sections: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """The whole report as Markdown.
@@ -167,10 +164,10 @@ def page(
     first, last = (trials[trials["round"] == round] for round in ("search", "confirm"))
     images = f"{', '.join(f'{n:,}' for n in first['images'].unique())} images a trial" if len(first) else "none sampled"
     final = f"{last['first'].nunique()} × {last['images'].iloc[0]:,} images"
-    kept = " The search kept w = 0: its merged model is the pretrained one." if not any(result["weights"]) else ""
-    unit = result["best_change_unit"]
-    best = _interval(pd.Series(result), "best_change", "", 1 if unit else 4, "+") + (unit and f" {unit}")
-    sets = "".join(f", of images with the prompts of `{name}` among others" for name in result["prompts"])
+    kept = " The search kept w = 0: its merged model is the pretrained one." if not any(result.weights) else ""
+    unit = result.best_change_unit
+    best = _interval(pd.Series(asdict(result)), "best_change", "", 1 if unit else 4, "+") + (unit and f" {unit}")
+    sets = "".join(f", of images with the prompts of `{name}` among others" for name in result.prompts)
     paragraphs = [
         f"# {title}",
         *lead,
@@ -195,7 +192,7 @@ def page(
             for _, row in table.iloc[1:].iterrows()
         ),
         *sections,
-        f"## Merge search: {result['method']}, {result['trials']} trials",
+        f"## Merge search: {result.method}, {result.trials} trials",
         markdown(
             [
                 "weights",
@@ -207,11 +204,11 @@ def page(
             ],
             search_scores(trials, result),
         ),
-        f"Scores are of the objective `{result['objective']}`, distances to the training part{sets}. A change is"
+        f"Scores are of the objective `{result.objective}`, distances to the training part{sets}. A change is"
         " against w = 0 on the same seeds, in the first round as the method has it (the `surrogate`'s is fitted). A gap"
         " above 0 is what the first round took for quality and was luck. Images sampled in all:"
-        f" {result['images_sampled']:,.0f}.",
-        f"The best finalist, w = ({weights_text(result['best'], result['blocks'])}), changes the score of w = 0 by"
+        f" {result.images_sampled:,.0f}.",
+        f"The best finalist, w = ({weights_text(result.best, result.blocks)}), changes the score of w = 0 by"
         f" {best}, paired over the confirming blocks; it is taken"
         f" where this 95 % interval lies below 0, else w = 0.{kept}",
         *(f"![{Path(file).stem}]({file})\n\n{caption}" for file, caption in figures.items()),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from deme_core.dag import DEME, MATCHED, STEPS, is_random, is_rival
+from deme_core.dag import DEME, MATCHED, STEPS, is_baseline, is_random
 from deme_core.metrics.intervals import Interval
 from deme_core.metrics.verdict import JUDGE, Verdict, log_ratios, verdict_of
 from deme_core.report.text import PARTS, markdown, model_name, number
@@ -117,7 +117,7 @@ def lead(table: pd.DataFrame, scores: Scores, group: str, floor: Mapping[str, fl
         f" changes the Fréchet distance by {optimised} %; that number is no evidence.",
         markdown(*judged(scores)),
         *floor_section(scores, floor),
-        *_beside_the_best_rival(
+        *_beside_the_best_baseline(
             scores, {m: seen.change.value for (m, part), seen in found.items() if part == parts[0]}
         ),
         f"Judges: {judges} of `{own['judges']}`, which no search has seen. {HOW_TO_READ} over the seed"
@@ -151,16 +151,16 @@ def judged(scores: Scores) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _beside_the_best_rival(scores: Scores, changes: Mapping[str, float]) -> list[str]:
-    """DeMe's models beside the rival that the judges like best; nothing without rivals.
+def _beside_the_best_baseline(scores: Scores, changes: Mapping[str, float]) -> list[str]:
+    """DeMe's models beside the baseline that the judges like best; nothing without baselines.
 
     Args:
         changes: model -> its change against the pretrained one by all judges.
     """
-    rivals = [model for model in changes if is_rival(model)]
-    if not rivals:
+    baselines = [model for model in changes if is_baseline(model)]
+    if not baselines:
         return []
-    best, parts = min(rivals, key=changes.__getitem__), parts_of(scores)
+    best, parts = min(baselines, key=changes.__getitem__), parts_of(scores)
     lines = []
     for model in DEME:
         found = [(against(scores, model, best, part), PARTS[part]) for part in parts]
@@ -169,8 +169,8 @@ def _beside_the_best_rival(scores: Scores, changes: Mapping[str, float]) -> list
             + "; ".join(f"{shown(own.change)} on the {part}, worst judge `{own.worst}`" for own, part in found)
         )
     return [
-        f"Beside the best rival, {model_name(best)} (the lowest mean of the judges on the {PARTS[parts[0]]}, on the"
-        " very seeds of this table, which favours the rivals):",
+        f"Beside the best baseline, {model_name(best)} (the lowest mean of the judges on the {PARTS[parts[0]]}, on the"
+        " very seeds of this table, which favours the baselines):",
         "\n".join(lines),
     ]
 

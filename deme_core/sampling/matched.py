@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
+from deme_core.data.archive import PER_ARCHIVE, PROTOCOL, read_images, read_protocol, write_archive, write_grid
 from deme_core.errors import InputError
 from deme_core.metrics.image_statistics import image_statistics
-from deme_core.sampling.archive import PER_ARCHIVE, PROTOCOL, read_images, read_protocol, write_archive, write_grid
 
 
 def match_images(samples: Path, real: torch.Tensor, out: Path) -> None:

@@ -12,17 +12,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from deme_core.checkpoints import denoiser_dir, load_denoiser, weights_file
+from deme_core.checkpoints import denoisers, load_denoiser, weights_file
 from deme_core.components import Condition, blank_condition
+from deme_core.data.archive import PER_ARCHIVE, PROTOCOL, read_images, write_archive, write_grid
 from deme_core.denoising import Denoise, single
 from deme_core.device import best_device, device_name
-from deme_core.errors import InputError
 from deme_core.processes import state
-from deme_core.sampling.archive import PER_ARCHIVE, PROTOCOL, read_images, write_archive, write_grid
 from deme_core.sampling.generate import Name, Sampler, ensemble, refuse_one_colour, unnamed
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
-from deme_core.tensors import read_recipe, weights_hash
+from deme_core.tensors import weights_hash
 from deme_core.timesteps import TimestepRanges
 from deme_core.work import only_one, work_dir
 
@@ -66,17 +65,6 @@ def sample_model(
         (out / PROTOCOL).write_text(text + "\n", encoding="utf-8")
         preview = next(read_images(out, min(images, PER_ARCHIVE)))[:100]
         write_grid(out / "preview.png", preview, columns=20, scale=max(1, 48 // preview.shape[-1]))
-
-
-def denoisers(model: Path) -> tuple[list[Path], TimestepRanges | None]:
-    """The denoiser folder of a pipeline; or those of the experts 1 … N with their ranges, which they carry."""
-    if (model / "model_index.json").is_file():
-        return [denoiser_dir(model)], None
-    bounds = read_recipe(weights_file(model / "1")).get("bounds")
-    if bounds is None:
-        raise InputError(f"{model / '1'}: no expert of the stage finetune_range: its metadata names no ranges")
-    ranges = TimestepRanges(tuple(bounds))
-    return [model / str(i) for i in range(1, ranges.N + 1)], ranges
 
 
 def named(folders: Sequence[Path], ranges: TimestepRanges | None) -> Name:

@@ -1,11 +1,10 @@
-"""Sections `sampler`, `sample`, `own_samples`, `loss_matrix` and `gate`."""
+"""Sections `sampler`, `sample` and `own_samples`."""
 
 import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from deme_core.errors import InputError
 from deme_core.params import check, section
 
 
@@ -97,38 +96,3 @@ class OwnParams:
     def first(self, seed: int) -> int:
         """The number of the first image in its seed block: another training seed has other images."""
         return seed * self.whole
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossMatrixParams:
-    """Section `loss_matrix`."""
-
-    draws: int
-    """Timesteps and noises for every held-out image and range."""
-
-    def __post_init__(self) -> None:
-        check(self.draws >= 1, "loss_matrix.draws", self.draws, "must be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateParams:
-    """Section `gate`."""
-
-    draws: int
-    """Timesteps and noises for every validation image and range."""
-    must_win: Literal["stop", "warn", "ignore"]
-    """What an expert does that does not beat the base on its own range: end the run before the search, stand in
-    capitals in the report, or nothing."""
-
-    def __post_init__(self) -> None:
-        check(self.draws >= 1, "gate.draws", self.draws, "must be at least 1")
-
-
-def check_gate(params: GateParams, held_out: float | None, validation: float) -> None:
-    """Refuse a gate without images to measure by."""
-    if params.must_win != "ignore" and (held_out == 0 or validation == 0):
-        what, value = ("data.validation", validation) if held_out != 0 else ("data.held_out", held_out)
-        raise InputError(
-            f"params: gate.must_win = {params.must_win!r}: the gate measures by the part `validation`, and {what} ="
-            f" {value} leaves it no image; hold some out, or set gate.must_win=ignore"
-        )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,21 @@ from deme_core.data.examples import Examples, batches
 from deme_core.denoising import Denoise, denoising_loss, regression_target, single
 from deme_core.errors import InputError
 from deme_core.parallel import in_order
+from deme_core.params import check
 from deme_core.timesteps import TimestepRanges
 
 SEED = 0  # of the noise and the timesteps, the same for every model
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossMatrixParams:
+    """Section `loss_matrix`."""
+
+    draws: int
+    """Timesteps and noises for every held-out image and range."""
+
+    def __post_init__(self) -> None:
+        check(self.draws >= 1, "loss_matrix.draws", self.draws, "must be at least 1")
 
 
 class Batch(NamedTuple):

@@ -1,4 +1,4 @@
-"""Loss weights over the timesteps: the reweighting baselines (Eq. 11-14), and the loss that a merge amounts to."""
+"""Loss weights over the timesteps: those of Eq. 11-14, and the loss that a merge amounts to."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from deme_core.errors import InputError
 from deme_core.timesteps import TimestepRanges
 
 # Weights on ‖x_0 − x_θ(x_t, t)‖², to which every loss is brought (Appendix A.1). Eq. 11, the plain one, is SNR itself.
-BASELINES = {
+WEIGHTINGS = {
     "snr_plus_one": lambda snr, gamma: snr + 1,  # Eq. 12 (Salimans & Ho 2022)
     "truncated_snr": lambda snr, gamma: snr.clamp(min=1),  # Eq. 13 (Salimans & Ho 2022)
     "min_snr": lambda snr, gamma: snr.clamp(max=gamma),  # Eq. 14 (Hang et al. 2023)
@@ -22,8 +22,8 @@ def signal_to_noise(noise_schedule: Any) -> torch.Tensor:
     return signal / (1 - signal)
 
 
-def baseline_weights(name: str, noise_schedule: Any, gamma: float) -> torch.Tensor:
-    """The weight on the loss of the schedule's own prediction type that equals a row of BASELINES. float64 [T].
+def weighting(name: str, noise_schedule: Any, gamma: float) -> torch.Tensor:
+    """The weight on the loss of the schedule's own prediction type that equals a row of WEIGHTINGS. float64 [T].
 
     ‖x_0 − x_θ‖² is ‖ε − ε_θ‖² / SNR and ‖v − v_θ‖² / (SNR + 1) (Appendix A.1).
 
@@ -31,7 +31,7 @@ def baseline_weights(name: str, noise_schedule: Any, gamma: float) -> torch.Tens
         InputError: the weight on ‖ε − ε_θ‖² is infinite, where SNR = 0.
     """
     snr = signal_to_noise(noise_schedule)
-    weights = BASELINES[name](snr, gamma)
+    weights = WEIGHTINGS[name](snr, gamma)
     prediction = noise_schedule.config.prediction_type
     if prediction == "sample":
         return weights
@@ -41,8 +41,9 @@ def baseline_weights(name: str, noise_schedule: Any, gamma: float) -> torch.Tens
         return (gamma / snr).clamp(max=1)  # min(SNR, γ) / SNR, finite at SNR = 0 too
     if bool((snr == 0).any()):
         raise InputError(
-            f"rival {name}: its weight on the noise loss is infinite at t = {int((snr == 0).nonzero()[0])}, where this"
-            " schedule leaves no signal (SNR = 0); take it out of `rivals`, or start from a model with v-prediction"
+            f"baseline {name}: its weight on the noise loss is infinite at t = {int((snr == 0).nonzero()[0])},"
+            " where this schedule leaves no signal (SNR = 0); take it out of `baselines`, or start from a model with"
+            " v-prediction"
         )
     return weights / snr
 
@@ -58,8 +59,8 @@ def merge_equivalent_weights(ranges: TimestepRanges, p: float, weights: Sequence
     """
     if min(weights) < 0:
         raise InputError(
-            f"rival loss_equivalent: merge weights {list(weights)} hold a negative one, which no loss can stand for;"
-            " take it out of `rivals`, or search over weights of at least 0"
+            f"baseline loss_equivalent: merge weights {list(weights)} hold a negative one, which no loss can stand for;"
+            " take it out of `baselines`, or search over weights of at least 0"
         )
     assert len(weights) == ranges.N, "one merge weight a range"
     density = torch.full((ranges.T,), p * sum(weights) / ranges.T, dtype=torch.float64)

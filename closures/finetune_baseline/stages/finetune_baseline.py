@@ -1,0 +1,1 @@
+../../../stages/finetune_baseline.py

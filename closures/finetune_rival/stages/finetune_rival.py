@@ -1,1 +1,0 @@
-../../../stages/finetune_rival.py

@@ -1,0 +1,1 @@
+"""What is told and refused before a run: params, paths, costs."""

@@ -1,0 +1,127 @@
+"""The first round of a search as its method sees it: free weights, scores on blocks of seeds, a budget of images."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from deme_core.processes import is_main
+from deme_core.search.lines import LINES
+from deme_core.search.settings import SearchParams
+from deme_core.search.trials import Weights
+
+Score = Callable[[Weights, int], float]
+Gradient = Callable[[Weights, int], tuple[float, Sequence[float]]]
+
+
+class Nomination(NamedTuple):
+    """A candidate for the second round, and what the first says of it."""
+
+    weights: Weights
+    change: float | None
+    """Score minus that of w = 0 on the same seeds, as scored or as fitted; None where nothing was sampled."""
+
+
+class BudgetSpent(Exception):
+    """The next trial would go beyond `budget`."""
+
+
+class FirstRound:
+    """What a method works with: w has one entry a FREE weight; those that params fix are filled in here."""
+
+    def __init__(
+        self, N: int, params: SearchParams, score: Score, loss: Score, gradient: Gradient, steps: int,
+        *, groups: int = 1, study: Path | None = None,
+    ) -> None:  # fmt: skip
+        """The three map (all weights, block k of `images` images) to what is made small; `gradient` adds its slope.
+
+        Args:
+            N: number of task vectors.
+            steps: network calls that make a sampled image: a forward image of the loss costs 1 / steps of one.
+            groups: parts of the network that have N weights each, part after part.
+            study: where Optuna keeps its study; None: in memory.
+        """
+        self.params, self.steps, self.vectors, self.study = params, steps, N, study
+        self.price = 1 / steps if params.objective == "loss" else 1.0  # of an image of a trial, in sampled images
+        fixed = [*(params.fixed or (None,) * N)] * groups
+        self.free = [i for i, w in enumerate(fixed) if w is None]
+        self.N = len(self.free)
+        self.spent, self.count = 0.0, 0  # sampled images, trials
+        self.tried: dict[tuple[Weights, int], float] = {}
+        self._given = [float(w or 0) for w in fixed]
+        self._score, self._loss, self._gradient = score, loss, gradient
+        self.bar = tqdm(
+            total=params.budget, desc=f"{params.method} search", unit="image", unit_scale=True, disable=not is_main()
+        )
+
+    @property
+    def trials(self) -> int:
+        """How many trials the budget buys."""
+        return int(self.params.budget / (self.params.images * self.price))
+
+    def anchors(self) -> list[Weights]:
+        """w = 0 and the uniform weights, or a line's step, in the free weights."""
+        return anchors(self.N, self.vectors, self.params.method)
+
+    def full(self, w: Sequence[float]) -> Weights:
+        """All weights."""
+        out = list(self._given)
+        for i, value in zip(self.free, w, strict=True):
+            out[i] = float(value)
+        return tuple(out)
+
+    def score(self, w: Sequence[float], block: int = 0) -> float:
+        """The objective on a seed block, the same images for every w; each (w, block) is sampled and paid for once.
+
+        Raises:
+            BudgetSpent: there are no images left for it.
+        """
+        key = self.full(w), block
+        if key not in self.tried:
+            self._pay(self.params.images * self.price)
+            self.tried[key] = self._score(*key)
+            self.bar.set_postfix(best=f"{min(self.tried.values()):.3f}")
+        return self.tried[key]
+
+    def loss(self, w: Sequence[float], block: int = 0) -> float:
+        """The denoising loss on a block: one network call for each of its `images` images."""
+        self._pay(self.params.images / self.steps)
+        return self._loss(self.full(w), block)
+
+    def loss_gradient(self, w: Sequence[float], block: int = 0) -> tuple[float, list[float]]:
+        """The loss and its gradient over the free weights; a backward pass costs two forward passes."""
+        self._pay(3 * self.params.images / self.steps)
+        value, gradient = self._gradient(self.full(w), block)
+        return value, [float(gradient[i]) for i in self.free]
+
+    def points(self) -> list[Weights]:
+        """Every w that was scored on block 0, in that order."""
+        return [tuple(w[i] for i in self.free) for w, block in self.tried if block == 0]
+
+    def change(self, w: Sequence[float]) -> float | None:
+        """Mean of score minus that of w = 0 over the blocks that both were scored on."""
+        full, zero = self.full(w), self.full((0.0,) * self.N)
+        blocks = [at for v, at in self.tried if v == full and (zero, at) in self.tried]
+        return float(np.mean([self.tried[full, at] - self.tried[zero, at] for at in blocks])) if blocks else None
+
+    def ranked(self) -> list[Nomination]:
+        """Every w that was scored on block 0, best first."""
+        return [self.nomination(w) for w in sorted(self.points(), key=self.score)]
+
+    def nomination(self, w: Sequence[float]) -> Nomination:
+        """This w with its change."""
+        return Nomination(self.full(w), self.change(w))
+
+    def _pay(self, images: float) -> None:
+        if self.spent + images > self.params.budget:
+            raise BudgetSpent
+        self.spent += images
+        self.count += 1
+        self.bar.update(images)
+
+
+def anchors(free: int, N: int, method: str = "") -> list[Weights]:
+    """w = 0 and the uniform weights 1/N, in `free` weights; of a line its own step in the place of the whole one."""
+    return [(0.0,) * free, ((LINES[method].anchor if method in LINES else 1) / N,) * free]

@@ -1,0 +1,260 @@
+"""How a search proposes merge weights: each method spends the budget of the first round and nominates finalists.
+
+A method ends by returning, or when the budget is spent. Candidates that are drawn come from `params.seed`.
+"""
+
+import itertools
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.stats import qmc
+
+from deme_core.search import surrogate as quadratic
+from deme_core.search.first_round import BudgetSpent, FirstRound, Nomination
+from deme_core.search.lines import LINES
+from deme_core.search.settings import SearchParams
+from deme_core.search.trials import Weights
+
+Method = Callable[[FirstRound], list[Nomination]]
+STAYS = 0.02  # of the bounds' width: the surrogate's lowest point has settled
+
+
+def nominate(round: FirstRound) -> list[Nomination]:
+    """What the method of `round.params` nominates, best first, within its budget."""
+    try:
+        return (METHODS | BASELINE_METHODS)[round.params.method](round)
+    except BudgetSpent:
+        return round.ranked()
+    finally:
+        round.bar.close()
+
+
+def grid(round: FirstRound) -> list[Nomination]:
+    """Every point of values^N (Sec. 3.3, which does not name its values), and the anchors."""
+    for w in itertools.chain(round.anchors(), itertools.product(round.params.values, repeat=round.N)):
+        round.score(w)
+    return round.ranked()
+
+
+def grid_count(N: int, params: SearchParams, anchors: list[Weights]) -> int:
+    """How many points the grid has: values^N, and the anchors that are none of them."""
+    values = {*params.values}
+    return len(values) ** N + sum(not values.issuperset(w) for w in anchors)
+
+
+def coordinate(round: FirstRound) -> list[Nomination]:
+    """Coordinate descent from the better anchor: one weight at a time over the values, until nothing improves."""
+    best = min(round.anchors(), key=round.score)
+    for i in itertools.cycle(range(round.N)):
+        if i == 0:
+            start = best
+        best = min([best, *((*best[:i], v, *best[i + 1 :]) for v in round.params.values)], key=round.score)
+        if i == round.N - 1 and best == start:
+            break
+    return round.ranked()
+
+
+def random(round: FirstRound) -> list[Nomination]:
+    """Scrambled Sobol points within the bounds (Bergstra & Bengio 2012 argue for random over grid search)."""
+    for w in [*round.anchors(), *_sobol(round, round.trials)]:
+        round.score(w)
+    return round.ranked()
+
+
+def halving(round: FirstRound) -> list[Nomination]:
+    """Successive halving (Jamieson & Talwalkar 2016): all on one block of seeds, the better half on one more, …
+
+    Scores of a rung are means over the blocks so far, the same for all: differences are paired.
+    """
+    rungs = max(1, int(np.log2(round.trials)) - 1)
+    # c candidates cost c + c/2 + c/4 + … < 2c trials, as each rung adds one block for the half that is left.
+    alive = [*round.anchors(), *_sobol(round, max(0, round.trials // 2 - 2))]
+    for rung in range(rungs):
+        score = {w: float(np.mean([round.score(w, block) for block in range(rung + 1)])) for w in alive}
+        alive = sorted(alive, key=lambda w: score[w])
+        if len(alive) <= round.params.finalists:
+            break
+        alive = alive[: max(round.params.finalists, len(alive) // 2)]
+    return [round.nomination(w) for w in alive]
+
+
+def surrogate(round: FirstRound) -> list[Nomination]:
+    """A quadratic in w, fitted to trials on the same images; where it is lowest is tried, added, and fitted again.
+
+    On common noise the score of a merge is close to a quadratic in w (docs/experiments/search.md), so that few points
+    give all of it. Four fifths of the trials are spread evenly; the others follow the quadratic's lowest point until it
+    stays.
+    """
+    zero, uniform = round.anchors()
+    lowest: list[np.ndarray] = []
+    step = STAYS * (round.params.bounds[1] - round.params.bounds[0])
+    with suppress(BudgetSpent):
+        for w in [zero, uniform, *_sobol(round, round.trials - round.trials // 5 - 2)]:
+            round.score(w)
+        while len(lowest) < 2 or np.abs(lowest[-1] - lowest[-2]).max() > step:
+            point = _lowest(round, _fitted(round))
+            round.score(point.tolist())
+            lowest.append(point)
+    coefficients = _fitted(round)
+    lowest.append(_lowest(round, coefficients))
+    # Half of the way there, too: what noise there is in the fit draws its lowest point too far out. The point before,
+    # where it is another one: a finalist costs many images.
+    before = [point for point in lowest[-2:-1] if np.abs(point - lowest[-1]).max() > step]
+    nominated = np.array([lowest[-1], lowest[-1] / 2, *before])
+    expected = quadratic.predict(coefficients, nominated)
+    return [Nomination(round.full(w), float(change)) for w, change in zip(nominated, expected, strict=True)]
+
+
+def _fitted(round: FirstRound) -> np.ndarray:
+    """The coefficients of the quadratic through all trials so far."""
+    points = [w for w in round.points() if any(w)]
+    return quadratic.fit(np.array(points), np.array([round.change(w) for w in points]))
+
+
+def _lowest(round: FirstRound, coefficients: np.ndarray) -> np.ndarray:
+    """Where the quadratic is lowest: searched from 0 and from the best trials."""
+    starts = sorted(round.points(), key=round.score)[:4]
+    return quadratic.lowest(coefficients, [round.params.bounds] * round.N, np.array([(0.0,) * round.N, *starts]))
+
+
+def loss(round: FirstRound) -> list[Nomination]:
+    """The denoising loss on the training images, by Nelder and Mead's simplex: nothing is sampled."""
+    return _minimum_of_loss(round, round.loss, method="Nelder-Mead")
+
+
+def gradient(round: FirstRound) -> list[Nomination]:
+    """The same loss by backpropagation to the weights (torch.func.functional_call), by L-BFGS-B.
+
+    With weights of every block of the network, `towards_shared` times `spread` is added, so that a block leaves the
+    weights that all share only for what lowers the loss.
+    """
+
+    def f(w: Weights) -> tuple[float, np.ndarray]:
+        value, slope = round.loss_gradient(w)
+        penalty, its_slope = spread(round.full(w), round.vectors)
+        pull = round.params.towards_shared
+        return value + pull * penalty, np.array(slope) + pull * its_slope[round.free]
+
+    return _minimum_of_loss(round, f, method="L-BFGS-B", jac=True)
+
+
+def spread(w: Weights, N: int) -> tuple[float, np.ndarray]:
+    """Mean squared distance of each group's N weights from their mean over the groups, and its gradient over w."""
+    weights = np.array(w).reshape(-1, N)
+    away = weights - weights.mean(0)
+    return float((away**2).mean()), (2 * away / away.size).ravel()
+
+
+def _minimum_of_loss(round: FirstRound, f: Callable[[Weights], Any], **how: Any) -> list[Nomination]:
+    zero, uniform = round.anchors()
+    losses = {zero: round.loss(zero)}
+
+    def value(w: np.ndarray) -> Any:
+        at = tuple(w.tolist())
+        found = f(at)
+        losses[at] = found[0] if how.get("jac") else found
+        return found
+
+    with suppress(BudgetSpent):
+        minimize(value, uniform, bounds=[round.params.bounds] * round.N, **how)
+    best = min(losses, key=lambda w: losses[w])
+    return [round.nomination(best)]
+
+
+def cmaes(round: FirstRound) -> list[Nomination]:
+    """CMA-ES (Hansen 2016), through Optuna."""
+    return _optuna(round, lambda optuna, seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False))
+
+
+def tpe(round: FirstRound) -> list[Nomination]:
+    """The tree-structured Parzen estimator (Bergstra et al. 2011), through Optuna."""
+    return _optuna(round, lambda optuna, seed: optuna.samplers.TPESampler(seed=seed, multivariate=True))
+
+
+def gp(round: FirstRound) -> list[Nomination]:
+    """A Gaussian process with expected improvement (Jones et al. 1998), through Optuna."""
+    return _optuna(round, lambda optuna, seed: optuna.samplers.GPSampler(seed=seed))
+
+
+def _optuna(round: FirstRound, sampler: Callable[[Any, int], Any]) -> list[Nomination]:
+    """One study from the first trial on; logged trials are told, not sampled again, so that a resume is exact.
+
+    The study lies on disk, for Optuna's own tools: it is written anew by a resume, which needs the log of trials alone.
+    """
+    import warnings
+
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    low, high = round.params.bounds
+    names = [f"w{i}" for i in range(1, round.N + 1)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        storage = None
+        if round.study:
+            round.study.parent.mkdir(parents=True, exist_ok=True)
+            round.study.unlink(missing_ok=True)
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(round.study)))
+        study = optuna.create_study(
+            study_name=round.params.method, storage=storage, sampler=sampler(optuna, round.params.seed)
+        )
+        for w in round.anchors():
+            study.enqueue_trial(dict(zip(names, w, strict=True)))
+        for _ in range(round.trials):
+            study.optimize(lambda trial: round.score([trial.suggest_float(n, low, high) for n in names]), n_trials=1)
+    return round.ranked()
+
+
+def line(round: FirstRound) -> list[Nomination]:
+    """One weight for all vectors, a scale over N; 0 and the line's own step are the anchors."""
+    for w in scale_points(round.N, round.params, round.anchors()):
+        round.score(w)
+    return round.ranked()
+
+
+def scale_points(N: int, params: SearchParams, anchors: list[Weights]) -> list[Weights]:
+    """The anchors, then every scale of the vectors' mean."""
+    return list(dict.fromkeys([*anchors, *((scale / N,) * N for scale in params.scales)]))
+
+
+def greedy(round: FirstRound) -> list[Nomination]:
+    """A baseline: the greedy soup (Wortsman et al. 2022). From the best model on, add the next best where it helps."""
+    N = round.N
+    for w in round.anchors():
+        round.score(w)
+    alone = [tuple(float(i == k) for i in range(N)) for k in range(N)]
+    first, *others = sorted(range(N), key=lambda k: round.score(alone[k]))
+    soup = {first}
+    for k in others:
+        candidate = soup | {k}
+        if round.score(_average(candidate, N)) < round.score(_average(soup, N)):
+            soup = candidate
+    return round.ranked()
+
+
+def _average(soup: set[int], N: int) -> Weights:
+    return tuple(1 / len(soup) if k in soup else 0.0 for k in range(N))
+
+
+def _sobol(round: FirstRound, count: int) -> list[Weights]:
+    """`count` points within the bounds, spread evenly."""
+    if count <= 0:
+        return []
+    points = qmc.Sobol(round.N, rng=round.params.seed).random_base2(count.bit_length())[:count]
+    return [tuple(w) for w in qmc.scale(points, *([bound] * round.N for bound in round.params.bounds)).tolist()]
+
+
+def surrogate_trials(N: int) -> int:
+    """The fewest trials for a quadratic in N weights: w = 0, one a coefficient, a quarter more for its lowest point."""
+    return 1 + quadratic.count(N) * 5 // 4
+
+
+METHODS: dict[str, Method] = {
+    "grid": grid, "coordinate": coordinate, "random": random, "halving": halving, "surrogate": surrogate,
+    "cmaes": cmaes, "tpe": tpe, "gp": gp, "loss": loss, "gradient": gradient,
+}  # fmt: skip
+BASELINE_METHODS: dict[str, Method] = {**dict.fromkeys(LINES, line), "greedy": greedy}

@@ -1,0 +1,131 @@
+"""The search for merge weights w: a first round nominates, a second one on fresh seeds decides.
+
+Scores are noisy: the best of many trials is best partly by luck of its noise. The first round, by one of many methods,
+therefore only nominates; the second round, on other seeds and more images, decides, with the uniform weights and w = 0
+among the candidates. The best of them is taken only where it beats w = 0 beyond the noise, by the paired interval over
+seed blocks; everything else is a tie, and w = 0 wins ties.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from deme_core.errors import InputError
+from deme_core.metrics.intervals import Interval, paired_interval
+from deme_core.metrics.verdict import percent
+from deme_core.processes import agreed, is_main
+from deme_core.search.first_round import FirstRound
+from deme_core.search.methods import nominate, surrogate_trials
+from deme_core.search.objective import MergedLoss, Objective, score_weights
+from deme_core.search.result import SearchResult
+from deme_core.search.settings import SearchParams
+from deme_core.search.trials import Trial, TrialLog, Weights
+from deme_core.seeds import SeedBlock
+
+ROUNDS = {"search": SeedBlock.SEARCH, "loss": SeedBlock.SEARCH, "confirm": SeedBlock.CONFIRM}
+
+
+def search(
+    objective: Objective, loss: MergedLoss, N: int, params: SearchParams, log: TrialLog, steps: int,
+    blocks: Sequence[str] = (),
+) -> SearchResult:  # fmt: skip
+    """Find w; lower scores are better.
+
+    Args:
+        objective: f(w, seed block, first image, number of images).
+        loss: of the methods that sample nothing.
+        N: number of task vectors.
+        steps: network calls an image, the price of a sampled image in forward images.
+        blocks: blocks of the network that have N weights each; none: N weights that all share.
+    """
+
+    def score(round: str, f: Objective, first: int, images: int, w: Weights) -> float:
+        return log.score(Trial(round, first, images, w), lambda: f(w, ROUNDS[round], first, images))
+
+    def logged_gradient(w: Weights, first: int) -> tuple[float, list[float]]:
+        value, slope = loss.gradient(w, ROUNDS["loss"], first, n)
+        return log.score(Trial("loss", first, n, w), lambda: value), agreed(slope)
+
+    n = params.images
+    if params.method == "auto":
+        params = replace(params, method=auto_method(N, params))
+    round = FirstRound(
+        N, params,
+        score=lambda w, k: score("search", objective, k * n, n, w),
+        loss=lambda w, k: score("loss", loss.value, k * n, n, w),
+        gradient=lambda w, k: logged_gradient(w, k * n),
+        steps=steps, groups=max(1, len(blocks)), study=log.study,
+    )  # fmt: skip
+    nominated = nominate(round)
+    uniform = round.full(round.anchors()[1])  # what is fixed stays so, but in w = 0: θ itself
+    zero = (0.0,) * len(uniform)
+    said = dict(nominated[: params.finalists])
+    finalists = list(dict.fromkeys([zero, uniform, *said]))  # zero stands first and wins ties
+    size = params.final_images // params.final_blocks
+    final = {
+        w: [score("confirm", objective, k * size, size, w) for k in range(params.final_blocks)]
+        for w in tqdm(finalists, desc="finalists", unit="trial", disable=not is_main())
+    }
+    mean = {w: float(np.mean(scores)) for w, scores in final.items()}
+    changes = {w: confirmed(scores, final[zero], params.objective) for w, scores in final.items()}
+    best = min(finalists, key=lambda w: changes[w].value)
+    change = changes[best]
+    winner = best if change.high < 0 else zero
+    first = 0.0 if winner == zero else None
+    if any(winner) and round.full(round.anchors()[0]) == zero:  # else no change of the first round is against w = 0
+        first = said.get(winner, round.change([winner[i] for i in round.free]))
+    base = [value for (w, _), value in round.tried.items() if w == zero]
+    return SearchResult(
+        method=params.method,
+        objective=params.objective,
+        prompts=list(params.prompts),
+        extractors=list(params.extractors),
+        weights=list(winner),
+        blocks=list(blocks),
+        search_change=first,
+        search_score=None if first is None or not base else float(np.mean(base)) + first,
+        confirm_change=mean[winner] - mean[zero],
+        confirm_score=mean[winner],
+        gap=None if first is None else mean[winner] - mean[zero] - first,
+        confirm_score_pretrained=mean[zero],
+        confirm_score_uniform=mean[uniform],
+        best=list(best),
+        best_change_unit="%" if relative(params.objective) else "",
+        **change.named("best_change"),
+        trials=round.count,
+        images_sampled=round.spent + len(finalists) * params.final_images * round.price,
+    )
+
+
+def relative(objective: str) -> bool:
+    """Whether a change is a ratio: of distances and losses, which are 0 where nothing is wrong.
+
+    A KID may lie below 0, and 100 − the CLIP score is 0 for no image: their changes are differences.
+    """
+    return not {"kid", "clip_score"} & score_weights(objective).keys()
+
+
+def confirmed(scores: Sequence[float], zero: Sequence[float], objective: str) -> Interval:
+    """The change against w = 0, paired over the confirming blocks: of the score, or in percent of it where `relative`.
+
+    The distance of the base differs between blocks by more than finalists do; a ratio on the same noise does not.
+
+    Raises:
+        InputError: a score that has no ratio.
+    """
+    if not relative(objective):
+        return paired_interval(scores, zero)
+    if not (lowest := min(*scores, *zero)) > 0:
+        raise InputError(
+            f"merge_search: a confirming score is {lowest:g}, and a change is a ratio of scores above 0: the extractor"
+            " does not tell these images from the data; take another reference.extractor, or merge_search.objective=kid"
+        )
+    return percent(paired_interval(np.log(scores), np.log(zero)))
+
+
+def auto_method(N: int, params: SearchParams) -> str:
+    """What `auto` stands for: the surrogate where the budget fixes its quadratic, else coordinate descent."""
+    free = N if params.fixed is None else params.fixed.count(None)
+    return "surrogate" if params.budget >= surrogate_trials(free) * params.images else "coordinate"

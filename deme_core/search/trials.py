@@ -1,0 +1,83 @@
+"""The log of a search: every score is on disk as it is found, and none is computed twice."""
+
+import csv
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from deme_core.errors import InputError
+from deme_core.processes import agreed, is_main, wait
+from deme_core.tensors import atomic_file
+
+Weights = tuple[float, ...]
+
+
+class Trial(NamedTuple):
+    """What a row of trials.csv scores: w on the images `first` to `first + images − 1` of a round's seeds."""
+
+    round: str
+    first: int
+    images: int
+    weights: Weights
+
+
+class TrialLog:
+    """trials.csv. Slopes of the loss are not in it: a resumed search by `gradient` computes them again.
+
+    Of several processes each knows all scores, and the main one writes them.
+    """
+
+    def __init__(self, path: Path, N: int) -> None:
+        self.path, self.header = path, ["round", "first", "images", *(f"w{i}" for i in range(1, N + 1)), "score"]
+        self.scores: dict[Trial, float] = {}
+        self.used: dict[Trial, float] = {}
+        there = path.is_file()
+        if there:
+            # A line cut short by a kill is the last one, and is dropped.
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+            for round, first, images, *weights, score in list(csv.reader(lines))[1:]:
+                self.scores[Trial(round, int(first), int(images), tuple(map(float, weights)))] = float(score)
+        wait()  # no process may read what another one has already added to
+        if there:
+            self._write(path, self.scores)
+
+    @property
+    def study(self) -> Path | None:
+        """Where Optuna keeps its study; None, in memory, in a process that does not write."""
+        return self.path.with_name("optuna.log") if is_main() else None
+
+    def score(self, trial: Trial, score: Callable[[], float]) -> float:
+        """The logged score of this trial, or a new one, logged."""
+        told = agreed([*trial.weights, trial in self.scores])
+        if told != [*trial.weights, trial in self.scores]:
+            raise InputError(f"processes of one search have come to different weights, {trial.weights} and {told[:-1]}")
+        if trial not in self.scores:
+            if not self.path.is_file():
+                self._write(self.path, {})
+            (self.scores[trial],) = agreed([float(score())])
+            self._append(self._line(trial, self.scores[trial]))
+        self.used[trial] = self.scores[trial]
+        return self.used[trial]
+
+    def export(self, path: Path) -> None:
+        """Write the trials of this search alone: a log that went on may hold others."""
+        self._write(path, self.used)
+
+    def _append(self, line: str) -> None:
+        if is_main():
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _write(self, path: Path, scores: dict[Trial, float]) -> None:
+        if not is_main():
+            return
+        with atomic_file(path) as file:
+            file.write("".join([",".join(self.header) + "\n", *itertools.starmap(self._line, scores.items())]).encode())
+
+    @staticmethod
+    def _line(trial: Trial, score: float) -> str:
+        return ",".join([trial.round, str(trial.first), str(trial.images), *map(repr, (*trial.weights, score))]) + "\n"

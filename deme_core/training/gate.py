@@ -1,0 +1,104 @@
+"""The gate between training and search: has each expert learned its own range? By losses on the part `validation`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from deme_core.checkpoints import denoiser_dir, denoisers, load_noise_schedule
+from deme_core.data.examples import Examples
+from deme_core.errors import InputError
+from deme_core.metrics.intervals import t_interval
+from deme_core.params import check
+from deme_core.timesteps import TimestepRanges
+from deme_core.training.range_losses import model_losses
+
+BASE = "pretrained"
+NOT_MEASURED = pd.DataFrame(
+    columns=["expert", "range", "against", "loss", "loss_against", "change", "low", "high", "wins"]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateParams:
+    """Section `gate`."""
+
+    draws: int
+    """Timesteps and noises for every validation image and range."""
+    must_win: Literal["stop", "warn", "ignore"]
+    """What an expert does that does not beat the base on its own range: end the run before the search, stand in
+    capitals in the report, or nothing."""
+
+    def __post_init__(self) -> None:
+        check(self.draws >= 1, "gate.draws", self.draws, "must be at least 1")
+
+
+def check_gate(params: GateParams, held_out: float | None, validation: float) -> None:
+    """Refuse a gate without images to measure by."""
+    if params.must_win != "ignore" and (held_out == 0 or validation == 0):
+        what, value = ("data.validation", validation) if held_out != 0 else ("data.held_out", held_out)
+        raise InputError(
+            f"params: gate.must_win = {params.must_win!r}: the gate measures by the part `validation`, and {what} ="
+            f" {value} leaves it no image; hold some out, or set gate.must_win=ignore"
+        )
+
+
+def measure_experts(
+    examples: Examples, pretrained: Path, experts: Path, others: Mapping[str, Path], draws: int, device: torch.device
+) -> pd.DataFrame:
+    """`compare_experts` of the experts in a folder, beside the base and `others`, name -> folder of a denoiser.
+
+    Args:
+        examples: the part `validation`.
+    """
+    folders, ranges = denoisers(experts)
+    assert ranges is not None, "experts carry their ranges"
+    own = {BASE: denoiser_dir(pretrained), **others} | {f"expert {i}": folder for i, folder in enumerate(folders, 1)}
+    losses = model_losses(own, load_noise_schedule(pretrained), examples, ranges, draws, device)
+    return compare_experts(losses, ranges)
+
+
+def compare_experts(losses: Mapping[str, np.ndarray], ranges: TimestepRanges) -> pd.DataFrame:
+    """Every expert's loss on its own range against that of other models, paired over images and noise.
+
+    Args:
+        losses: model -> [N, n] of `image_losses`; `expert 1` … `expert N`, and those that they are compared with.
+
+    Returns:
+        A row an expert and model that it is compared with: `expert`, `range`, `against`, `loss`, `loss_against`, the
+        `change` in percent of the other's loss with the ends of its 95 % interval over images, `low` and `high`, and
+        whether the expert `wins`: the interval lies below 0.
+    """
+    rows = []
+    for other, theirs in losses.items():
+        if other.startswith("expert "):
+            continue
+        for i in range(1, ranges.N + 1):
+            ours, base = losses[f"expert {i}"][i - 1], theirs[i - 1]
+            change = t_interval(100 * (ours - base) / base.mean())
+            bounds = "[{}, {})".format(*ranges.range(i))
+            rows.append([i, bounds, other, ours.mean(), base.mean(), change.value, change.low, change.high])
+            rows[-1].append(change.high < 0)
+    return pd.DataFrame(rows, columns=NOT_MEASURED.columns)
+
+
+def refuse_losers(table: pd.DataFrame) -> None:
+    """End the run where an expert does not beat the base on its own range.
+
+    Raises:
+        InputError: it names each such expert, its interval, and what to try.
+    """
+    if len(lost := table[(table["against"] == BASE) & ~table["wins"].astype(bool)]):
+        found = "; ".join(
+            f"expert {row.expert} on {row.range}: {row.change:+.2f} % [{row.low:+.2f}, {row.high:+.2f}]"
+            for row in lost.itertuples()
+        )
+        raise InputError(
+            f"gate: {len(lost)} of {table['expert'].nunique()} experts do not lower the base's validation loss on their"
+            f" own range ({found}); nothing was searched and the experts are kept. Lower finetune_range.learning_rate,"
+            " raise finetune_range.iterations, lower finetune_range.consistency or p, or set gate.must_win=warn"
+        )

@@ -12,8 +12,9 @@ demo: $(BIN)/.installed
 	dvc repro
 	@sed -n '1,/^## /p' reports/run/results.md | sed '$$d'
 
+# One process a core; a file's tests stay in one, where they share what is made for the file.
 test: $(BIN)/.installed
-	pytest
+	pytest -n auto --dist loadfile
 
 test-slow: $(BIN)/.installed
 	pytest -m slow

@@ -14,10 +14,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -29,12 +31,16 @@ from deme_core.checkpoints import denoiser_dir, load_denoiser, save_denoiser, we
 from deme_core.dag import dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import read_digits
+from deme_core.denoising import single
 from deme_core.inputs import inputs
+from deme_core.merging import __main__ as merging
 from deme_core.merging.task_vectors import vector_files, write_task_vector
 from deme_core.metrics.networks import SmallClassifier
 from deme_core.projection import insert_projections
+from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.search.result import SearchResult
+from deme_core.seeds import SeedBlock
 from deme_core.tensors import weights_hash, write_tensors
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.settings import TrainingParams
@@ -283,3 +289,38 @@ def search_result(weights: Sequence[float], blocks: Sequence[str] = (), **change
         "best_change_high": -20.0, "trials": 8, "images_sampled": 4000.0,
     }  # fmt: skip
     return SearchResult(**found | changes)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240607)
+
+
+@pytest.fixture(scope="module")
+def twelve(pipeline: Path) -> tuple[Sampler, Callable, torch.Tensor]:
+    sampler = Sampler.of(pipeline, sampler_params(block=4), torch.device("cpu"))
+    denoise = single(load_denoiser(pipeline / "unet"), torch.device("cpu"))
+    return sampler, denoise, sampler.images(denoise, SeedBlock.SEARCH, 0, 12)
+
+
+@pytest.fixture
+def run_merge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The command, in this process."""
+
+    def run(*args: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["deme_core.merging", *map(str, args)])
+        merging.main()
+
+    return run
+
+
+@pytest.fixture
+def base_and_experts(pipeline: Path, experts: list[Path]) -> list[object]:
+    return ["--base", pipeline, "--experts", *experts]
+
+
+@pytest.fixture
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the package datasets keeps lies in a folder of the test's own."""
+    if find_spec("datasets"):
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))

@@ -1,13 +1,12 @@
 """CLIP score: its arithmetic on a stand-in, its loading on a tiny model in open_clip's format."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from clip_stand_in import ANGLES, Compass, images
 from conftest import REPOSITORY
 
 from deme_core.data.digit_captions import WORDS
@@ -15,36 +14,10 @@ from deme_core.data.images import DataParams
 from deme_core.data.sources import read_parts
 from deme_core.errors import InputError
 from deme_core.metrics.clip_score import ClipScore, ClipScoreParams
-from deme_core.metrics.extractor import Extractor
 from deme_core.metrics.features import load_extractor
 from deme_core.metrics.open_clip_models import CONFIG, WEIGHTS, load_open_clip
 from deme_core.params import read
 from deme_core.tensors import read_recipe, read_tensors, write_tensors
-
-ANGLES = {"right": 0.0, "up": 90.0, "left": 180.0}
-
-
-@dataclass
-class Compass:
-    """A stand-in for a model: texts are directions, an image is the direction of its first pixel, in half degrees."""
-
-    asked: list[Sequence[str]]
-    folder: Path = Path("compass")
-
-    def extractor(self, name: str) -> Extractor:
-        return Extractor(name, "0123456789", lambda pixels: 3 * direction(pixels[:, 0, 0, 0] * 2.0), 2)
-
-    def text_features(self, texts: Sequence[str]) -> torch.Tensor:
-        self.asked.append(texts)
-        return 5 * direction(torch.tensor([ANGLES[text] for text in texts]))
-
-
-def direction(degrees: torch.Tensor) -> torch.Tensor:
-    return torch.stack([degrees.deg2rad().cos(), degrees.deg2rad().sin()], 1)
-
-
-def images(*degrees: int) -> torch.Tensor:
-    return torch.tensor(degrees, dtype=torch.uint8)[:, None, None, None] // 2
 
 
 def test_a_score_is_100_times_the_cosine_and_never_below_0() -> None:

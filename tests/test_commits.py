@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from clip_stand_in import Compass
 from conftest import REPOSITORY, files_of, write_experts, write_pipeline, write_vectors
 from diffusers import DiffusionPipeline
-from test_clip_score import Compass
-from test_prompt_evaluation import MOMENTS, PROMPTS, PROTOCOL, noise, of_set
+from measured_prompts import MOMENTS, PROMPTS, PROTOCOL, noise, of_set
 
 from deme_core.checkpoints import verify_pipeline
 from deme_core.commits import commit_of

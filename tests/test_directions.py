@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ARCHITECTURE, sampler_params, write_pipeline
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
-from test_search import STEPS, Counted, quadratic, search_params
+from searching import STEPS, Counted, quadratic, search_params
 
 from deme_core.checkpoints import WEIGHTS, denoiser_dir, load_denoiser
 from deme_core.errors import InputError

@@ -19,7 +19,7 @@ from diffusers import (
     UNet2DModel,
     VQModel,
 )
-from test_image_sources import encoded, noise, write_folder
+from image_files import encoded, noise, write_folder
 from text_to_image import SIZE, UNET, captioned, write_data, write_stable_diffusion
 
 from deme_core.dag import dag

@@ -9,10 +9,7 @@ import io
 import json
 import os
 import struct
-import subprocess
-import sys
 import zipfile
-import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,9 +20,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_idx import idx_bytes
-from test_image_kinds import of_every_format
-from test_image_sources import encoded, noise, own_cache  # noqa: F401
+from image_files import encoded, idx_bytes, noise, of_every_format
 
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES
@@ -37,8 +32,11 @@ from deme_core.metrics.statistics_files import import_statistics
 from deme_core.prompts.table import SOURCES as PROMPTS
 from deme_core.tensors import map_tensors, read_tensors, write_tensors
 
-MORE = float(os.environ.get("DEME_FUZZ", "1"))
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 MOST_MEMORY = 10**9  # bytes beyond what the imports take
+MORE = float(os.environ.get("DEME_FUZZ", "1"))
+
 Reader = Callable[[Path, bytes], object]
 
 
@@ -239,6 +237,7 @@ def test_tensors(data: bytes) -> None:
 
 # Texts
 
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
     lambda inner: (
@@ -249,10 +248,12 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
+
 PIECES = (
     "0", "1", "tench", "n01440764", " ", "\n", "\t", ",", '"', "'", "{", "}", "[", "]", ":", "\\ud800", "\ufeff", "\0",
     "Prompt", "file_name", "text", "a.png", "\r", "\u2028", "é", "1e999", "NaN", "null", "9" * 5000,
 )  # fmt: skip
+
 TEXTS = (
     st.binary(max_size=64)
     | st.lists(st.sampled_from(PIECES), max_size=20).map(lambda pieces: "".join(pieces).encode())
@@ -302,75 +303,3 @@ def test_configs(data: bytes) -> None:
         return read_config(folder)
 
     outcome(read, data)
-
-
-# Bombs: small files that unpack to much, read in a process of its own, whose peak is theirs
-
-ZEROS = 5 * 2**28  # bytes
-READ_BOMBS = """
-import sys
-from pathlib import Path
-from deme_core.data.images import DataParams
-from deme_core.data.sources import SOURCES
-from deme_core.metrics.statistics_files import import_statistics
-
-def peak():
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-
-root = Path(sys.argv[1])
-readers = {"a.npz": lambda path: import_statistics(path, 4, root)}
-for name, path in (("folder", "pictures"), ("zip", "a.zip"), ("idx", "idx")):
-    readers[path] = lambda path, name=name: SOURCES[name](
-        DataParams(source=name, path=str(path), size=8, held_out=0.0, unreadable="skip"))
-start = peak()
-for name, read in readers.items():
-    try:
-        read(root / name)
-        said = "read"
-    except Exception as error:
-        said = f"{type(error).__name__} {error}"
-    print(f"{name}\t{peak() - start}\t{said}")
-"""
-
-
-def write_bombs(root: Path) -> None:
-    piece = bytes(2**24)
-    packer = zlib.compressobj(1)
-    side = 10_600  # a picture just small enough to be read
-    lines = b"".join(packer.compress(bytes(side * 4 + 1)) for _ in range(side)) + packer.flush()
-    header = struct.pack(">IIBBBBB", side, side, 8, 6, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", lines), (b"IEND", b""))
-    picture = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-    for folder in ("pictures", "idx"):
-        (root / folder).mkdir()
-    for name in ("a.png", "b.png", "c.png"):  # decoded by different threads
-        (root / "pictures" / name).write_bytes(picture)
-    write_packed(root / "a.zip", "a.bmp", b"")
-    with gzip.open(root / "idx" / "train-images", "wb", 1) as file:
-        file.write(struct.pack(">IIII", 0x803, ZEROS, 1, 1))
-        for _ in range(ZEROS // len(piece)):
-            file.write(piece)
-    (root / "idx" / "train-labels").write_bytes(idx_bytes(np.zeros(4, np.uint8)))
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (ZEROS // 8,)})
-    write_packed(root / "a.npz", "mu.npy", header.getvalue())
-
-
-def write_packed(path: Path, name: str, head: bytes) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open(name, "w") as file:
-        file.write(head)
-        for _ in range(ZEROS // 2**24):
-            file.write(bytes(2**24))
-
-
-def test_a_bomb_takes_no_gigabyte(tmp_path: Path) -> None:
-    write_bombs(tmp_path)
-    run = subprocess.run([sys.executable, "-c", READ_BOMBS, str(tmp_path)], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    rows = [line.split("\t") for line in run.stdout.splitlines() if line.count("\t") == 2]
-    said = {name: message for name, _, message in rows}
-    assert said.pop("pictures") == "read"
-    assert said.keys() == {"a.npz", "a.zip", "idx"} and all(m.startswith("InputError") for m in said.values()), said
-    assert max(int(peak) for _, peak, _ in rows) < MOST_MEMORY, rows

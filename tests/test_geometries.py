@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import REPOSITORY, run_dag
-from test_hub_layouts import GEOMETRIES, write_flat
-from test_image_sources import BROKEN, encoded, noise, users_images, write_folder
-from test_pipeline import TOY
+from hub_files import GEOMETRIES, write_flat
+from image_files import BROKEN, encoded, noise, users_images, write_folder
+from toy_run import TOY
 
 from deme_core.dag import DIRECTIONS, dag
 

@@ -2,12 +2,12 @@
 
 import gzip
 import math
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from image_files import idx_bytes
 
 from deme_core.data.idx import read_idx_file
 from deme_core.data.images import DataParams, Images, pixels_hash
@@ -15,11 +15,6 @@ from deme_core.data.sources import read_parts
 from deme_core.errors import InputError
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
-
-
-def idx_bytes(values: np.ndarray, magic: bytes | None = None) -> bytes:
-    header = magic or bytes([0, 0, 8, values.ndim])
-    return header + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
 
 
 def write_set(folder: Path, *, side: int = 4, n: int = 20, packed: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -1,69 +1,23 @@
 """Images of a user's own: folders, archives and tables, with whatever lies in them."""
 
-import io
 import re
 import sys
-import zipfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from image_files import BROKEN, encoded, noise, read, users_images, write_folder, write_zip
 from PIL import Image
 
-from deme_core.data.images import DataParams, Images, to_model
+from deme_core.data.images import DataParams, to_model
 from deme_core.data.sources import read_parts
 from deme_core.data.square import to_square
 from deme_core.errors import InputError
 
-
-def read(source: str, path: Path | str, **options: Any) -> Images:
-    defaults = {"size": 8, "held_out": 0.0}
-    return read_parts(DataParams(source=source, path=str(path), **defaults | options))["train"]
-
-
-def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    return Image.fromarray(pixels).convert(mode)
-
-
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
-
-
-def users_images() -> dict[str, bytes]:
-    """Name -> bytes: sizes, modes and formats mixed, all of them readable."""
-    return {
-        "a.png": encoded(noise(8, 8)),
-        "b/wide.jpg": encoded(noise(40, 20), "JPEG"),
-        "b/c/tall.webp": encoded(noise(10, 31), "WEBP"),
-        "grey.png": encoded(noise(9, 9, "L")),
-        "transparent.png": encoded(noise(12, 12, "RGBA")),
-        "palette.bmp": encoded(noise(16, 16, "P"), "BMP"),
-        "print.jpg": encoded(noise(16, 16, "CMYK"), "JPEG"),
-    }
-
-
-def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-BROKEN = {"empty.png": b"", "corrupt.jpg": b"\xff\xd8\xff\xe0 no picture", "half.png": encoded(noise(64, 64))[:500]}
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 # Folder and ZIP
@@ -197,12 +151,6 @@ def write_parquet(path: Path, images: list[Any], column: str = "image") -> Path:
     rows = {column: [{"bytes": image, "path": None} for image in images], "other": list(range(len(images)))}
     datasets.Dataset.from_dict(rows).cast_column(column, datasets.Image(decode=False)).to_parquet(path)
     return path
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    if find_spec("datasets"):
-        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
 def test_parquet_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:

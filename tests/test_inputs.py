@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, stage, write_pipeline
 from dvc.repo import Repo
-from test_hub_layouts import write_flat
+from hub_files import write_flat
 
 from deme_core.dag import dag
 from deme_core.hub_layouts import find_layout

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import files_of, sampler_params
-from test_sampling import fake, fake_sampler
+from sampled import fake, fake_sampler
 from text_to_image import write_stable_diffusion
 
 from deme_core.checkpoints import load_denoiser, load_noise_schedule

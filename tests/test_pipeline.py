@@ -3,11 +3,7 @@
 import csv
 import json
 import math
-import os
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, files_of, whole_dag, write_pipeline
 from diffusers import DiffusionPipeline
+from toy_run import TOY, change_params, dvc, repro, stages_run
 
 from deme_core.checkpoints import WEIGHTS, load_denoiser
 from deme_core.dag import BASELINES, DEME
@@ -31,59 +28,6 @@ DAG = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
 MODELS = ("pretrained", *DEME)
 CORE = ["full_range", "soup_full_range"]
 OUTPUTS = ("data", "models", "samples", "features", "search", "scores", "measures", "metrics", "reports")
-TOY = {
-    "name": "toy",
-    "N": 2,
-    "baselines": [],
-    "dag": whole_dag(2, []),
-    "reference": {"extractor": "zoo/digits-features"},
-    "pretrain_load": {"source": "zoo/digits-ddpm"},
-    "finetune_range": {"iterations": 4, "batch_size": 8, "log_every": 2, "checkpoint_every": 4},
-    "merge_search": {
-        "method": "grid", "budget": 100, "images": 20, "values": [0.0, 0.5], "scales": [0.5, 1.0], "away": [0.5],
-        "finalists": 1,
-        "final_images": 80, "final_blocks": 2,
-    },
-    "own_samples": {"images": 20, "ranges": 2},
-    "sampler": {"steps": 2, "block": 20},
-    "sample": {"images": 120},
-    "gate": {"draws": 1, "must_win": "warn"},
-    "loss_matrix": {"draws": 1},
-}  # fmt: skip
-
-
-def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    own = {
-        f"DVC_{name}": str(project / ".dvc" / "tmp" / name)
-        for name in ("SITE_CACHE_DIR", "GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR")
-    }
-    environment = os.environ | own | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "DVC_NO_ANALYTICS": "1",
-    }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=project, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def stages_run(output: str) -> list[str]:
-    return re.findall(r"^Running stage '(\S+)'", output, re.MULTILINE)
-
-
-def repro(project: Path, *options: str) -> list[str]:
-    """`dvc repro`, which must succeed: the stages that it ran."""
-    run = dvc(project, "repro", *options)
-    assert run.returncode == 0, run.stdout[-5000:]
-    return stages_run(run.stdout)
-
-
-def change_params(project: Path, changes: dict[str, Any]) -> None:
-    """Change keys of params.yaml; a section's other keys stay."""
-    params = yaml.safe_load((project / "params.yaml").read_text())
-    for key, value in changes.items():
-        params[key] = params[key] | value if isinstance(value, dict) else value
-    (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 
 def outputs(project: Path) -> dict[str, str]:

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_clip_score import Compass, images
+from clip_stand_in import Compass, images
+from measured_prompts import MOMENTS, PROMPTS, PROTOCOL, noise, of_set
 
 from deme_core.errors import InputError
 from deme_core.metrics.clip_score import ClipScore
@@ -15,24 +16,8 @@ from deme_core.metrics.feature_files import write_features
 from deme_core.metrics.frechet import frechet_distance
 from deme_core.metrics.moments import Moments
 from deme_core.metrics.prompt_evaluation import clip_metrics, clip_scores, evaluate_prompts, resized
-from deme_core.prompts.settings import PromptParams, Prompts
 
-PROMPTS = Prompts("mine", ("right", "up", "left"), each=2)
-PROTOCOL = {
-    "images": 24, "prompts": 3, "seed_block": "EVALUATION", "device": "cpu", "sampler": {"kind": "ddim", "steps": 3},
-}  # fmt: skip
 SCORE = ClipScore(Compass([]), "compass")
-MOMENTS = Extractor(
-    "moments", "abcdef0123", lambda x: torch.stack([x.float().mean((1, 2, 3)), x.float().amax((1, 2, 3))], 1)
-)
-
-
-def noise(n: int = 24, size: int = 4) -> torch.Tensor:
-    return torch.randint(0, 256, (n, 1, size, size), generator=torch.Generator().manual_seed(n), dtype=torch.uint8)
-
-
-def of_set(**changes: Any) -> PromptParams:
-    return PromptParams(**{"source": "file", "path": "mine.txt"} | changes)
 
 
 def test_image_k_is_scored_against_prompt_k_in_turn() -> None:

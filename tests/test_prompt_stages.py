@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from clip_stand_in import Compass, images
 from conftest import REPOSITORY, stage
 from PIL import Image
-from test_clip_score import Compass, images
 from text_to_image import write_stable_diffusion
 
 from deme_core.data.archive import PROTOCOL, write_archive

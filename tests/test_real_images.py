@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import REPOSITORY
-from test_hub_layouts import write_flat
-from test_image_sources import BROKEN, encoded, noise, users_images, write_folder
-from test_pipeline import TOY, change_params, dvc, repro
+from hub_files import write_flat
+from image_files import BROKEN, encoded, noise, users_images, write_folder
+from toy_run import TOY, change_params, dvc, repro
 
 from deme_core.inputs import inputs
 from deme_core.tensors import read_recipe

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from clip_stand_in import Compass, direction
 from conftest import REPOSITORY as ROOT
 from conftest import N, files_of, never, run_dag, stage, training_params, whole_dag
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
-from test_clip_score import Compass, direction
 from text_to_image import SIZE, UNET, write_stable_diffusion
 
 from deme_core import components

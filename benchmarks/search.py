@@ -21,12 +21,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
-from tqdm.auto import tqdm
 
 from deme_core.errors import InputError
 from deme_core.merging.task_vectors import vector_files
 from deme_core.metrics.intervals import paired_interval
 from deme_core.params import read, section
+from deme_core.progress import progress
 from deme_core.report.text import markdown, number
 from deme_core.search.check import check_search
 from deme_core.search.first_round import FirstRound
@@ -98,11 +98,11 @@ class Bench:
 def ground_truth(bench: Bench, values: list[float], finalists: int) -> tuple[Weights, pd.DataFrame]:
     """The best weights known, and the grid: its points with score and loss."""
     points, rows = itertools.product(values, repeat=bench.N), []
-    for w in tqdm(points, total=len(values) ** bench.N, desc="grid", unit="point"):
+    for w in progress(points, total=len(values) ** bench.N, desc="grid", unit="point"):
         rows.append({"w": w, "score": bench.score(w, 0, bench.params.images), "loss": bench.loss(w, 0, 2000)})
     grid = pd.DataFrame(rows).sort_values("score", ignore_index=True)
     best = [
-        bench.blocks(w, CHOOSE).mean() for w in tqdm(grid["w"].head(finalists), desc="its best again", unit="point")
+        bench.blocks(w, CHOOSE).mean() for w in progress(grid["w"].head(finalists), desc="its best again", unit="point")
     ]
     return grid["w"][int(np.argmin(best))], grid
 
@@ -120,7 +120,7 @@ def measure(bench: Bench, best: Weights, budgets: list[int], seeds: int) -> pd.D
         for seed, budget, (name, (its, changes)) in itertools.product(range(seeds), budgets, methods.items())
         if its.fits(changes | {"budget": budget})
     ]
-    for name, budget, seed in tqdm(runs, desc="methods", unit="search"):
+    for name, budget, seed in progress(runs, desc="methods", unit="search"):
         its, changes = methods[name]
         w, spent = its.search(changes | {"budget": budget}, seed)
         scores = its.blocks(w, DECIDE)

@@ -24,11 +24,11 @@ from typing import Any
 import dvc.api
 import pandas as pd
 import yaml
-from tqdm.auto import tqdm
 
 from conf.compose import compose_params
 from deme_core.dag import FURTHER
 from deme_core.errors import InputError
+from deme_core.progress import progress
 from deme_core.report.studies import curve_of, write_report
 from deme_core.stage import run
 from deme_core.tensors import atomic_file
@@ -149,7 +149,7 @@ def main() -> None:
     rows = pd.read_csv(file) if file.is_file() else None
     measured = set() if rows is None else set(rows["experiment"])
     todo = {name: overrides for name, overrides in names.items() if name not in measured}
-    bar = tqdm(total=len(names), initial=len(names) - len(todo), desc=args.study, unit="run")
+    bar = progress(total=len(names), initial=len(names) - len(todo), desc=args.study, unit="run")
     absent = 0  # looks in a row at which a task was missing
     if todo:
         queue(todo, study["targets"], args.jobs)
@@ -170,6 +170,7 @@ def main() -> None:
         if failed := [name for name in todo if states.get(name) in ("Failed", "Killed")]:
             raise InputError(f"{failed[0]} has failed; `dvc queue logs {failed[0]}` says why. The rest goes on")
         time.sleep(POLL if todo else 0)
+    bar.close()
     draw(args.study, study["report"], points, rows)
 
 

@@ -15,7 +15,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from recipe import read_recipe
-from tqdm import tqdm
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedule
 from deme_core.data.examples import Pixels
@@ -29,6 +28,7 @@ from deme_core.metrics.intervals import Interval, paired_interval, t_interval
 from deme_core.metrics.judges import judge_folders
 from deme_core.metrics.moments import Moments
 from deme_core.params import section
+from deme_core.progress import progress
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
@@ -56,7 +56,7 @@ def main() -> None:
         )
 
     losses = []
-    for step, file in tqdm(snapshots.items(), desc="losses", unit="snapshot"):
+    for step, file in progress(snapshots.items(), desc="losses", unit="snapshot"):
         model.load_state_dict(read_tensors(file))
         denoise = single(model, device)
         row = {
@@ -71,7 +71,7 @@ def main() -> None:
     references = [FrechetReference(Moments.of(extractor([parts["train"].pixels]))) for extractor in extractors]
     sampler = Sampler.of(folder, section(recipe, "sampler", SamplerParams), device)
     distances: dict[int, list[float]] = {}
-    for step in tqdm(steps, desc="Fréchet distance", unit="checkpoint"):
+    for step in progress(steps, desc="Fréchet distance", unit="checkpoint"):
         model.load_state_dict(read_tensors(snapshots[step]))
         images = sampler.images(single(model, device), SeedBlock.BASE, 0, check["blocks"] * check["images_a_block"])
         found = [

@@ -21,7 +21,6 @@ from diffusers.training_utils import EMAModel
 from recipe import read_recipe
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from deme_core.checkpoints import noise_schedule
@@ -33,6 +32,7 @@ from deme_core.denoising import single
 from deme_core.device import best_device
 from deme_core.metrics.networks import SmallClassifier
 from deme_core.params import section
+from deme_core.progress import progress
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock, step_seed
@@ -164,9 +164,9 @@ def fit(model: Any, loss: Loss, n: int, training: dict[str, Any], recipe: dict[s
     optimizer = torch.optim.AdamW(model.parameters(), lr=training["learning_rate"])
     ema = EMAModel(model.parameters(), decay=0.999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     with only_one(state):
-        if progress := load_state(state, model, ema, optimizer):
-            first, curve = progress["step"], [{key: row[key] for key in ("step", "loss")} for row in progress["curve"]]
-        for step in tqdm(range(first + 1, steps + 1), desc=label, initial=first, total=steps, unit="step"):
+        if saved := load_state(state, model, ema, optimizer):
+            first, curve = saved["step"], [{key: row[key] for key in ("step", "loss")} for row in saved["curve"]]
+        for step in progress(range(first + 1, steps + 1), desc=label, initial=first, total=steps, unit="step"):
             generator = torch.Generator().manual_seed(step_seed(seed, label, step))
             for group in optimizer.param_groups:
                 group["lr"] = (

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from deme_core.data.formats import formats
 from deme_core.data.images import DataParams, Images, new_pixels
 from deme_core.data.square import square_and_frames
 from deme_core.errors import InputError
 from deme_core.naming import named, said, shown
+from deme_core.progress import progress
 
 AHEAD = 256  # images that are in memory at once, encoded and as squares
 AHEAD_BYTES = 2**28  # encoded; beyond them fewer images are
@@ -42,7 +42,7 @@ def decode_all(
     kept: list[int] = []
     films: list[str] = []
     rows = pixels.numpy()  # the same memory
-    for k, (name, square) in enumerate(tqdm(_squares(encoded, params), desc="images", total=count, unit="image")):
+    for k, (name, square) in enumerate(progress(_squares(encoded, params), desc="images", total=count, unit="image")):
         if isinstance(square, Exception):
             broken.append(f"{shown(name)} ({reason(square)})")
         else:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from deme_core.checkpoints import (
     class_to_load,
@@ -33,6 +32,7 @@ from deme_core.merging.output import (
     write_weights,
 )
 from deme_core.merging.task_vectors import TaskVectors, compute_dtype
+from deme_core.progress import progress
 from deme_core.projection import fold_projections
 from deme_core.tensor_files import PIECE, Layout, piece_bounds
 from deme_core.tensors import nbytes
@@ -161,7 +161,7 @@ def write(
     with atomic_folder(out) as folder:
         target = _copy_frame(source, folder)
         layout, recipe = merge.layout, merge.recipe() | protocol
-        with tqdm(total=sum(map(merge.input_bytes, layout)), desc="merging", unit="B", unit_scale=True) as bar:
+        with progress(total=sum(map(merge.input_bytes, layout)), desc="merging", unit="B", unit_scale=True) as bar:
 
             def merged(key: str) -> Iterator[torch.Tensor]:
                 yield from merge.pieces(key)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedule
 from deme_core.data.images import load_part
@@ -29,6 +28,7 @@ from deme_core.metrics.intervals import Interval
 from deme_core.metrics.judges import block_distances, group_name, load_judges
 from deme_core.metrics.verdict import verdict_of
 from deme_core.params import check
+from deme_core.progress import progress
 from deme_core.report.study_figures import sampler_curves
 from deme_core.report.text import markdown, number
 from deme_core.report.verdicts import shown
@@ -89,7 +89,7 @@ def compare_samplers(
         times the lowest mean at equal calls that is.
     """
     usable = [one for one in asked(calls) if one not in refused]
-    rows = [row(measure, base, *one) for one in tqdm(usable, desc="samplers", unit="sampler")]
+    rows = [row(measure, base, *one) for one in progress(usable, desc="samplers", unit="sampler")]
     last = min((own for own in rows if own["calls"] == max(calls)), key=lambda own: own[MEAN])
     for _ in range(DOUBLINGS):
         try:
@@ -129,7 +129,7 @@ def compare_models(
     """
     rows = []
     usable = [one for one in asked(calls) if one not in refused]
-    for kind, spacing, count in tqdm(usable, desc="beside", unit="sampler"):
+    for kind, spacing, count in progress(usable, desc="beside", unit="sampler"):
         params = sampler(base, kind, spacing, count)
         theirs = pretrained(params)
         for name, measure in models.items():

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm.auto import tqdm
 
 from deme_core.checkpoints import denoisers, load_denoiser, weights_file
 from deme_core.components import Condition, blank_condition
@@ -18,6 +17,7 @@ from deme_core.data.archive import PER_ARCHIVE, PROTOCOL, read_images, write_arc
 from deme_core.denoising import Denoise, single
 from deme_core.device import best_device, device_name
 from deme_core.processes import state
+from deme_core.progress import progress
 from deme_core.sampling.generate import Name, Sampler, ensemble, refuse_one_colour, unnamed
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
@@ -91,7 +91,7 @@ def write_missing(
     numbers = range(rank, -(-images // PER_ARCHIVE), world)
     todo = [number for number in numbers if not (directory / f"{number:04d}.zip").is_file()]
     spans = [range(first + k * PER_ARCHIVE, first + min((k + 1) * PER_ARCHIVE, images)) for k in todo]
-    bar = tqdm(todo, desc="sampling", unit="archive", disable=rank != 0)
+    bar = progress(todo, desc="sampling", unit="archive", disable=rank != 0)
     for number, pixels in zip(bar, sampler.spans(denoise, seeds, spans, name), strict=True):
         refuse_one_colour(pixels, name(0))
         write_archive(directory, number, pixels)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from deme_core.processes import is_main
+from deme_core.progress import progress
 from deme_core.search.lines import LINES
 from deme_core.search.settings import SearchParams
 from deme_core.search.trials import Weights
@@ -52,7 +52,7 @@ class FirstRound:
         self.tried: dict[tuple[Weights, int], float] = {}
         self._given = [float(w or 0) for w in fixed]
         self._score, self._loss, self._gradient = score, loss, gradient
-        self.bar = tqdm(
+        self.bar = progress(
             total=params.budget, desc=f"{params.method} search", unit="image", unit_scale=True, disable=not is_main()
         )
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import Interval, paired_interval
 from deme_core.metrics.verdict import percent
 from deme_core.processes import agreed, is_main
+from deme_core.progress import progress
 from deme_core.search.first_round import FirstRound
 from deme_core.search.methods import nominate, surrogate_trials
 from deme_core.search.objective import MergedLoss, Objective, score_weights
@@ -66,7 +66,7 @@ def search(
     size = params.final_images // params.final_blocks
     final = {
         w: [score("confirm", objective, k * size, size, w) for k in range(params.final_blocks)]
-        for w in tqdm(finalists, desc="finalists", unit="trial", disable=not is_main())
+        for w in progress(finalists, desc="finalists", unit="trial", disable=not is_main())
     }
     mean = {w: float(np.mean(scores)) for w, scores in final.items()}
     changes = {w: confirmed(scores, final[zero], params.objective) for w, scores in final.items()}

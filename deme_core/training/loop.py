@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import nn
-from tqdm.auto import tqdm
 
 from deme_core.data.examples import Examples
 from deme_core.denoising import consistency_loss, denoising_loss, regression_target
 from deme_core.device import best_device
 from deme_core.errors import InputError
+from deme_core.progress import progress
 from deme_core.training.batches import Batch, Batches
 from deme_core.training.optimizer import make_optimizer
 from deme_core.training.resume import load_state, save_state
@@ -125,11 +125,11 @@ class _Training:
         self.curve: Curve = []
         self.first = 0
         # After `prepare`, which moves all that an optimizer holds to the GPU: AdamW's step counters belong to the CPU.
-        if progress := load_state(state, self.raw, self.ema, self.optimizer.optimizer):
-            self.first = progress["step"]
-            self.curve = [{key: row[key] for key in ROW} for row in progress["curve"]]  # JSON sorted its keys
+        if saved := load_state(state, self.raw, self.ema, self.optimizer.optimizer):
+            self.first = saved["step"]
+            self.curve = [{key: row[key] for key in ROW} for row in saved["curve"]]  # JSON sorted its keys
             if accelerator.scaler:
-                accelerator.scaler.load_state_dict(progress["scaler"])
+                accelerator.scaler.load_state_dict(saved["scaler"])
         if params.ema_offload and self.device.type == "cuda":
             self.ema.to("cpu")
             self.ema.pin_memory()
@@ -141,7 +141,7 @@ class _Training:
         steps = range(self.first + 1, self.params.iterations + 1)
         stream = self.batches.stream(self.first + 1, self.device)
         main = self.accelerator.is_main_process
-        bar = tqdm(
+        bar = progress(
             steps,
             desc=self.label,
             initial=self.first,

@@ -10,7 +10,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 demo: $(BIN)/.installed
 	dvc repro
-	@sed -n '1,/^## /p' reports/run/results.md | sed '$$d'
+	@echo; cat reports/run/results.txt; echo; echo "The whole page, with every picture: reports/run/results.md"
 
 # One process a core; a file's tests stay in one, where they share what is made for the file.
 test: $(BIN)/.installed

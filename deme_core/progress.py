@@ -19,7 +19,7 @@ class Lines:
         self.iterable, self.n, self.postfix = iterable, initial, ""
         self.how = {"prefix": desc, "total": total, "initial": initial, "bar_format": LINE} | how
         self.start = self.last = monotonic()
-        self.said = 0 if total == 0 else None  # n of the last line; of no work there is none
+        self.said: float | None = 0 if total == 0 else None  # n of the last line; of no work there is none
 
     def __iter__(self) -> Iterator[Any]:
         with self:

@@ -20,10 +20,11 @@ ONE_PROCESS = (
 )
 
 
-def run(main: Callable[[], None], *, shared: bool = False) -> None:
+def run(main: Callable[[], str | None], *, shared: bool = False) -> None:
     """Run a stage's `main`.
 
     Args:
+        main: returns what it made, in one line for people; the main process prints it after the stage's name.
         shared: whether the processes of a launch share its work. Of another stage the main process does all of it.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -32,15 +33,15 @@ def run(main: Callable[[], None], *, shared: bool = False) -> None:
     try:
         if (script := Path(main.__code__.co_filename)).parent.name == "stages":
             check_links(script, script.parents[1])
-        if not launched():
-            if shared and "ACCELERATE_USE_CPU" in os.environ:
-                print(ONE_PROCESS, file=sys.stderr)
-            main()
-            return
-        if is_main() or shared:
-            main()
-        wait()
-        state().destroy_process_group()
+        alone = not launched()
+        if alone and shared and "ACCELERATE_USE_CPU" in os.environ:
+            print(ONE_PROCESS, file=sys.stderr)
+        made = main() if alone or shared or is_main() else None
+        if made and (alone or is_main()):
+            print(f"{script.stem}: {made}", flush=True)
+        if not alone:
+            wait()
+            state().destroy_process_group()
     except InputError as error:
         sys.exit(f"error: {shown(error)}")
 

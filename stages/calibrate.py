@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from deme_core.metrics.calibration import CalibrateParams, calibrate
@@ -10,7 +9,7 @@ from deme_core.params import read, section
 from deme_core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--metrics", type=Path, required=True, help="metrics of the pretrained model")
     parser.add_argument("--out", type=Path, required=True, help="JSON of the comparison")
@@ -20,7 +19,7 @@ def main() -> None:
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(result["message"] or "calibrate.value is null: nothing to compare with", file=sys.stderr)
+    return result["message"] or "calibrate.value is null: nothing to compare with"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from deme_core.params import read, section
 from deme_core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the parts")
     args = parser.parse_args()
@@ -21,7 +21,7 @@ def main() -> None:
     for part, images in parts.items():
         save_part(args.out, part, images)
     write_grid(args.out / "preview.png", parts["train"].pixels[:100], columns=20, scale=max(1, 64 // data.size))
-    print({part: len(images) for part, images in parts.items()})
+    return f"{', '.join(f'{len(images):,} {part}' for part, images in parts.items())} images -> {args.out}"
 
 
 if __name__ == "__main__":

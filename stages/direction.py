@@ -9,7 +9,7 @@ from deme_core.params import read, section
 from deme_core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", choices=UNTRAINED, required=True, help="which of `directions`")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
@@ -17,6 +17,7 @@ def main() -> None:
     args = parser.parse_args()
     check_inputs(params := read())  # a folder may have come since validate ran
     UNTRAINED[args.name](args.pretrained, section(params, "early", EarlyParams), args.out)
+    return f"the task vector of direction {args.name} -> {args.out}"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from deme_core.data.images import REPORTED
 from deme_core.json_files import read_json
 from deme_core.metrics.evaluation import EvaluateParams, check_samples, evaluate, protocol_of
 from deme_core.metrics.feature_files import read_features
-from deme_core.metrics.headline import write_measures
+from deme_core.metrics.headline import said, write_measures
 from deme_core.metrics.statistics_files import read_statistics
 from deme_core.metrics.two_sample import two_sample_metrics
 from deme_core.metrics.verdict import JUDGE, judged_metrics
@@ -18,7 +18,7 @@ from deme_core.stage import run
 from deme_core.tensors import read_recipe
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--features", type=Path, required=True, help="output of the stage features for the model")
     parser.add_argument("--pretrained", type=Path, required=True, help="the same for the pretrained model")
@@ -52,6 +52,7 @@ def main() -> None:
     write_measures(metrics | protocol, args.out, args.metrics)
     args.scores.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(scores).join(ours.add_prefix(JUDGE)).to_csv(args.scores, index_label="block")
+    return f"{said(metrics)} -> {args.metrics}"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from deme_core.data.archive import read_images, read_protocol
 from deme_core.metrics.clip_score import ClipScore, ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams
 from deme_core.metrics.features import FeatureParams, load_extractor
-from deme_core.metrics.headline import write_measures
+from deme_core.metrics.headline import said, write_measures
 from deme_core.metrics.prompt_evaluation import evaluate_prompts
 from deme_core.params import read, section
 from deme_core.prompts.saved import read_prompts
@@ -16,7 +16,7 @@ from deme_core.prompts.table import prompt_params
 from deme_core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", required=True, help="name of the prompt set")
     parser.add_argument("--prompts", type=Path, required=True, help="folder of the outputs of the stages prompts")
@@ -39,6 +39,7 @@ def main() -> None:
     write_measures(metrics, args.out, args.metrics)
     args.scores.parent.mkdir(parents=True, exist_ok=True)
     scores.to_csv(args.scores, index=False)
+    return f"{said(metrics)} -> {args.metrics}"
 
 
 if __name__ == "__main__":

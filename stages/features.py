@@ -11,7 +11,7 @@ from deme_core.sampling.settings import SampleParams
 from deme_core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=Path, required=True, help="output of the stage sample")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file of the features")
@@ -21,6 +21,7 @@ def main() -> None:
     images = section(params, "sample", SampleParams).images
     features = extractor(read_images(args.samples, images))
     write_features(args.out, features, extractor, read_protocol(args.samples))
+    return f"{len(features):,} images, {features.shape[1]} features each by {extractor.name} -> {args.out}"
 
 
 if __name__ == "__main__":

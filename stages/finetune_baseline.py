@@ -16,11 +16,11 @@ from deme_core.search.result import SearchResult
 from deme_core.stage import run, run_params
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.baselines import BaselineParams, finetune_baseline
-from deme_core.training.finetune import write_curves
+from deme_core.training.finetune import ended, write_curves
 from deme_core.training.settings import TrainingParams
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--baseline", required=True, help="its name in `baselines`")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
@@ -46,6 +46,7 @@ def main() -> None:
     )
     by_main(lambda: write_task_vectors(denoiser_dir(args.pretrained), args.out, len(curves)))
     by_main(lambda: write_curves(curves, args.curve))
+    return f"{args.baseline}: {ended(curves)} -> {args.out}"
 
 
 if __name__ == "__main__":

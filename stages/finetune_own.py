@@ -13,12 +13,12 @@ from deme_core.params import read, section
 from deme_core.processes import by_main
 from deme_core.sampling.settings import OwnParams
 from deme_core.stage import run, run_params
-from deme_core.training.finetune import write_curves
+from deme_core.training.finetune import ended, write_curves
 from deme_core.training.own_samples import finetune_own
 from deme_core.training.settings import TrainingParams
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--own", type=Path, required=True, help="output of the stage own_examples")
@@ -39,6 +39,7 @@ def main() -> None:
     )
     by_main(lambda: write_task_vectors(denoiser_dir(args.pretrained), args.out, len(curves)))
     by_main(lambda: write_curves(curves, args.curve))
+    return f"on own samples: {ended(curves)} -> {args.out}"
 
 
 if __name__ == "__main__":

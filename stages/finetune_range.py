@@ -11,11 +11,11 @@ from deme_core.params import read, section
 from deme_core.processes import by_main
 from deme_core.stage import run, run_params
 from deme_core.timesteps import TimestepRanges
-from deme_core.training.finetune import finetune_range
+from deme_core.training.finetune import ended, finetune_range
 from deme_core.training.settings import TrainingParams
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--range", type=int, required=True, help="which range, from 1 to N")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
@@ -38,6 +38,7 @@ def main() -> None:
     )
     args.curve.parent.mkdir(parents=True, exist_ok=True)
     by_main(lambda: pd.DataFrame(curve).to_csv(args.curve, index=False))
+    return f"range {args.range} of {top.N}: {ended([curve])} -> {args.out}"
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from deme_core.data.examples import load_examples
 from deme_core.device import best_device
 from deme_core.params import read, section
 from deme_core.stage import run, run_params
-from deme_core.training.gate import NOT_MEASURED, GateParams, measure_experts, refuse_losers
+from deme_core.training.gate import NOT_MEASURED, GateParams, measure_experts, refuse_losers, winners
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=Path, required=True, help="output of the stage encode")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
@@ -35,6 +35,7 @@ def main() -> None:
     if gate.must_win == "stop":
         refuse_losers(table)
     args.passed.write_text("the search may go on\n", encoding="utf-8")
+    return f"{winners(table)} -> {args.passed}"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from deme_core.sampling.settings import SampleParams
 from deme_core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=Path, required=True, help="output of the stage sample")
     parser.add_argument("--reference", type=Path, required=True, help="output of the stage judge_reference")
@@ -53,6 +53,7 @@ def main() -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(distances).to_csv(args.out, index_label="block")
     args.protocol.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return f"{images:,} images by {len(judges)} judges -> {args.out}"
 
 
 if __name__ == "__main__":

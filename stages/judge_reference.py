@@ -15,7 +15,7 @@ from deme_core.params import read, section
 from deme_core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
     parser.add_argument("--out", type=Path, required=True, help="folder of the features")
@@ -23,7 +23,8 @@ def main() -> None:
     parts = {part: load_part(args.data, part) for part in REPORTED}
     refuse_none(parts["train"])
     floor = {}
-    for judge in load_judges(Path(section(read(), "judges", JudgeParams).folder)):
+    judges = load_judges(Path(section(read(), "judges", JudgeParams).folder))
+    for judge in judges:
         features = {part: judge.extractor([own.pixels]) for part, own in parts.items() if len(own)}
         for part, rows in features.items():
             write_features(args.out / judge.name / f"{part}.safetensors", rows, judge.extractor)
@@ -32,6 +33,7 @@ def main() -> None:
     statistics = {part: image_statistics(own.pixels.split(1000)) for part, own in parts.items() if len(own)}
     found = statistics | {"levels": grey_levels(parts["train"].pixels), "floor": floor}
     (args.out / "statistics.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return f"{', '.join(map(str, statistics))} images by {len(judges)} judges -> {args.out}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from deme_core.stage import run
 from deme_core.training.range_losses import LossMatrixParams, model_losses, range_losses
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=Path, required=True, help="output of the stage encode")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
@@ -33,6 +33,7 @@ def main() -> None:
     columns = [f"[{low}, {high})" for low, high in map(ranges.range, range(1, ranges.N + 1))]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame.from_dict(rows, orient="index", columns=columns).to_csv(args.out, index_label="model")
+    return f"{len(rows)} models on {len(columns)} ranges -> {args.out}"
 
 
 if __name__ == "__main__":

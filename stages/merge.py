@@ -5,14 +5,14 @@ import dataclasses
 from pathlib import Path
 
 from deme_core.merging.merge import EQ_8, write_merged
-from deme_core.merging.methods import METHODS, MergeParams, own_weights
+from deme_core.merging.methods import METHODS, MergeParams, formula, own_weights
 from deme_core.merging.task_vectors import vector_files
 from deme_core.params import read, section
 from deme_core.search.result import SearchResult
 from deme_core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--vectors", type=Path, required=True, help="folder of the task vectors")
@@ -28,7 +28,9 @@ def main() -> None:
     weights = search.weights if search and METHODS[params.method].weighted else None
     if weights and search and search.blocks:
         params, weights = own_weights(params, search.blocks, weights)
-    write_merged(args.pretrained, vector_files(args.vectors), weights, args.out, protocol, params)
+    vectors = vector_files(args.vectors)
+    write_merged(args.pretrained, vectors, weights, args.out, protocol, params)
+    return f"{formula(params, weights, len(vectors))} -> {args.out}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from deme_core.params import read, section
 from deme_core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--own", type=Path, required=True, help="output of the stage finetune_own")
@@ -19,6 +19,7 @@ def main() -> None:
     away, vectors = section(read(), "away", AwayParams), vector_files(args.own)
     note = "A step away from what was learned from own samples, of a length that was set; nothing was measured."
     write_merged(args.pretrained, vectors, away.weights(len(vectors)), args.out, {"search": None, "note": note})
+    return f"θ − {away.w:g}·mean(τ) -> {args.out}"
 
 
 if __name__ == "__main__":

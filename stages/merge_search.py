@@ -18,7 +18,7 @@ from deme_core.stage import run, run_params
 from deme_core.work import only_one, work_dir
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--vectors", type=Path, required=True, help="folder of the task vectors")
@@ -43,7 +43,7 @@ def main() -> None:
         found = search(task.objective, task.loss, N, asked, log, task.sampler.params.calls, task.loss.model.blocks)
     log.export(args.out / "trials.csv")
     by_main(lambda: found.write(args.out / "result.json"))
-    by_main(lambda: print(f"search of {args.kind}: {found}"))
+    return f"{args.kind}: {found} -> {args.out}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from deme_core.stage import run, run_params
 from deme_core.training.own_samples import PARTS, save_own_parts
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=Path, required=True, help="output of the stage own_samples")
     parser.add_argument("--data", type=Path, required=True, help="output of the stage data, for its captions")
@@ -25,6 +25,7 @@ def main() -> None:
     images, examples, first = args.out / "images", args.out / "examples", own.first(run_params(params).seed)
     by_main(lambda: save_own_parts(read_images(args.samples, own.whole), own.validation, prompts, first, images))
     encode_parts(args.pretrained, images, section(params, "encode", EncodeParams), examples, parts=PARTS)
+    return f"{own.whole - own.validation:,} own samples to train on, {own.validation:,} for validation -> {args.out}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from deme_core.seeds import SeedBlock
 from deme_core.stage import run, run_params
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="the pipeline, output of the stage pretrain_load")
     parser.add_argument("--data", type=Path, required=True, help="output of the stage data, for its captions")
@@ -22,6 +22,7 @@ def main() -> None:
     first = own.first(run_params(params).seed)
     prompts = load_part(args.data, "train").prompts
     sample_model(args.model, args.model, sampler, own.whole, args.out, prompts, SeedBlock.OWN, first)
+    return f"{own.whole:,} images -> {args.out}"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from deme_core.stage import run, run_params
 from deme_core.training.scratch import PretrainParams
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="output of the stage data, for source: train")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pipeline")
@@ -37,6 +37,7 @@ def main() -> None:
     verify_pipeline(args.out)
     # Of a model on the hub the stage validate saw nothing.
     check_sampler(load_noise_schedule(args.out), sampler_of(params), is_text_to_image(args.out))
+    return f"{'trained from scratch' if load.train else load.source} -> {args.out}"
 
 
 def bring_in(load: PretrainParams, images: Images, out: Path) -> None:

@@ -17,7 +17,7 @@ from deme_core.prompts.table import load_prompts, prompt_params
 from deme_core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", required=True, help="name of the prompt set")
     parser.add_argument("--out", type=Path, required=True, help="JSON of its name, its texts, and images each")
@@ -29,6 +29,7 @@ def main() -> None:
     check_measures(own, section(params, "clip_score", ClipScoreParams), extractor)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(asdict(prompts), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    return f"{args.set}: {len(prompts.texts):,} texts -> {args.out}"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from deme_core.params import read, section
 from deme_core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="output of the stage data")
     parser.add_argument("--out", type=Path, required=True, help="folder of the features")
@@ -27,6 +27,8 @@ def main() -> None:
             write_features(args.out / f"{part}.safetensors", features, extractor)
     if params.statistics is not None:
         import_statistics(Path(params.statistics), features.shape[1], args.out)
+    made = ", ".join(f"{len(images):,} {part}" for part, images in parts.items() if len(images))
+    return f"features of {made} images by {extractor.name} -> {args.out}"
 
 
 if __name__ == "__main__":

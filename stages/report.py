@@ -10,7 +10,7 @@ from deme_core.stage import run, run_params
 from deme_core.training.gate import GateParams
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--metrics", type=Path, required=True, help="folder of the outputs of the stages evaluate")
     parser.add_argument("--scores", type=Path, required=True, help="folder of their block scores")
@@ -32,6 +32,8 @@ def main() -> None:
         params["dag"]["models"], params["finetune_range"]["iterations"], section(params, "gate", GateParams),
         section(params, "judges", JudgeParams), args.out,
     )  # fmt: skip
+    print("\n" + (args.out / "results.txt").read_text(encoding="utf-8"))
+    return f"the whole page, with every picture -> {args.out / 'results.md'}"
 
 
 if __name__ == "__main__":

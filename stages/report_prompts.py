@@ -10,7 +10,7 @@ from deme_core.report.prompt_tables import PAPERS_EXPERIMENT, read_measured
 from deme_core.stage import run, run_params
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--metrics", type=Path, required=True, help="folder of the outputs of evaluate_prompts")
     parser.add_argument("--scores", type=Path, required=True, help="folder of their scores of each image")
@@ -23,6 +23,8 @@ def main() -> None:
     samples = {name: {model: args.samples / name / model for model in models} for name in sets}
     title = f"{top.name}: Table 2, DeMe with N = {top.N}"
     write_prompt_report(measured, samples, title, top.name == PAPERS_EXPERIMENT, args.out)
+    print("\n" + (args.out / "table2.txt").read_text(encoding="utf-8"))
+    return f"Table 2 and the gallery -> {args.out / 'table2.md'}, {args.out / 'gallery.md'}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from deme_core.sampling.settings import SampleParams, SamplerParams
 from deme_core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="a pipeline, or the folder of the experts")
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
@@ -24,6 +24,7 @@ def main() -> None:
     prompts = read_prompts(args.prompts, name) if name else None
     images = prompts.images if prompts and args.set else sample.images
     sample_model(args.model, args.pretrained, sampler, images, args.out, prompts.texts if prompts else ())
+    return f"{images:,} images of {args.model} -> {args.out}"
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ from deme_core.preflight.validation import check_params
 from deme_core.stage import run
 
 
-def main() -> None:
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="written once everything is right, always the same")
     args = parser.parse_args()
     check_params(read())
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("every section of params.yaml is well-formed\n", encoding="utf-8")
+    return f"params.yaml is well-formed -> {args.out}"
 
 
 if __name__ == "__main__":

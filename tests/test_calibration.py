@@ -84,7 +84,7 @@ def test_the_stage_writes_the_comparison_and_says_it_aloud(
     run(__import__("calibrate").main)
     written = json.loads(Path("reports/calibration.json").read_text())
     assert written == calibrate(METRICS, params(value=10.69))
-    assert "Warning: the base does not reproduce" in capsys.readouterr().err
+    assert "Warning: the base does not reproduce" in capsys.readouterr().out
 
 
 def test_the_search_waits_for_the_calibration() -> None:

@@ -90,7 +90,8 @@ def test_samples_become_scores_a_table_and_a_gallery(folder: Path, monkeypatch: 
         "--out", "reports/prompts", monkeypatch=monkeypatch,
     )  # fmt: skip
     assert {file.name for file in Path("reports/prompts").iterdir()} == {
-        "table2.md", "table2.csv", "gallery.md", "directions-1.png", "directions-2.png",  # there are no losses
+        "table2.md", "table2.csv", "table2.txt", "gallery.md",
+        "directions-1.png", "directions-2.png",  # there are no losses
     }  # fmt: skip
     assert "| DeMe merged, searched w |" in Path("reports/prompts/table2.md").read_text()
 

@@ -133,7 +133,7 @@ def test_the_report_shows_every_set_and_has_the_same_bytes_again(tmp_path: Path)
         write_prompt_report(sets, samples, "Table 2", False, tmp_path / run)
     assert files_of(tmp_path / "first") == files_of(tmp_path / "second")
     assert set(files_of(tmp_path / "first")) == {
-        "table2.md", "table2.csv", "gallery.md", "coco-1.png", "coco-2.png", "coco-3.png",
+        "table2.md", "table2.csv", "table2.txt", "gallery.md", "coco-1.png", "coco-2.png", "coco-3.png",
     }  # fmt: skip
     text = (tmp_path / "first" / "gallery.md").read_text()
     assert "![The greatest gains](coco-2.png)" in text

@@ -449,11 +449,14 @@ def arguments(run: Path, N: int, method: str, baselines: list[str]) -> list[str]
     ("N", "method", "baselines"),
     [(1, "grid", []), (2, "loss", ["full_range", "soup_greedy"]), (4, "surrogate", list(BASELINES))],
 )
-def test_stage(tmp_path, monkeypatch, N, method, baselines):
+def test_stage(tmp_path, monkeypatch, capsys, N, method, baselines):
     words = ["report.py", *arguments(tmp_path, N, method, baselines)]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [*words, "--out", "a"])
     runpy.run_path(str(ROOT / "stages/report.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert (tmp_path / "a/results.txt").read_text(encoding="utf-8") in said
+    assert said.endswith("report: the whole page, with every picture -> a/results.md\n")
     text = (tmp_path / "a/results.md").read_text(encoding="utf-8")
     assert text.startswith(f"# toy: DeMe with N = {N}\n")
     assert text.split("\n\n")[1].startswith("Calibration: well." if baselines else "**Verdict** of the final")
@@ -463,7 +466,7 @@ def test_stage(tmp_path, monkeypatch, N, method, baselines):
     assert list(table.index) == list(dag(N, baselines)["models"])
     assert ("Beside the best" in text) == bool(baselines)
     assert table.loc["merged", "steps"] == f"{N} × 800"
-    assert {file.name for file in (tmp_path / "a").iterdir()} == pictures | {"results.md", "results.csv"}
+    assert {file.name for file in (tmp_path / "a").iterdir()} == pictures | {"results.md", "results.csv", "results.txt"}
     if N == 2:  # once more in a new process, in another's matplotlib style, and without the slow import of diffusers
         (tmp_path / "matplotlibrc").write_text("font.size: 30\nsavefig.dpi: 40\n")
         code = (

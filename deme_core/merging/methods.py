@@ -74,6 +74,15 @@ def own_weights(
     return params, own.mean(0).tolist()
 
 
+def formula(params: MergeParams, weights: Sequence[float] | None, N: int) -> str:
+    """What a merge of N task vectors computes, in words; without weights 1/N each."""
+    w = f"w = ({', '.join(f'{own:.3g}' for own in weights or [1 / N] * N)})"
+    if params.method == "task_arithmetic":
+        return f"θ + Σ wᵢτᵢ with {w}"
+    blocks = f", own weights in {len(params.blocks)} blocks" if params.blocks else ""
+    return f"{params.method} with {w}{blocks}" if METHODS[params.method].weighted else f"{params.method} of {N}"
+
+
 def merge_tensor(theta: Tensor, taus: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
     """θ + Σ w_i τ_i (Eq. 8), summed in float32, in θ's dtype. w = 0 gives θ bit for bit: zero weights add nothing."""
     total = theta.to(torch.promote_types(theta.dtype, torch.float32), copy=True)

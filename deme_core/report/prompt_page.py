@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deme_core.data.archive import read_images
+from deme_core.report.console import prompt_console
 from deme_core.report.gallery import write_gallery
 from deme_core.report.prompt_tables import Measured, page2, table2
 from deme_core.report.text import model_name
@@ -15,7 +16,7 @@ def write_prompt_report(
     measured: Mapping[str, Mapping[str, Measured]], samples: Mapping[str, Mapping[str, Path]], title: str, paper: bool,
     out: Path,
 ) -> None:  # fmt: skip
-    """Write table2.csv, table2.md, gallery.md and the sheets of the gallery to the folder `out`.
+    """Write table2.csv, table2.md, table2.txt for the terminal, gallery.md and the sheets of the gallery to `out`.
 
     Args:
         measured: set -> model -> what the stage evaluate_prompts found.
@@ -26,6 +27,7 @@ def write_prompt_report(
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "table2.csv")
     (out / "table2.md").write_text(page2(title, table, paper), encoding="utf-8")
+    (out / "table2.txt").write_text(prompt_console(table), encoding="utf-8")
     names = (model_name(BEFORE), model_name(AFTER))
     parts = [f"# Gallery: {names[0]} and {names[1]}", "Both images of a pair come from the same noise."]
     for of_set, models in measured.items():

@@ -13,6 +13,7 @@ from deme_core.json_files import read_json
 from deme_core.merging.task_vectors import cosines, vector_files
 from deme_core.metrics.verdict import JudgeParams
 from deme_core.report import figures, tables, verdicts
+from deme_core.report.console import console
 from deme_core.report.tables import needed
 from deme_core.report.text import MODELS, model_name
 from deme_core.search.result import SearchResult
@@ -51,7 +52,7 @@ def write_run_page(
     files: RunFiles, top: RunParams, models: Mapping[str, str], iterations: int, gate: GateParams, judges: JudgeParams,
     out: Path,
 ) -> None:  # fmt: skip
-    """Write results.md, results.csv and the pictures to `out`.
+    """Write results.md, results.csv, results.txt for the terminal, and the pictures to `out`.
 
     Args:
         models: every model -> its path below the folders.
@@ -60,7 +61,8 @@ def write_run_page(
     Raises:
         InputError: a file is missing, or files are from different runs.
     """
-    metrics, scores = tables.read_metrics(files.metrics, models), tables.read_scores(files.scores, models)
+    metrics = tables.read_metrics(files.metrics, models)
+    scores = {m: dict(own) for m, own in tables.read_scores(files.scores, models).items()}
     table = tables.results(metrics, top.N, iterations)
     losses = pd.read_csv(needed(files.loss_matrix, "loss_matrix"), index_col="model")
     trials = pd.read_csv(needed(files.search / "trials.csv", "merge_search"))
@@ -92,10 +94,12 @@ def write_run_page(
     table.to_csv(out / "results.csv")
     text = tables.page(
         f"{top.name}: DeMe with N = {top.N}", table, trials, result, pictures,
-        verdicts.lead(table, {m: dict(own) for m, own in scores.items()}, judges.group, real["floor"]),
+        verdicts.lead(table, scores, judges.group, real["floor"]),
         [*verdicts.experts_section(experts, own, gate.must_win), *verdicts.statistics_section(statistics)]
         + [NOTHING_HELD_OUT] * (not held_out),
     )  # fmt: skip
-    if message := json.loads(needed(files.calibration, "calibrate").read_text(encoding="utf-8"))["message"]:
+    message = json.loads(needed(files.calibration, "calibrate").read_text(encoding="utf-8"))["message"]
+    if message:
         text = text.replace("\n\n", f"\n\n{message}\n\n", 1)  # under the title
     (out / "results.md").write_text(text, encoding="utf-8")
+    (out / "results.txt").write_text(console(table, scores, judges.group, message), encoding="utf-8")

@@ -88,6 +88,21 @@ def floor_section(scores: Scores, floor: Mapping[str, float]) -> list[str]:
     ]
 
 
+def verdict(scores: Scores, group: str) -> str:
+    """The verdict of the judges, called `group`, on the merge with searched weights."""
+    merged = {part: against(scores, "merged", UNTRAINED, part) for part in parts_of(scores)}
+    said = "; ".join(
+        f"on the {PARTS[part]} {shown(seen.change)}, worst judge `{seen.worst}` {shown(seen.judges[seen.worst])}:"
+        f" **{words(scores, 'merged', part)}**"
+        for part, seen in merged.items()
+    )
+    kept = " The search kept w = 0: this merge is the pretrained model." * all(map(same, merged.values()))
+    return (
+        f"**Verdict** of the {group} on the merge with searched weights, in change of distance against the pretrained"
+        f" model, geometric mean over the judges: {said}.{kept}"
+    )
+
+
 def lead(table: pd.DataFrame, scores: Scores, group: str, floor: Mapping[str, float]) -> list[str]:
     """The first paragraphs and the first table of the page.
 
@@ -98,21 +113,13 @@ def lead(table: pd.DataFrame, scores: Scores, group: str, floor: Mapping[str, fl
     """
     parts = parts_of(scores)
     found = {(model, part): against(scores, model, UNTRAINED, part) for model in scores for part in parts}
-    merged = {part: found["merged", part] for part in parts}
-    said = "; ".join(
-        f"on the {PARTS[part]} {shown(seen.change)}, worst judge `{seen.worst}` {shown(seen.judges[seen.worst])}:"
-        f" **{words(scores, 'merged', part)}**"
-        for part, seen in merged.items()
-    )
-    kept = " The search kept w = 0: this merge is the pretrained model." * all(map(same, merged.values()))
     others = [model for model in (*STEPS, *nulls(scores), MATCHED) if model in scores]
     beside = "; ".join(f"{model_name(m)} {shown(found[m, parts[0]].change)}" for m in others)
     own: Any = table.loc["merged"]
     optimised = number(own["frechet_train_change_percent"], 1, "+")
     judges = ", ".join(f"`{judge}`" for judge in judges_of(scores, parts[0]))
     return [
-        f"**Verdict** of the {group} on the merge with searched weights, in change of distance against the pretrained"
-        f" model, geometric mean over the judges: {said}.{kept}",
+        verdict(scores, group),
         f"Beside it, on the {PARTS[parts[0]]}: {beside}. By the search's own extractor, which it optimised, the merge"
         f" changes the Fréchet distance by {optimised} %; that number is no evidence.",
         markdown(*judged(scores)),

@@ -117,6 +117,15 @@ def finetune(
     return curve
 
 
+def ended(curves: Sequence[Curve]) -> str:
+    """Where the curves of trainings end, in words."""
+    last = [curve[-1] for curve in curves if curve]
+    if not last:
+        return "no loss was logged"
+    losses = [row["denoising"] for row in last]
+    return f"denoising loss {', '.join(f'{loss:.4f}' for loss in losses)} at step {last[-1]['step']:,}"
+
+
 def write_curves(curves: Sequence[Curve], file: Path) -> None:
     """The curves of several trainings as one CSV; `member` counts them from 1."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -86,6 +86,12 @@ def compare_experts(losses: Mapping[str, np.ndarray], ranges: TimestepRanges) ->
     return pd.DataFrame(rows, columns=NOT_MEASURED.columns)
 
 
+def winners(table: pd.DataFrame) -> str:
+    """How many experts beat the base on their own range, in words."""
+    own = table[table["against"] == BASE]
+    return f"{int(own['wins'].sum())} of {len(own)} beat the base on their own range" if len(own) else "not measured"
+
+
 def refuse_losers(table: pd.DataFrame) -> None:
     """End the run where an expert does not beat the base on its own range.
 

@@ -1,7 +1,5 @@
 """Run a study: queue its points as DVC experiments, collect each as it ends, draw its tables and pictures.
 
-    python -m studies.run sensitivity
-
 A study is a file studies/NAME.yaml: points (Hydra overrides), training seeds, and the models that are measured; it is
 reported as its `report` says. Its
 rows go to reports/NAME.csv, one for each point, seed and model. A point whose row is there is not run again; it is
@@ -10,7 +8,6 @@ seed come first. After a change of code, --again forgets all rows. Interrupt at 
 the next call goes on.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -26,6 +23,7 @@ import pandas as pd
 import yaml
 
 from conf.compose import compose_params
+from deme_core.command_line import command_line
 from deme_core.dag import FURTHER
 from deme_core.errors import InputError
 from deme_core.progress import progress
@@ -135,7 +133,7 @@ def draw(name: str, kind: str, points: pd.DataFrame, rows: pd.DataFrame) -> None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line("python -m studies.run", __doc__, "sensitivity", "table1 --again")
     parser.add_argument("study", choices=sorted(file.stem for file in STUDIES.glob("*.yaml")))
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="experiments at a time, one thread each")
     parser.add_argument("--again", action="store_true", help="forget what was measured, and measure it again")

@@ -32,8 +32,9 @@ def anchors(page: Path) -> set[str]:
 
 
 @cache
-def help_of(module: str) -> str:
-    done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
+def help_of(module: str, *name: str) -> str:
+    words = [sys.executable, "-m", module, *name, "--help"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -58,6 +59,15 @@ def test_every_command_has_the_options_that_are_shown(line: str) -> None:
     module = re.search(r"-m ((?:deme_core|studies|stages)[\w.]*)", line)[1].rstrip(".")
     said = help_of(module)
     for option in re.findall(r"(?<!\S)--[a-z-]+", line.split(module, 1)[1]):
+        assert option in said, option
+
+
+@pytest.mark.parametrize("line", sorted({line for line in LINES if re.match(r"deme [a-z]", line)}))
+def test_every_deme_command_has_the_options_that_are_shown(line: str) -> None:
+    _, name, *words = line.split()
+    said = help_of("deme_core", name)
+    assert said.startswith(f"usage: deme {name} ")
+    for option in (word for word in words if word.startswith("--")):
         assert option in said, option
 
 

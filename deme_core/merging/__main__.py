@@ -3,11 +3,6 @@
 Folders are diffusers pipelines or plain U-Nets with safetensors weights, in one file or in shards. Tensors stream:
 memory does not grow with the number of experts. The output appears whole or not at all, with a merge.json that
 `--recipe` replays byte for byte and `--verify` checks.
-
-  python -m deme_core.merging --base sd --experts a b --weights 0.3 0.7 --out merged
-  python -m deme_core.merging --base sd --experts a b --method ties --density 0.2 --out merged
-  python -m deme_core.merging --base sd --experts a b --recipe merged/merge.json --out again
-  python -m deme_core.merging --verify merged --base sd --experts a b
 """
 
 import argparse
@@ -17,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deme_core.checkpoints import denoiser_of, refuse_pickles, weights_file
+from deme_core.command_line import command_line
 from deme_core.errors import InputError
 from deme_core.merging.hashing import Hasher
 from deme_core.merging.hub import check_hub, push
@@ -28,15 +24,19 @@ from deme_core.merging.replay import check_hashes, merge_params, read_merge, ver
 from deme_core.merging.same_model import check_same_model, check_whole
 from deme_core.stage import run
 
+EXAMPLES = (
+    "--base sd --experts a b --weights 0.3 0.7 --out merged",
+    "--base sd --experts a b --method ties --density 0.2 --out merged",
+    "--base sd --experts a b --recipe merged/merge.json --out again",
+    "--verify merged --base sd --experts a b",
+)
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     methods = "; ".join(f"{name}: {row.source}" for name, row in METHODS.items())
-    out = argparse.ArgumentParser(
-        "python -m deme_core.merging", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    out = command_line("python -m deme_core.merging", __doc__, *EXAMPLES)
     out.add_argument("--base", type=Path, metavar="DIR", help="θ, a pipeline or a U-Net")
     out.add_argument("--experts", type=Path, nargs="+", metavar="DIR", default=[], help="θ_1 … θ_N, like θ")
     out.add_argument("--out", type=Path, metavar="DIR", help="folder of the merged model, of the kind of --base")

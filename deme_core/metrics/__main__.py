@@ -1,11 +1,11 @@
-"""Features of a folder of real images, which a prompt set's Fréchet distance is to; `--help` says how."""
+"""Features of a folder of real images, which a prompt set's Fréchet distance is to."""
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from deme_core.command_line import command_line
 from deme_core.data.decode import MOST_BYTES, reason
 from deme_core.data.files import folder_files, image_names
 from deme_core.data.images import DataParams
@@ -16,10 +16,12 @@ from deme_core.metrics.features import load_extractor
 from deme_core.naming import shown
 from deme_core.stage import run
 
+EXAMPLE = "--images datasets/coco/val2014 --size 256 --extractor zoo/inception-clean --out coco.safetensors"
+
 
 def main() -> None:
     """Read the arguments, write the file."""
-    parser = argparse.ArgumentParser(prog="python -m deme_core.metrics", description=__doc__)
+    parser = command_line("python -m deme_core.metrics", __doc__, EXAMPLE)
     parser.add_argument("--images", type=Path, required=True, help="folder, such as COCO's val2014")
     parser.add_argument("--size", type=int, required=True, help="pixels; the short side is brought to it, the rest cut")
     parser.add_argument("--resize", default="bicubic", help="bilinear, bicubic, lanczos or box")

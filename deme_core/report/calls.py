@@ -1,16 +1,16 @@
-"""How many network calls does a model save? `python -m deme_core.report.calls --help`.
+"""How many network calls does a model save?
 
 From the rows of studies that measured the same models with different numbers of calls: each model beside the pretrained
 one with as many calls, and beside the pretrained one with the most of them, judge by judge, on the same noise.
 """
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from deme_core.command_line import command_line
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import Interval
 from deme_core.metrics.verdict import Verdict
@@ -21,6 +21,7 @@ from deme_core.report.verdicts import UNTRAINED, Scores, against, judges_of, sho
 from deme_core.sampling.settings import SamplerParams
 from deme_core.stage import run
 
+EXAMPLE = "reports/fashion_mnist_10.csv reports/fashion_mnist_20.csv --models neon --out calls.md"
 BASE = SamplerParams(kind="ddim", steps=10, spacing="uniform", block=1, dtype="float32")
 PROTOCOL = ("images", "seed_block", "seed_blocks", "judges")  # the same in rows that can be compared
 
@@ -114,7 +115,7 @@ def _made_for(rows: pd.DataFrame) -> str:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line("python -m deme_core.report.calls", __doc__, EXAMPLE)
     parser.add_argument("rows", type=Path, nargs="+", help="CSV files of studies, such as reports/fashion_mnist_10.csv")
     parser.add_argument("--models", nargs="+", help="those to show; all where none are named")
     parser.add_argument("--out", type=Path, required=True, help="Markdown file; the picture stands beside it")

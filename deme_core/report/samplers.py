@@ -1,4 +1,4 @@
-"""Which sampler suits a model? `python -m deme_core.report.samplers --help`.
+"""Which sampler suits a model?
 
 The same model by every stock sampler with equal network calls, on the seeds of BASE and by the development judges, so
 that neither search nor evaluation has seen what decides. Then the best of them with twice the calls, and twice as many,
@@ -8,7 +8,6 @@ With `--beside neon=models/n4/neon` other models of the same base are measured b
 does a gain survive the reader's choice of sampler, and how many calls does it save?
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedule
+from deme_core.command_line import command_line
 from deme_core.data.images import load_part
 from deme_core.denoising import single
 from deme_core.device import best_device, device_name
@@ -38,6 +38,10 @@ from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
 from deme_core.stage import run
 
+EXAMPLES = (
+    "--pipeline models/pretrained --judges zoo/judges/digits/development --out samplers",
+    "--pipeline models/pretrained --beside neon=models/n4/neon --judges zoo/judges/digits/development --out samplers",
+)
 STOCK = (
     ("ddim", "uniform"), ("ddim", "trailing"), ("ddim", "quadratic"), ("dpm_solver", "uniform"),
     ("dpm_solver", "trailing"), ("unipc", "uniform"), ("unipc", "trailing"), ("pndm", "uniform"),
@@ -203,7 +207,7 @@ def _beside(beside: pd.DataFrame) -> list[str]:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line("python -m deme_core.report.samplers", __doc__, *EXAMPLES)
     parser.add_argument("--pipeline", type=Path, required=True, help="a diffusers pipeline, such as models/pretrained")
     parser.add_argument("--beside", nargs="*", default=[], metavar="NAME=PIPELINE", help="other models of this base")
     parser.add_argument("--data", type=Path, default=Path("data/images"), help="output of the stage data")

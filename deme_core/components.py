@@ -69,12 +69,10 @@ def is_text_to_image(pipeline: Path) -> bool:
 class Autoencoder:
     """The VAE: images <-> latents, scaled as the denoiser sees them."""
 
-    def __init__(self, pipeline: Path, device: torch.device) -> None:
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-        with blamed_on(pipeline / "vae", "no VAE can be loaded from it"):
-            self.vae: Any = AutoencoderKL.from_pretrained(pipeline / "vae", torch_dtype=torch.float32, **LOCAL)
-        self.vae = self.vae.to(device).eval().requires_grad_(False)
+    def __init__(self, source: Any, device: torch.device) -> None:
+        """Of a pipeline's folder, or of an AutoencoderKL as it is."""
+        vae: Any = _load_vae(source) if isinstance(source, Path) else source
+        self.vae = vae.to(device).eval().requires_grad_(False)
         self.device, self.config = device, self.vae.config
         self.factor = _factor(self.config.block_out_channels)
 
@@ -102,6 +100,13 @@ class Autoencoder:
     @staticmethod
     def _batch(x: torch.Tensor, factor: int) -> int:
         return max(1, PIXELS // (x.shape[-1] * x.shape[-2] * factor**2))
+
+
+def _load_vae(pipeline: Path) -> Any:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    with blamed_on(pipeline / "vae", "no VAE can be loaded from it"):
+        return AutoencoderKL.from_pretrained(pipeline / "vae", torch_dtype=torch.float32, **LOCAL)
 
 
 class TextEncoder:

@@ -290,7 +290,7 @@ def test_a_run_that_has_everything_is_told_its_cost(
     report, complete = check(params)
     assert complete
     assert "everything is there" in report
-    assert "from a measured step on one " in report
+    assert "from what was timed on one " in report
     assert "MISSING" not in report
 
 

@@ -6,7 +6,8 @@ from deme_core.data.images import DataParams
 from deme_core.data.no_images import NONE
 from deme_core.data.sources import has_captions, image_shape
 from deme_core.errors import InputError
-from deme_core.fit import check_architecture, check_base
+from deme_core.fit import META, check_architecture, check_base, check_images
+from deme_core.inputs import is_hub_model
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams
 from deme_core.metrics.features import FeatureParams, feature_count
@@ -21,7 +22,8 @@ from deme_core.preflight.artefacts import (
     model_folder,
     optimizer_artefacts,
 )
-from deme_core.preflight.costs import Counts, Measured, measure
+from deme_core.preflight.costs import Counts, Measured, estimate, measure
+from deme_core.preflight.public_models import PUBLIC
 from deme_core.prompts.settings import PromptParams
 from deme_core.prompts.table import load_prompts, prompt_params
 from deme_core.sampling.settings import OwnParams, SampleParams, SamplerParams
@@ -32,7 +34,7 @@ from deme_core.training.settings import TrainingParams
 
 GPUS = (24, 80)  # GB
 ROOM = 1.1  # for the GPU's own context, and what lies between tensors
-UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def check(params: dict[str, Any]) -> tuple[str, bool]:
@@ -69,16 +71,28 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
         *(_prompted_line(name, n) for name, n in prompted.items()),
     ]
     misfit = _misfit(pretrain, data)
-    if (folder := model_folder(pretrain)) and not misfit:
-        measured = measure(folder, training, sampler)
-        lines += _measured(measured, counts, measured.disk(*kept), training.batch_size)
+    measured, note = (None, " and fits") if misfit else _of_model(pretrain, training, sampler)
+    if measured is None:
+        lines.append(f"  time, FLOPs, memory, disk: told once the model is there{note}")
     else:
-        lines.append("  time, FLOPs, memory, disk: told once the model is there" + " and fits" * bool(misfit))
+        lines += [*note.splitlines(), *_measured(measured, counts, measured.disk(*kept), training.batch_size)]
     lines += warning
     missing = sum(artefact.path is None for artefact in found)
     lines += ["", f"{missing} of {len(found)} missing" if missing else "everything is there"]
     lines += [f"the model does not fit: {misfit}"] if misfit else []
     return "\n".join(lines), not (missing or misfit)
+
+
+def _of_model(
+    pretrain: PretrainParams, training: TrainingParams, sampler: SamplerParams
+) -> tuple[Measured | None, str]:
+    """What the model costs, as far as this machine knows it, and what is to be said of that."""
+    if folder := model_folder(pretrain):
+        return measure(folder, training, sampler), ""
+    if architecture := PUBLIC.get(pretrain.source):
+        note = f"of the public architecture of {pretrain.source}, random weights: nothing was fetched"
+        return estimate(architecture, training, sampler), note
+    return None, f"; before that only of {', '.join(PUBLIC)}" if is_hub_model(pretrain.source) else ""
 
 
 def _misfit(pretrain: PretrainParams, data: DataParams) -> str | None:
@@ -89,6 +103,8 @@ def _misfit(pretrain: PretrainParams, data: DataParams) -> str | None:
             check_architecture(pretrain.train.architecture, images)
         elif folder := model_folder(pretrain):
             check_base(folder, images, captions=has_captions(data))
+        elif architecture := PUBLIC.get(pretrain.source):
+            check_images(images, architecture.model(META).pixels, pretrain.source)
     except InputError as error:
         return str(error)
     return None
@@ -143,13 +159,14 @@ def _measured(measured: Measured, counts: Counts, disk: int, batch: int) -> list
     memory, encoding = f"{amount(measured.memory, 'B'):>14}", f"{amount(1 / (measured.encoding or 1), ''):>14}"
     return [
         f"  parameters             {measured.parameters:>14,}",
+        f"  FLOPs of training      {amount(2 * measured.macs * measured.passes * counts.trained, 'FLOP'):>14}",
         f"  FLOPs of sampling      {amount(2 * measured.macs * calls, 'FLOP'):>14}",
         f"  disk, at most          {amount(disk, 'B'):>14}",
         *[f"  latents and embeddings {amount(measured.encoded, 'B'):>14}  on disk, an image and its caption"][
             : bool(vae)
         ],
         f"  memory of a training   {memory}  about, in batches of {batch}: {fits(measured.memory)}",
-        f"from a measured step on one {measured.device}:",
+        f"from what was timed on one {measured.device}:",
         *[f"  encoding               {encoding}  images a second"][: bool(vae)],
         *times,
     ]

@@ -1,22 +1,23 @@
-"""What a run will cost: images, network calls; with the model at hand also time, memory and disk, as measured."""
+"""What a run will cost: images, network calls; of a model or its architecture also time, memory and disk."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from deme_core.checkpoints import denoiser_dir, denoiser_shape, load_denoiser
-from deme_core.components import Autoencoder, Condition, blank_condition, is_text_to_image, pixel_shape
+from deme_core.components import Condition
 from deme_core.data.encode import KEPT
 from deme_core.device import best_device
 from deme_core.errors import InputError
-from deme_core.hub_layouts import import_pipeline
+from deme_core.fit import META
+from deme_core.preflight.model import Model, read_model
+from deme_core.preflight.public_models import PUBLIC, Architecture
 from deme_core.sampling.sample import cost
 from deme_core.sampling.settings import OwnParams, SampleParams, SamplerParams
 from deme_core.search.kinds import KINDS
@@ -25,6 +26,7 @@ from deme_core.search.settings import SearchParams
 from deme_core.training.learning_rate import most_steps
 from deme_core.training.settings import TrainingParams
 
+TIMED = PUBLIC["google/ddpm-cifar10-32"]
 LONG_ENOUGH = 1.0  # seconds of a measurement
 FLOAT = 4  # bytes
 MOMENTS = {"adamw": 2 * FLOAT, "adamw_8bit": 2}  # bytes a weight
@@ -76,6 +78,8 @@ class Measured:
     parameters: int
     macs: int
     """Multiply-accumulates of one network call an image."""
+    passes: int
+    """Network calls that an image of a training step costs as much as."""
     pixels: int
     """Bytes of an image, a byte a value."""
     encoded: int
@@ -88,9 +92,9 @@ class Measured:
     """Seconds an image of a training step, the teacher's pass included."""
     sampling: float
     """Seconds an image of one network call."""
-    encoding: float
+    encoding: float = 0.0
     """Seconds an image through the encoder of the VAE; 0 without one."""
-    decoding: float
+    decoding: float = 0.0
     """Seconds an image through its decoder; 0 without one."""
 
     def hours(self, counts: Counts) -> dict[str, float]:
@@ -114,55 +118,100 @@ class Measured:
 
 
 def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> Measured:
-    """Time a training step and a sampling call of the model in the folder `source`.
+    """Time a training step and a sampling call of the model in the folder `source`."""
+    return _measure(read_model(source, best_device()), training, sampler)
+
+
+def estimate(architecture: Architecture, training: TrainingParams, sampler: SamplerParams) -> Measured:
+    """The same of an architecture alone, with random weights, or without any.
+
+    A GPU times them like those of a model. On a CPU a large network would take minutes and many gigabytes, above all in
+    half precision: there all times follow by FLOPs from a call of the small network TIMED in float32, and memory is
+    counted on tensors without content.
+    """
+    if best_device().type == "cuda":
+        return _measure(architecture.model(best_device()), training, sampler)
+    whole, small = architecture.model(META), TIMED.model()
+    macs = {"sampling": (calls := _cost(whole)["macs_per_step"]), "training": calls * passes(training)}
+    if whole.vae is not None:
+        vae, x, z = whole.vae.vae, *(torch.zeros(1, *shape, device=META) for shape in (whole.pixels, whole.shape))
+        macs |= {"encoding": _macs(lambda: vae.encode(x)), "decoding": _macs(lambda: vae.decode(z))}
+    seconds = timed(lambda n: _call(small, n, torch.float32), sampler.block).seconds
+    small.denoiser.to(META)
+    seconds /= _cost(small)["macs_per_step"]
+    with FakeTensorMode():
+        plain = replace(architecture, vae=None).model()
+        activations = _activations(_prepared(plain, training), training)
+    name = f"{_cpu()}, of a small U-Net in float32, at {2e-9 / seconds:.3g} GFLOP/s"
+    return _measured(whole, training, name, activations, {key: value * seconds for key, value in macs.items()})
+
+
+def passes(training: TrainingParams) -> int:
+    """What an image of a training step costs, in network calls: a backward pass costs two."""
+    return 3 + (training.consistency > 0) + training.gradient_checkpointing
+
+
+def _cpu() -> str:
+    return f"CPU, {torch.get_num_threads()} thread(s)"
+
+
+def _measure(model: Model, training: TrainingParams, sampler: SamplerParams) -> Measured:
+    """Run a model, which lies on the device meta afterwards.
 
     Batches grow until a measurement is long enough, up to those of the params: a large network is not run on hundreds
     of images to tell its speed.
     """
-    device = best_device()
-    with TemporaryDirectory() as folder:
-        pipeline = Path(folder) / "pipeline"
-        import_pipeline(source, pipeline)
-        model: Any = load_denoiser(denoiser_dir(pipeline))
-        shape = denoiser_shape(pipeline)
-        condition, pixels = blank_condition(pipeline, 1, torch.device("cpu")), pixel_shape(pipeline, shape)
-        vae = Autoencoder(pipeline, device) if is_text_to_image(pipeline) else None
-    figures = cost([model], shape, condition)
-    model = model.to(device)
-    if training.gradient_checkpointing:
-        model.train().enable_gradient_checkpointing()
+    cuda = model.device.type == "cuda"
+    weights = FLOAT * sum(parameter.numel() for parameter in _prepared(model, training).denoiser.parameters())
+    step = timed(lambda n: _train(model, n, training), training.batch_size)
+    held = (step.peak - weights) * training.batch_size // step.batch  # the gradients are in `state`
+    activations = held if cuda else _activations(model, training)
+    calls = timed(lambda n: _call(model, n, getattr(torch, sampler.dtype)), sampler.block).seconds
+    times = {"training": step.seconds, "sampling": calls}
+    if (vae := model.vae) is not None:
+        images, latents = torch.zeros(sampler.block, *model.pixels), torch.zeros(sampler.block, *model.shape)
+        times["encoding"] = timed(lambda n: vae.moments(images[:n]), sampler.block).seconds
+        times["decoding"] = timed(lambda n: vae.decode(latents[:n]), sampler.block).seconds
+    model.denoiser.to(META)
+    name = torch.cuda.get_device_name() if cuda else _cpu()
+    return _measured(model, training, name, max(0, activations), times)
 
-    def inputs(n: int) -> Inputs:
-        own = {key: value.to(device).expand(n, *value.shape[1:]) for key, value in condition.items()}
-        return torch.randn(n, *shape, device=device), torch.zeros(n, dtype=torch.long, device=device), own
 
-    teacher, weights = training.consistency > 0, FLOAT * figures["parameters"]
-    step = timed(lambda n: _train(model, inputs(n), training.dtype, teacher), training.batch_size)
-    if device.type == "cuda":
-        activations = (step.peak - weights) * training.batch_size // step.batch  # the gradients are in `state`
-    else:
-        activations = _kept(model, inputs(1), training.dtype, training.gradient_checkpointing) * training.batch_size
-    calls = timed(lambda n: _call(model, inputs(n), getattr(torch, sampler.dtype)), sampler.block).seconds
-    encoding = decoding = 0.0
-    if vae is not None:
-        images, latents = torch.zeros(sampler.block, *pixels), torch.zeros(sampler.block, *shape)
-        encoding = timed(lambda n: vae.moments(images[:n]), sampler.block).seconds
-        decoding = timed(lambda n: vae.decode(latents[:n]), sampler.block).seconds
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
+def _measured(
+    model: Model, training: TrainingParams, device: str, activations: int, seconds: Mapping[str, float]
+) -> Measured:
+    """What is counted of a model on the device meta, beside what was measured."""
+    figures, teacher = _cost(model), training.consistency > 0
+    values = 2 + (not training.ema_offload)  # weights and gradients, and their EMA
+    more = MOMENTS[training.optimizer] + teacher * training.dtype.itemsize
     return Measured(
-        device=name,
+        device=device,
         parameters=figures["parameters"],
         macs=figures["macs_per_step"],
-        pixels=prod(pixels),
-        encoded=sum(KEPT.itemsize * (value.numel() + 2 * prod(shape)) for value in condition.values()),
-        state=weights * (2 + (not training.ema_offload))
-        + (MOMENTS[training.optimizer] + teacher * training.dtype.itemsize) * figures["parameters"],
-        activations=max(0, activations),
-        training=step.seconds,
-        sampling=calls,
-        encoding=encoding,
-        decoding=decoding,
+        passes=passes(training),
+        pixels=prod(model.pixels),
+        encoded=sum(KEPT.itemsize * (value.numel() + 2 * prod(model.shape)) for value in model.condition.values()),
+        state=(FLOAT * values + more) * figures["parameters"],
+        activations=activations,
+        **seconds,
     )
+
+
+def _cost(model: Model) -> dict[str, Any]:
+    """Counted on the device meta: of a CPU's fused attention the counter of FLOPs knows nothing."""
+    return cost([model.denoiser], model.shape, {key: value.to(META) for key, value in model.condition.items()})
+
+
+def _macs(call: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        call()
+    return counter.get_total_flops() // 2
+
+
+def _prepared(model: Model, training: TrainingParams) -> Model:
+    if training.gradient_checkpointing:
+        model.denoiser.train().enable_gradient_checkpointing()
+    return model
 
 
 @dataclass(frozen=True)
@@ -206,33 +255,45 @@ def timed(step: Callable[[int], object], most: int) -> Timed:
         n = min(2 * n, most)
 
 
-def _train(model: nn.Module, inputs: Inputs, dtype: torch.dtype, teacher: bool) -> None:
-    x, t, condition = inputs
+def _inputs(model: Model, n: int) -> Inputs:
+    own = {key: value.expand(n, *value.shape[1:]) for key, value in model.condition.items()}
+    return torch.randn(n, *model.shape, device=model.device), torch.zeros(n, dtype=torch.long, device=model.device), own
+
+
+def _train(model: Model, n: int, training: TrainingParams) -> None:
+    (x, t, condition), dtype = _inputs(model, n), training.dtype
     try:
         with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
-            if teacher:
+            if training.consistency > 0:
                 with torch.no_grad():
-                    model(x, t, **condition)
-            loss = model(x, t, **condition).sample.float().square().mean()
+                    model.denoiser(x, t, **condition)
+            loss = model.denoiser(x, t, **condition).sample.float().square().mean()
         loss.backward()
     finally:  # also where memory ended amid the backward pass
-        model.zero_grad()
+        model.denoiser.zero_grad()
 
 
-def _kept(model: nn.Module, inputs: Inputs, dtype: torch.dtype, checkpointing: bool) -> int:
-    """Bytes that a forward pass keeps for its backward pass, the weights themselves left out.
+def _activations(model: Model, training: TrainingParams) -> int:
+    """Bytes that the forward pass of a batch keeps: some for each image, and autocast's copies of weights but once."""
+    one, two = (_kept(model, n, training) for n in (1, 2))
+    return one + (training.batch_size - 1) * (two - one)
+
+
+def _kept(model: Model, n: int, training: TrainingParams) -> int:
+    """Bytes that a forward pass of `n` images keeps for its backward pass, the weights themselves left out.
 
     With gradient checkpointing a pass keeps little, but the backward pass makes what one block keeps anew: the
     largest is counted, as it is without.
     """
-    x, t, condition = inputs
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    (x, t, condition), dtype, unet = _inputs(model, n), training.dtype, model.denoiser
+    # The address of a storage itself, not that of its content: without content that is 0 everywhere.
+    own = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
         return tensor
 
     def forward() -> int:
@@ -241,15 +302,14 @@ def _kept(model: nn.Module, inputs: Inputs, dtype: torch.dtype, checkpointing: b
             torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
             torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32),
         ):
-            loss = model(x, t, **condition).sample.float().square().mean()
+            loss = unet(x, t, **condition).sample.float().square().mean()
         total = sum(kept.values())
         del loss  # until here it kept all of them, so that no two had one address
         return total
 
     total = forward()
-    if not checkpointing:
+    if not training.gradient_checkpointing:
         return total
-    unet: Any = model
     unet.disable_gradient_checkpointing()
     blocks, before = [0], [0]
     hooks = [
@@ -268,7 +328,7 @@ def _kept(model: nn.Module, inputs: Inputs, dtype: torch.dtype, checkpointing: b
 
 
 @torch.inference_mode()
-def _call(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> None:
-    x, t, condition = inputs
+def _call(model: Model, n: int, dtype: torch.dtype) -> None:
+    x, t, condition = _inputs(model, n)
     with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
-        model(x, t, **condition)
+        model.denoiser(x, t, **condition)

@@ -28,7 +28,7 @@ def peak():
 root = Path(sys.argv[1])
 readers = {"a.npz": lambda path: import_statistics(path, 4, root)}
 for name, path in (("folder", "pictures"), ("zip", "a.zip"), ("idx", "idx")):
-    readers[path] = lambda path, name=name: SOURCES[name](
+    readers[path] = lambda path, name=name: SOURCES[name].read(
         DataParams(source=name, path=str(path), size=8, held_out=0.0, unreadable="skip"))
 start = peak()
 for name, read in readers.items():

@@ -42,9 +42,9 @@ def zipped(folder: Path) -> Path:
 
 def test_a_folder_and_an_archive_have_the_captions_of_their_metadata(folder: Path) -> None:
     expected = (("an a",), ("a b", "b"))
-    assert SOURCES["folder"](params("folder", folder)).captions == expected
-    assert SOURCES["zip"](params("zip", zipped(folder))).captions == expected
-    assert SOURCES["folder"](params("folder", folder, captions=None)).captions is None
+    assert SOURCES["folder"].read(params("folder", folder)).captions == expected
+    assert SOURCES["zip"].read(params("zip", zipped(folder))).captions == expected
+    assert SOURCES["folder"].read(params("folder", folder, captions=None)).captions is None
 
 
 def test_a_csv_may_lie_beside_its_images_and_name_one_twice(folder: Path) -> None:
@@ -52,13 +52,13 @@ def test_a_csv_may_lie_beside_its_images_and_name_one_twice(folder: Path) -> Non
     (folder / "metadata.csv").write_text('file_name,title\na.png,"one, two"\na.png,three\n')
     (folder / "b" / "metadata.csv").write_text("file_name,title\nb.png,four\n")
     for source, path in (("folder", folder), ("zip", zipped(folder))):
-        read = SOURCES[source](params(source, path, captions="title"))
+        read = SOURCES[source].read(params(source, path, captions="title"))
         assert read.captions == (("one, two", "three"), ("four",))
 
 
 def test_an_image_that_is_left_out_takes_its_captions_along(folder: Path) -> None:
     (folder / "a.png").write_bytes(b"no image")
-    read = SOURCES["folder"](params("folder", folder, unreadable="skip"))
+    read = SOURCES["folder"].read(params("folder", folder, unreadable="skip"))
     assert read.captions == (("a b", "b"),)
 
 
@@ -68,10 +68,10 @@ def test_parquet_has_the_captions_of_a_column(tmp_path: Path) -> None:
     image = {"bytes": (tmp_path / "a.png").read_bytes(), "path": None}
     table = datasets.Dataset.from_dict({"image": [image] * 2, "text": ["x", "y"]})
     table.cast_column("image", datasets.Image(decode=False)).to_parquet(tmp_path / "t.parquet")
-    read = SOURCES["parquet"](params("parquet", tmp_path / "t.parquet"))
+    read = SOURCES["parquet"].read(params("parquet", tmp_path / "t.parquet"))
     assert read.captions == (("x",), ("y",))
     with pytest.raises(InputError, match=r"data.captions = 'caption': .* has no such column; it has image, text"):
-        SOURCES["parquet"](params("parquet", tmp_path / "t.parquet", captions="caption"))
+        SOURCES["parquet"].read(params("parquet", tmp_path / "t.parquet", captions="caption"))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_images_and_captions_must_belong_together(folder: Path, rows: list[Any],
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for source, path in (("folder", folder), ("zip", zipped(folder))):
         with pytest.raises(InputError, match=message) as error:
-            SOURCES[source](params(source, path))
+            SOURCES[source].read(params(source, path))
         assert "\n" not in str(error.value)
 
 
@@ -111,7 +111,7 @@ def test_no_part_of_a_csv_is_lost(folder: Path, table: str, message: str) -> Non
     (folder / "metadata.csv").write_text(table)
     for source, path in (("folder", folder), ("zip", zipped(folder))):
         with pytest.raises(InputError, match=rf"metadata\.csv: .*{message}") as error:
-            SOURCES[source](params(source, path))
+            SOURCES[source].read(params(source, path))
         assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
@@ -119,7 +119,7 @@ def test_no_part_of_a_csv_is_lost(folder: Path, table: str, message: str) -> Non
 def test_a_caption_that_is_no_text_is_refused(folder: Path, cell: str) -> None:
     (folder / "metadata.jsonl").write_text(f'{{"file_name": "a.png", "text": {cell}}}\n')
     with pytest.raises(InputError, match=r"metadata\.jsonl, \S*a\.png: .* is of type \w+, a caption is a text"):
-        SOURCES["folder"](params("folder", folder))
+        SOURCES["folder"].read(params("folder", folder))
 
 
 @pytest.mark.parametrize(
@@ -133,23 +133,23 @@ def test_a_caption_that_is_no_text_is_refused(folder: Path, cell: str) -> None:
 def test_a_row_that_would_lose_a_caption_is_refused(folder: Path, row: str, message: str) -> None:
     (folder / "metadata.jsonl").write_text(row + "\n")
     with pytest.raises(InputError, match=rf"metadata\.jsonl: cannot be read \(.*{message}"):
-        SOURCES["folder"](params("folder", folder))
+        SOURCES["folder"].read(params("folder", folder))
 
 
 def test_signs_that_some_take_for_the_end_of_a_line_are_part_of_a_caption(folder: Path) -> None:
     rows = [{"file_name": "a.png", "text": "a\u2028b \U0001f600"}, {"file_name": "b/b.png", "text": "c\x85d"}]
     table = "\r\n".join(json.dumps(row, ensure_ascii=k == 0) for k, row in enumerate(rows))
     (folder / "metadata.jsonl").write_text(table, encoding="utf-8")
-    assert SOURCES["folder"](params("folder", folder)).captions == (("a\u2028b \U0001f600",), ("c\x85d",))
+    assert SOURCES["folder"].read(params("folder", folder)).captions == (("a\u2028b \U0001f600",), ("c\x85d",))
 
 
 def test_missing_and_broken_metadata_are_named(folder: Path) -> None:
     (folder / "metadata.jsonl").write_text("{")
     with pytest.raises(InputError, match=r"metadata\.jsonl: cannot be read"):
-        SOURCES["folder"](params("folder", folder))
+        SOURCES["folder"].read(params("folder", folder))
     (folder / "metadata.jsonl").unlink()
     with pytest.raises(InputError, match=r"holds no metadata\.jsonl and no metadata\.csv; .* data\.captions=null"):
-        SOURCES["folder"](params("folder", folder))
+        SOURCES["folder"].read(params("folder", folder))
 
 
 def test_a_split_keeps_images_and_captions_together_on_disk(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from text_to_image import write_stable_diffusion
 
 from deme_core.dag import dag
 from deme_core.data.images import DataParams
-from deme_core.data.sources import SOURCES
+from deme_core.data.sources import SOURCES, Source, read_digits
 from deme_core.errors import InputError
 from deme_core.metrics.clip_score import ClipScoreParams
-from deme_core.metrics.features import EXTRACTORS, FeatureParams
+from deme_core.metrics.features import EXTRACTORS, FeatureParams, Kind
 from deme_core.params import read
-from deme_core.preflight.artefacts import DATA, WEIGHTS, Artefact, artefacts, measure_artefacts, model_folder
+from deme_core.preflight.artefacts import Artefact, artefacts, measure_artefacts, model_folder
 from deme_core.preflight.check import amount, check, fits
 from deme_core.preflight.costs import Counts, measure, timed
 from deme_core.prompts.settings import PromptParams
@@ -66,14 +66,30 @@ def one(found: list[Artefact], kind: str) -> Artefact:
     return artefact
 
 
-def test_every_source_and_every_extractor_can_be_checked() -> None:
-    assert DATA.keys() == SOURCES.keys()
-    assert WEIGHTS.keys() == EXTRACTORS.keys()
+def test_a_source_or_an_extractor_that_is_entered_once_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = Source(read=read_digits, put="put mine there", packages=(("mine", "no_module_of_mine"),))
+    monkeypatch.setitem(SOURCES, "mine", mine)
+    kind = Kind(never, {"side": int}, lambda config: None, ("{folder}/{side}.bin", "make {side} of {folder}"))
+    monkeypatch.setitem(EXTRACTORS, "Mine", kind)
+    (tmp_path / "config.json").write_text('{"_class_name": "Mine", "side": 3}')
+    found = artefacts(data("mine", tmp_path / "x"), pretrain("x/y"), FeatureParams(extractor=str(tmp_path)))[1:]
+    assert [(one.kind, one.name, one.path, one.remedy) for one in found] == [
+        ("data", str(tmp_path / "x"), None, "put mine there"),
+        ("package", "mine", None, "pip install 'deme[real-images]'"),
+        ("extractor", f"{tmp_path}/3.bin", None, f"make 3 of {tmp_path}"),
+    ]
+
+
+def of_source(params: DataParams, folder: Path) -> list[Artefact]:
+    """What the data need, without the model before them and the extractor after."""
+    return artefacts(params, pretrain("x/y"), FeatureParams(extractor=str(folder)))[1:-1]
 
 
 @pytest.mark.parametrize("source", ["idx", "folder", "zip", "parquet"])
 def test_data_on_disk_are_there_with_their_size_or_missing_with_their_place(tmp_path: Path, source: str) -> None:
-    missing = DATA[source](data(source, tmp_path / "nothing"))[0]
+    missing = of_source(data(source, tmp_path / "nothing"), tmp_path)[0]
     assert (missing.path, missing.size) == (None, None)
     assert "there" in missing.remedy
     path = tmp_path / "there"
@@ -82,17 +98,17 @@ def test_data_on_disk_are_there_with_their_size_or_missing_with_their_place(tmp_
         (path / "file").write_bytes(b"12345")
     else:
         path.write_bytes(b"12345")
-    found = DATA[source](data(source, path))[0]
+    found = of_source(data(source, path), tmp_path)[0]
     assert (found.path, found.size) == (path, 5)
 
 
 def test_a_hub_data_set_is_there_when_it_is_in_the_cache(tmp_path: Path, hub: dict[str, Path]) -> None:
     params = replace(data("hub", "owner/images"), revision="abc")
-    missing = one(DATA["hub"](params), "data")
+    missing = one(of_source(params, tmp_path), "data")
     assert (missing.path, missing.remedy) == (None, "hf download --repo-type dataset owner/images --revision abc")
     hub["owner/images"] = tmp_path
-    assert one(DATA["hub"](params), "data").path == tmp_path
-    streamed = one(DATA["hub"](replace(params, path="owner/others", stream=5)), "data")
+    assert one(of_source(params, tmp_path), "data").path == tmp_path
+    streamed = one(of_source(replace(params, path="owner/others", stream=5), tmp_path), "data")
     assert streamed.path is not None and "first 5 images, which the stage data downloads" in streamed.name
 
 

@@ -98,7 +98,7 @@ def source(name: str, file: str, **options: object) -> Reader:
     def read(folder: Path, data: bytes) -> object:
         (folder / file).write_bytes(data)
         given = {"source": name, "path": str(folder if name in ("folder", "idx") else folder / file), "size": 8}
-        return SOURCES[name](DataParams(**{**given, "held_out": 0.0, **options}))
+        return SOURCES[name].read(DataParams(**{**given, "held_out": 0.0, **options}))
 
     return read
 

@@ -1,7 +1,7 @@
-"""The table of data sets: a name -> a function that reads all images. A new data set is one row."""
+"""The table of data sets: a name -> a function that reads all images, and what it needs. A new data set is one row."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,31 +40,49 @@ def read_digits_t2i(params: DataParams) -> Images:
     return Images(torch.from_numpy(np.stack(large))[:, None], digits.labels, captions)
 
 
-# A source that has a test split of its own gives both parts when `data.held_out` is null.
-SOURCES: dict[str, Callable[[DataParams], Images | dict[str, Images]]] = {
-    "digits": read_digits,
-    "digits_t2i": read_digits_t2i,
-    "idx": read_idx,
-    "folder": read_folder,
-    "zip": read_zip,
-    "parquet": read_parquet,
-    "hub": read_hub,
-    NONE: read_none,
-}
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A row of SOURCES; with it goes what `make check` looks for."""
 
-GREY = ("digits", "digits_t2i", "idx")  # sources of one channel, whatever data.grey says
+    read: Callable[[DataParams], Images | dict[str, Images]]
+    """All images; those of a source that has a test split of its own in two parts when `data.held_out` is null."""
+    put: str | None = None
+    """What to put at `data.path`, where that is a path; None: a hub id, or nothing."""
+    comes: str | None = None
+    """What comes with an installation, or what is not needed."""
+    packages: tuple[tuple[str, str], ...] = ()
+    """Optional packages, and the modules that they bring."""
+    grey: bool = False
+    """Whether it has one channel, whatever `data.grey` says."""
+    captions: bool = False
+    """Whether it has captions, whatever `data.captions` says."""
+
+
+DATASETS = (("datasets", "datasets"),)
+DIGITS = "scikit-learn's digits"
+IDX = "put the idx files there; Fashion-MNIST: apt-get install dataset-fashion-mnist"
+SOURCES = {
+    "digits": Source(read=read_digits, comes=DIGITS, grey=True),
+    "digits_t2i": Source(read=read_digits_t2i, comes=DIGITS, grey=True, captions=True),
+    "idx": Source(read=read_idx, put=IDX, grey=True),
+    "folder": Source(read=read_folder, put="put the images there"),
+    "zip": Source(read=read_zip, put="put the archive there"),
+    "parquet": Source(read=read_parquet, put="put the parquet file(s) there", packages=DATASETS),
+    "hub": Source(read=read_hub, packages=DATASETS),
+    NONE: Source(read=read_none, comes="no images"),
+}
 
 
 def image_shape(params: DataParams) -> tuple[int, int, int] | None:
     """(C, H, W) of the images that `params` name; None where there are none."""
     if params.source == NONE:
         return None
-    return 1 if params.grey or params.source in GREY else 3, params.size, params.size
+    return 1 if params.grey or SOURCES[params.source].grey else 3, params.size, params.size
 
 
 def has_captions(params: DataParams) -> bool:
     """Whether the images that `params` name have captions."""
-    return params.captions is not None or params.source == "digits_t2i"
+    return params.captions is not None or SOURCES[params.source].captions
 
 
 def read_parts(params: DataParams) -> dict[str, Images]:
@@ -75,7 +93,7 @@ def read_parts(params: DataParams) -> dict[str, Images]:
     """
     if params.source not in SOURCES:
         raise InputError(f"params: data.source = {params.source!r}: known sources are {', '.join(SOURCES)}")
-    images = SOURCES[params.source](params)
+    images = SOURCES[params.source].read(params)
     if isinstance(images, dict):
         train, heldout = images["train"], images["heldout"]
     elif params.held_out is None:

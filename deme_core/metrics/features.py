@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ class Kind:
     """Of its config.json."""
     features: Callable[[dict[str, Any]], int | None]
     """config.json -> D, as far as files on this machine say it."""
+    weights: tuple[str, str] | None = None
+    """For `make check`: their file, and how to get it, with {folder} and the keys of the config in braces. None: there
+    are none, or they are those of the published model that the key `source` names."""
+    packages: tuple[tuple[str, str], ...] = ()
+    """Optional packages, and the modules that they bring."""
 
 
 def _published(file: str, *keys: str) -> Callable[[dict[str, Any]], int | None]:
@@ -106,19 +112,31 @@ def _published(file: str, *keys: str) -> Callable[[dict[str, Any]], int | None]:
     return features
 
 
+def _small(network: type[nn.Module]) -> Kind:
+    """The row of a small network: the arguments without a default are keys of its config.json."""
+    arguments = signature(network).parameters.values()
+    keys: Kinds = {one.name: int for one in arguments if one.default is one.empty}
+    weights = "{folder}/model.safetensors", "python zoo/train_features.py {folder}"
+    return Kind(load_network, keys, lambda config: config["width"], weights)
+
+
 PUBLISHED: Kinds = {"source": str, "revision": str | None}
-CLASSIFIER, SIZED = {"channels": int, "width": int, "classes": int}, {"channels": int, "size": int, "width": int}
+INCEPTION = (
+    "{weights}",
+    "put it there, or python -c \"from deme_core.metrics.features import load_extractor as f; f('{folder}')\"",
+)
 EXTRACTORS = {
-    "SmallClassifier": Kind(load_network, CLASSIFIER, lambda config: config["width"]),
-    "PlaceClassifier": Kind(load_network, CLASSIFIER | SIZED, lambda config: config["width"]),
-    "DenseClassifier": Kind(load_network, CLASSIFIER | SIZED, lambda config: config["width"]),
-    "DenseAutoencoder": Kind(load_network, SIZED, lambda config: config["width"]),
-    "ConvolutionalAutoencoder": Kind(load_network, SIZED, lambda config: config["width"]),
+    **{name: _small(network) for name, network in NETWORKS.items()},
     "Pixels": Kind(load_pixels, {"side": int}, lambda config: None),
-    "Inception": Kind(load_inception, {"resize": str, "weights": str}, lambda config: 2048),
-    "CLIP": Kind(load_clip, PUBLISHED, _published(CONFIG, "model_cfg", "embed_dim")),
+    "Inception": Kind(
+        load_inception, {"resize": str, "weights": str}, lambda config: 2048, INCEPTION, (("clean-fid", "cleanfid"),)
+    ),
+    "CLIP": Kind(
+        load_clip, PUBLISHED, _published(CONFIG, "model_cfg", "embed_dim"),
+        packages=(("open_clip_torch", "open_clip"), ("torchvision", "torchvision")),
+    ),
     "DINOv2": Kind(load_dinov2, PUBLISHED, _published("config.json", "hidden_size")),
-}
+}  # fmt: skip
 
 
 def load_extractor(source: str) -> Extractor:

@@ -3,20 +3,19 @@
 Nothing here reaches for the network, so that a machine without one gets the same answer.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from deme_core.data.images import DataParams
 from deme_core.data.no_images import NONE
+from deme_core.data.sources import SOURCES
 from deme_core.errors import InputError
 from deme_core.hub_layouts import find_layout
 from deme_core.inputs import is_hub_model, no_such
 from deme_core.metrics.clip_score import ClipScoreParams
-from deme_core.metrics.features import FeatureParams, read_config
-from deme_core.metrics.networks import NETWORKS
+from deme_core.metrics.features import EXTRACTORS, FeatureParams, read_config
 from deme_core.metrics.open_clip_models import hub_id
 from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import check, read
@@ -55,8 +54,8 @@ def artefacts(
     prompts: Mapping[str, PromptParams] | None = None, extractors: Sequence[str] = (),
 ) -> list[Artefact]:  # fmt: skip
     """Everything that these params name; `extractors` are those of the search beside that of `features`."""
-    check(data.source in DATA, "data.source", data.source, f"known sources are {', '.join(DATA)}")
-    found = [_model(pretrain), *DATA[data.source](data)]
+    check(data.source in SOURCES, "data.source", data.source, f"known sources are {', '.join(SOURCES)}")
+    found = [_model(pretrain), *_data(data)]
     names = () if data.source == NONE else (features.extractor, *extractors)
     found += [one for name in names for one in _extractor(name)]
     found += [
@@ -118,33 +117,23 @@ def _package(name: str, module: str, remedy: str = EXTRA) -> Artefact:
     return Artefact("package", name, Path() if find_spec(module) else None, remedy)
 
 
-def _on_disk(remedy: str) -> Callable[[DataParams], list[Artefact]]:
-    return lambda params: [_file("data", params.path, remedy)]
+def _data(params: DataParams) -> list[Artefact]:
+    source = SOURCES[params.source]
+    if source.comes is not None:
+        images = Artefact("data", source.comes, Path(), "nothing is to be done")
+    elif source.put is not None:
+        images = _file("data", params.path, source.put)
+    else:
+        images = _of_hub(params)
+    return [images, *(_package(*package) for package in source.packages)]
 
 
-def _parquet(params: DataParams) -> list[Artefact]:
-    return [_file("data", params.path, "put the parquet file(s) there"), _package("datasets", "datasets")]
-
-
-def _hub(params: DataParams) -> list[Artefact]:
+def _of_hub(params: DataParams) -> Artefact:
     if params.stream is not None:
         name = f"{params.path}, the first {params.stream:,} images, which the stage data downloads"
-        return [Artefact("data", name, Path(), "streamed"), _package("datasets", "datasets")]
+        return Artefact("data", name, Path(), "streamed")
     remedy = _download(f"--repo-type dataset {params.path}", params.revision)
-    cached = _cached(params.path or "", params.revision, repo_type="dataset")
-    return [Artefact("data", str(params.path), cached, remedy), _package("datasets", "datasets")]
-
-
-DATA: dict[str, Callable[[DataParams], list[Artefact]]] = {
-    "digits": lambda params: [Artefact("data", "scikit-learn's digits", Path(), "comes with scikit-learn")],
-    NONE: lambda params: [Artefact("data", "no images", Path(), "none are needed")],
-    "digits_t2i": lambda params: [Artefact("data", "scikit-learn's digits", Path(), "comes with scikit-learn")],
-    "idx": _on_disk("put the idx files there; Fashion-MNIST: apt-get install dataset-fashion-mnist"),
-    "folder": _on_disk("put the images there"),
-    "zip": _on_disk("put the archive there"),
-    "parquet": _parquet,
-    "hub": _hub,
-}
+    return Artefact("data", str(params.path), _cached(params.path or "", params.revision, "dataset"), remedy)
 
 
 def _extractor(source: str) -> list[Artefact]:
@@ -154,37 +143,14 @@ def _extractor(source: str) -> list[Artefact]:
         config = read_config(Path(source))
     except InputError as error:
         return [Artefact("extractor", source, None, str(error))]
-    return WEIGHTS[config["_class_name"]](Path(source), config)
-
-
-def _network(folder: Path, config: dict[str, Any]) -> list[Artefact]:
-    return [_file("extractor", f"{folder}/model.safetensors", f"python zoo/train_features.py {folder}")]
-
-
-def _inception(folder: Path, config: dict[str, Any]) -> list[Artefact]:
-    load = f"""python -c "from deme_core.metrics.features import load_extractor as f; f('{folder}')\""""
-    return [_file("extractor", config["weights"], f"put it there, or {load}"), _package("clean-fid", "cleanfid")]
-
-
-def _published(*packages: tuple[str, str]) -> Callable[[Path, dict[str, Any]], list[Artefact]]:
-    def found(folder: Path, config: dict[str, Any]) -> list[Artefact]:
-        source, revision = config["source"], config.get("revision")
-        path = Path(source) if Path(source).is_dir() else _cached(source, revision)
-        return [
-            Artefact("extractor", source, path, _download(source, revision)),
-            *(_package(*package) for package in packages),
-        ]
-
-    return found
-
-
-WEIGHTS: dict[str, Callable[[Path, dict[str, Any]], list[Artefact]]] = {
-    **dict.fromkeys(NETWORKS, _network),
-    "Pixels": lambda folder, config: [],
-    "Inception": _inception,
-    "CLIP": _published(("open_clip_torch", "open_clip"), ("torchvision", "torchvision")),
-    "DINOv2": _published(),
-}
+    kind, found = EXTRACTORS[config["_class_name"]], []
+    if kind.weights is not None:
+        file, remedy = (text.format(folder=source, **config) for text in kind.weights)
+        found = [_file("extractor", file, remedy)]
+    elif (name := config.get("source")) is not None:
+        path = Path(name) if Path(name).is_dir() else _cached(name, config.get("revision"))
+        found = [Artefact("extractor", name, path, _download(name, config.get("revision")))]
+    return [*found, *(_package(*package) for package in kind.packages)]
 
 
 def judge_artefacts(judges: JudgeParams) -> list[Artefact]:

@@ -66,8 +66,8 @@ LARGE = Architecture({
     "down_block_types": (*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4),
 })  # fmt: skip
-# Rombach et al. 2022 (arXiv 2112.10752): v1-inference.yaml of github.com/CompVis/stable-diffusion; names as CompVis/stable-diffusion-v1-4 has them (unet, vae and text_encoder, config.json). The text encoder is that of
-# openai/clip-vit-large-patch14.
+# Rombach et al. 2022 (arXiv 2112.10752): v1-inference.yaml of github.com/CompVis/stable-diffusion, under the names of
+# CompVis/stable-diffusion-v1-4 (unet, vae and text_encoder, config.json). The text encoder is that of CLIP ViT-L/14.
 STABLE_DIFFUSION_1 = Architecture(
     {
         "_class_name": "UNet2DConditionModel", "sample_size": 64, "in_channels": 4, "out_channels": 4,

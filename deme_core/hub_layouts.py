@@ -18,7 +18,7 @@ import torch
 from deme_core.checkpoints import CLASS, PICKLES, WEIGHTS, config_shape, denoiser_dir, read_noise_schedule
 from deme_core.components import check_components, read_index
 from deme_core.errors import InputError
-from deme_core.inputs import is_hub_model, no_such
+from deme_core.inputs import is_hub_model
 from deme_core.json_files import read_json
 from deme_core.tensor_files import INDEX, Tensors
 from deme_core.tensors import read_tensors, write_tensors
@@ -45,7 +45,7 @@ def resolve_source(source: str, revision: str | None) -> Path:
     if not is_hub_model(source):
         raise InputError(
             f"params: pretrain_load.source = {source!r}: no such directory; give a diffusers pipeline directory,"
-            f" a hub id 'owner/name', or 'train'{': ' + no_such(source) if source.startswith('~') else ''}"
+            " a hub id 'owner/name', or 'train'"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

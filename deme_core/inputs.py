@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from deme_core.errors import InputError
-from deme_core.paths import fixed, local
+from deme_core.paths import at_home, fixed
 
 UNCHANGING = "data/params.checked"
 PROMPTS = "data/prompts"  # what the stages prompts write
 OF_THE_RUN = Path("data/reference")  # features of the run's own images
+READ = ("data", "reference", "pretrain_load", "early", "clip_score", "merge_search", "sample", "prompts", "judges")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+){0,2}", re.ASCII)
 OF_A_PIPELINE = ("model_index.json", "scheduler/scheduler_config.json", "scheduler_config.json")
 
@@ -24,6 +25,8 @@ def inputs(params: Mapping[str, Any], root: Path = Path()) -> dict[str, Any]:
 
     Returns:
         data: what the stage data reads.
+        extractor: the features of all images.
+        judges: their group.
         statistics: what reference reads, beside the data.
         base: what pretrain_load reads.
         early: what direction@early reads.
@@ -34,6 +37,7 @@ def inputs(params: Mapping[str, Any], root: Path = Path()) -> dict[str, Any]:
             its extractors beside that of `reference`.
         sample_prompts: the texts of sample.
     """
+    params = {name: at_home(params[name]) for name in READ if name in params}  # DVC knows no ~
     load, search, score = params["pretrain_load"]["source"], params["merge_search"], params["clip_score"]
     base = UNCHANGING if load == "train" else _pipeline(_model(load, root), root)
     clip = UNCHANGING if score.get("pretrained", True) else _model(score["model"], root)
@@ -41,6 +45,8 @@ def inputs(params: Mapping[str, Any], root: Path = Path()) -> dict[str, Any]:
     extractors = search.get("extractors") or ()
     return {
         "data": _data(params["data"], root),
+        "extractor": params["reference"]["extractor"],
+        "judges": params["judges"]["folder"],
         "statistics": params["reference"].get("statistics") or UNCHANGING,
         "base": base,
         "early": _pipeline(early, root) if (early := (params.get("early") or {}).get("source")) else UNCHANGING,
@@ -70,7 +76,7 @@ def check_paths(params: Mapping[str, Any]) -> None:
     found = inputs(params)
     named = [
         ("data.path", params["data"].get("path"), found["data"]),
-        ("reference.extractor", params["reference"]["extractor"], params["reference"]["extractor"]),
+        ("reference.extractor", params["reference"]["extractor"], found["extractor"]),
         ("reference.statistics", params["reference"].get("statistics"), found["statistics"]),
         ("pretrain_load.source", params["pretrain_load"]["source"], found["base"]),
         ("clip_score.model", params["clip_score"]["model"], found["clip"] if found["prompts"] else UNCHANGING),
@@ -87,8 +93,6 @@ def check_paths(params: Mapping[str, Any]) -> None:
 
 def no_such(path: str) -> str:
     """What a message says of a path where nothing lies, with the remedy."""
-    if path.startswith("~"):
-        return f"~ is no home folder here, since DVC looks at paths as they stand; write {Path(path).expanduser()}"
     return (
         f"no such file or folder in {Path.cwd()}; `dvc exp run --queue` and `--temp` work in a copy of what git tracks,"
         " where all else needs an absolute path"
@@ -100,7 +104,7 @@ def _data(data: Mapping[str, Any], root: Path) -> str:
         return UNCHANGING
     if data["source"] == "hub":  # whose data sets may be without an owner
         return UNCHANGING if is_hub_id(path, root) else path
-    own = local(path)
+    own = Path(path)
     return str(own if (root / own).exists() else fixed(own))  # of a pattern the folder
 
 
@@ -134,6 +138,6 @@ def _prompts(own: Mapping[str, Any]) -> dict[str, str]:
     reference = own.get("reference") or UNCHANGING
     of_the_run = OF_THE_RUN in Path(reference).parents
     return {
-        "path": str(local(own["path"])) if own.get("path") else UNCHANGING,
+        "path": str(Path(own["path"])) if own.get("path") else UNCHANGING,
         "reference": UNCHANGING if of_the_run else reference,
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deme_core.errors import InputError
+from deme_core.paths import at_home
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ def read(path: str | Path = "params.yaml") -> dict[str, Any]:
 
 
 def section(params: dict[str, Any], name: str, cls: type[T]) -> T:
-    """Parse `params[name]` as `cls`; a key may be left out where its field has a default.
+    """Parse `params[name]` as `cls`; a key may be left out where its field has a default, and `~` is a home folder.
 
     Raises:
         InputError: the section or a key is missing or unknown (the valid ones are named), a value has
@@ -36,7 +37,7 @@ def section(params: dict[str, Any], name: str, cls: type[T]) -> T:
     """
     if name not in params:
         raise InputError(f"params: section '{name}' is missing; present are {', '.join(sorted(params))}")
-    return typing.cast(T, _parse(cls, params[name], name))
+    return typing.cast(T, _parse(cls, at_home(params[name]), name))
 
 
 def check(condition: bool, key: str, value: Any, rule: str) -> None:

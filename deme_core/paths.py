@@ -1,16 +1,25 @@
 """What a path among the params names: a file or folder of this machine, or several by a pattern."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 WILD = frozenset("*?[")
 
 
-def local(path: str) -> Path:
-    """A path whose `~` is the home of its user; where there is no such user it stays as it is."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
+def at_home(value: Any) -> Any:
+    """A param, or a section of them, whose paths name the home of a user in the place of `~`.
+
+    What starts with `~` is a path: no param of another kind does. Where there is no such user it stays as it is.
+    """
+    if isinstance(value, str) and value.startswith("~"):
+        try:
+            return str(Path(value).expanduser())
+        except RuntimeError:
+            return value
+    if isinstance(value, Mapping):
+        return {key: at_home(own) for key, own in value.items()}
+    return [at_home(own) for own in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def matches(path: str | None) -> list[Path]:
@@ -20,7 +29,7 @@ def matches(path: str | None) -> list[Path]:
     """
     if not path:
         return []
-    whole = local(path)
+    whole = Path(path)
     if whole.exists() or not WILD & set(str(whole)):
         return [whole] if whole.exists() else []
     above = fixed(whole)

@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from deme_core.dag import dag
 from deme_core.inputs import inputs
+from deme_core.paths import at_home
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def _dag(N: int, baselines: Any, prompts: Any, draws: int, directions: Any) -> DictConfig:
-    references = {name: own.get("reference") for name, own in prompts.items()}
+    references = {name: at_home(own.get("reference")) for name, own in prompts.items()}
     return DictConfig(dag(int(N), list(baselines), references, int(draws), list(directions)))
 
 

@@ -12,6 +12,7 @@ import pytest
 from image_files import encoded, noise, read, write_folder, write_zip
 
 from deme_core.errors import InputError
+from deme_core.paths import at_home
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -170,4 +171,4 @@ def test_parquet_files_are_found_by_folder_by_pattern_and_by_odd_names(
         (tmp_path / "my sets" / name).parent.mkdir(parents=True)
         write_table(tmp_path / "my sets" / name, image=[encoded(noise(8, 8))])
     for path, count in (("a", 1), ("*/*.parquet", 2), ("b/1 [x].parquet", 1), ("*", 2), ("**/*.parquet", 2)):
-        assert len(read("parquet", f"~/my sets/{path}")) == count, path
+        assert len(read("parquet", at_home(f"~/my sets/{path}"))) == count, path

@@ -19,7 +19,7 @@ from deme_core.errors import InputError
 from deme_core.inputs import inputs
 from deme_core.metrics.__main__ import squares
 from deme_core.params import read as read_params
-from deme_core.paths import matches
+from deme_core.paths import at_home, matches
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -246,10 +246,10 @@ def test_a_name_with_odd_signs_is_a_name(tmp_path: Path, name: str, monkeypatch:
     write_folder(tmp_path / name, {"a.png": encoded(noise(8, 8))})
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(read("folder", tmp_path / name)) == 1
-    assert len(read("folder", f"~/{name}")) == 1
+    assert len(read("folder", at_home(f"~/{name}"))) == 1
     params = read_params(Path(__file__).parents[1] / "params.yaml")
     params["data"] |= {"source": "folder", "path": f"~/{name}"}
     assert inputs(params)["data"] == str(tmp_path / name)  # DVC knows no ~
     params["data"] |= {"path": f"~/{name}/*.png"}
     assert name in ("set [1]", "what?") or inputs(params)["data"] == str(tmp_path / name)
-    assert matches(f"~nobody-of-this-name/{name}") == []
+    assert matches(at_home(f"~nobody-of-this-name/{name}")) == []

@@ -5,6 +5,7 @@ asked after an edit whose deps have changed.
 """
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,8 +19,18 @@ from dvc.repo import Repo
 from hub_files import write_flat
 
 from deme_core.dag import dag
+from deme_core.data.images import DataParams
 from deme_core.hub_layouts import find_layout
 from deme_core.inputs import UNCHANGING, inputs
+from deme_core.merging.untrained import EarlyParams
+from deme_core.metrics.clip_score import ClipScoreParams
+from deme_core.metrics.features import FeatureParams
+from deme_core.metrics.verdict import JudgeParams
+from deme_core.params import section as section_of
+from deme_core.prompts.settings import PromptParams
+from deme_core.prompts.table import prompt_params
+from deme_core.search.settings import SearchParams
+from deme_core.training.scratch import PretrainParams
 
 BASELINES = ["soup_greedy"]  # brings a second search
 MODELS, SAMPLED = (tuple(dag(1, BASELINES)[name]) for name in ("models", "sampled"))
@@ -164,6 +175,8 @@ def test_without_prompts_and_with_all_from_the_hub_there_is_nothing_to_look_at(e
     params = params_with(hub)
     assert params["inputs"].pop("prompts") == {}
     assert params["inputs"].pop("validate") == "stages/validate.py"
+    for name in ("extractor", "judges"):
+        del params["inputs"][name]  # always of this machine
     assert set(params["inputs"].values()) == {UNCHANGING}
     params["inputs"] = inputs(params)
     changed_by = workspace(params)
@@ -205,7 +218,6 @@ def test_folders_outside_the_repository(
         ({"pretrain_load": {"source": "zoo/nothing-yet"}}, "base", "zoo/nothing-yet"),
         ({"pretrain_load": {"source": "./owner/name"}}, "base", "./owner/name"),
         ({"pretrain_load": {"source": "../name"}}, "base", "../name"),
-        ({"pretrain_load": {"source": "~/name"}}, "base", "~/name"),  # a folder of that name, as for every stage
         ({"pretrain_load": {"source": "here"}}, "base", "here"),
         ({"pretrain_load": {"source": "here/too"}}, "base", "here/too"),
         ({"clip_score": {"model": "here/too", "pretrained": None}}, "clip", "here/too"),
@@ -221,6 +233,44 @@ def test_what_dvc_looks_at(empty_folder: Path, changes: dict[str, Any], key: str
     (empty_folder / "train").mkdir()
     assert params_with(changes)["inputs"][key] == expected
     assert params_with(changes, empty_folder)["inputs"] == params_with(changes)["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "cls", "found"),
+    [
+        ("data", "path", DataParams, "data"),
+        ("pretrain_load", "source", PretrainParams, "base"),
+        ("early", "source", EarlyParams, "early"),
+        ("reference", "extractor", FeatureParams, "extractor"),
+        ("reference", "statistics", FeatureParams, "statistics"),
+        ("judges", "folder", JudgeParams, "judges"),
+        ("judges", "development", JudgeParams, None),
+        ("clip_score", "model", ClipScoreParams, "clip"),
+        ("merge_search", "extractors", SearchParams, "search_extractors"),
+        ("own", "path", PromptParams, "prompts"),
+        ("own", "reference", PromptParams, "prompts"),
+    ],
+)
+def test_every_path_may_start_at_home(
+    empty_folder: Path, section: str, key: str, cls: type, found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage and DVC look at the same place, which is no folder called ~."""
+    monkeypatch.setenv("HOME", str(empty_folder))
+    value: Any = ["~/mine"] if key == "extractors" else "~/mine"
+    own: dict[str, Any] = {key: value} | ({"source": "folder"} if section == "data" else {})
+    if cls is PromptParams:
+        own = {"prompts": {"own": {"source": "file", "path": "x"} | own}}
+    else:
+        own = {section: own | ({"pretrained": None} if section == "clip_score" else {})}
+    params = params_with(own)
+    place = str(empty_folder / "mine")
+    parsed = prompt_params(params)["own"] if cls is PromptParams else section_of(params, section, cls)
+    assert getattr(parsed, key) in (place, (place,))
+    if found == "prompts":
+        assert params["inputs"]["prompts"]["own"][key] == place
+    elif found is not None:
+        assert params["inputs"][found] == place
+    assert not any(text.startswith("~") for text in re.findall(r"'([^']*)'", str(params["inputs"])))
 
 
 @pytest.mark.parametrize("layout", ["pipeline", "flat", "inside", "scheduler beside"])

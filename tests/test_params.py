@@ -185,7 +185,7 @@ def test_a_section_that_was_added_for_a_key_is_told_the_key(monkeypatch: pytest.
         (["pretrain_load.source=./base"], "pretrain_load.source = './base': no such"),
         (["pretrain_load.source=base"], "pretrain_load.source = 'base': no such"),
         (["pretrain_load.source=zoo/base"], "pretrain_load.source = 'zoo/base': no such"),
-        (["pretrain_load.source='~/base'"], "pretrain_load.source = '~/base': ~ is no home folder here, {home}"),
+        (["pretrain_load.source='~/base'"], "pretrain_load.source = '~/base': no such"),
         (["+prompts.a={source: file, path: a.txt}"], "prompts.a.path = 'a.txt': no such"),
         (["data.held_out=0", "gate.must_win=ignore", "calibrate.value=1", "calibrate.source=x",
           "calibrate.metric=frechet_heldout"],
@@ -197,8 +197,7 @@ def test_a_section_that_was_added_for_a_key_is_told_the_key(monkeypatch: pytest.
 def test_validate_refuses_what_is_not_there(
     overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    home = f"since DVC looks at paths as they stand; write {Path.home()}/base"
     with pytest.raises(SystemExit) as stopped:
         validate(composed(*overrides, monkeypatch=monkeypatch), tmp_path, monkeypatch)
-    assert f"error: params: {message.format(cwd=tmp_path, home=home)}" in str(stopped.value.code)
+    assert f"error: params: {message.format(cwd=tmp_path)}" in str(stopped.value.code)
     assert "\n" not in str(stopped.value.code)

@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 from deme_core.data.digit_captions import PLAIN, WORDS
 from deme_core.data.images import Images, save_part
 from deme_core.errors import InputError
+from deme_core.paths import at_home
 from deme_core.prompts.saved import search_prompts
 from deme_core.prompts.settings import PromptParams, Prompts
 from deme_core.prompts.table import SOURCES, load_prompts, prompt_params
@@ -152,7 +153,7 @@ def test_images_without_a_caption_are_left_out_aloud(tmp_path: Path, capsys: pyt
 def test_the_home_of_a_user_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     written(tmp_path / "mine.txt", "a\n")
-    assert texts("file", "~/mine.txt") == ("a",)
+    assert texts("file", at_home("~/mine.txt")) == ("a",)
 
 
 def test_parti_prompts_keep_their_quotation_marks(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from deme_core.data.images import DataParams, Images
 from deme_core.data.walk import walk
 from deme_core.errors import InputError
 from deme_core.naming import named
-from deme_core.paths import local, matches
+from deme_core.paths import matches
 from deme_core.zip_files import entries, open_zip, read_entry
 
 Files = dict[str, Callable[[int], bytes]]
@@ -33,7 +33,7 @@ def folder_files(path: str | None) -> tuple[Files, list[str]]:
         InputError: there is none.
     """
     found = matches(path)
-    exact = found == [local(str(path))]
+    exact = found == [Path(str(path))]
     if not found or (exact and found[0].is_file()):
         raise InputError(
             f"params: data.path = {path!r}: source 'folder' needs an existing folder of images, or a pattern as"

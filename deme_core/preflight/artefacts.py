@@ -13,7 +13,7 @@ from deme_core.data.no_images import NONE
 from deme_core.data.sources import SOURCES
 from deme_core.errors import InputError
 from deme_core.hub_layouts import find_layout
-from deme_core.inputs import is_hub_model, no_such
+from deme_core.inputs import is_hub_model
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import EXTRACTORS, FeatureParams, read_config
 from deme_core.metrics.open_clip_models import hub_id
@@ -102,9 +102,7 @@ def _model(params: PretrainParams) -> Artefact:
             find_layout(place)
         except InputError as error:  # it is there, and broken
             remedy = str(error)
-    elif not is_hub_model(source):
-        remedy = no_such(source) if source.startswith("~") else remedy
-    else:
+    elif is_hub_model(source):
         remedy += f", or {_download('/'.join(source.split('/')[:2]), params.revision)}"
     return Artefact("model", source, model_folder(params), remedy)
 

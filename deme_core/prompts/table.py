@@ -6,7 +6,6 @@ from typing import Any
 
 from deme_core.errors import InputError
 from deme_core.params import section
-from deme_core.paths import local
 from deme_core.prompts.captions import read_heldout
 from deme_core.prompts.coco import read_coco
 from deme_core.prompts.imagenet import read_class_names
@@ -39,7 +38,7 @@ def load_prompts(name: str, params: PromptParams) -> Prompts:
     """
     if params.source not in SOURCES:
         raise InputError(f"params: prompts.{name}.source = {params.source!r}: known are {', '.join(SOURCES)}")
-    texts = SOURCES[params.source](local(params.path))
+    texts = SOURCES[params.source](Path(params.path))
     if not texts:
         raise InputError(f"{params.path}: holds no prompt")
     if params.count is not None and len(texts) < params.count:

@@ -6,7 +6,7 @@
 import argparse
 from pathlib import Path
 
-from deme_core.checkpoints import denoiser_dir, train_timesteps
+from deme_core.checkpoints import denoiser_dir, load_noise_schedule, train_timesteps
 from deme_core.dag import LOSS_EQUIVALENT
 from deme_core.data.examples import load_examples
 from deme_core.merging.task_vectors import write_task_vectors
@@ -15,8 +15,8 @@ from deme_core.processes import by_main
 from deme_core.search.result import SearchResult
 from deme_core.stage import run, run_params
 from deme_core.timesteps import TimestepRanges
-from deme_core.training.baselines import BaselineParams, finetune_baseline
-from deme_core.training.finetune import ended, write_curves
+from deme_core.training.baselines import BaselineParams, baseline_jobs
+from deme_core.training.finetune import ended, expert_job, finetune_each, write_curves
 from deme_core.training.settings import TrainingParams
 
 
@@ -31,19 +31,13 @@ def main() -> str:
     args = parser.parse_args()
     params = read()
     top = run_params(params)
-    curves = finetune_baseline(
-        args.baseline,
-        args.pretrained,
-        load_examples(args.examples, "train"),
-        TimestepRanges.of(top.N, train_timesteps(args.pretrained), top.boundaries),
-        top.p,
-        section(params, "finetune_range", TrainingParams),
-        section(params, "finetune_baseline", BaselineParams),
-        args.out,
-        seed=top.seed,
-        validation=load_examples(args.examples, "validation"),
-        merge_weights=SearchResult.read(args.search).weights if args.baseline == LOSS_EQUIVALENT else None,
-    )
+    ranges = TimestepRanges.of(top.N, train_timesteps(args.pretrained), top.boundaries)
+    expert = expert_job(ranges, 1, top.p, section(params, "finetune_range", TrainingParams), top.seed)
+    weights = SearchResult.read(args.search).weights if args.baseline == LOSS_EQUIVALENT else None
+    special = section(params, "finetune_baseline", BaselineParams)
+    jobs = baseline_jobs(args.baseline, expert, load_noise_schedule(args.pretrained), special, weights)
+    train, validation = (load_examples(args.examples, part) for part in ("train", "validation"))
+    curves = finetune_each(jobs, args.pretrained, train, args.out, validation)
     by_main(lambda: write_task_vectors(denoiser_dir(args.pretrained), args.out, len(curves)))
     by_main(lambda: write_curves(curves, args.curve))
     return f"{args.baseline}: {ended(curves)} -> {args.out}"

@@ -6,15 +6,16 @@
 import argparse
 from pathlib import Path
 
-from deme_core.checkpoints import denoiser_dir
+from deme_core.checkpoints import denoiser_dir, train_timesteps
 from deme_core.data.examples import load_examples
 from deme_core.merging.task_vectors import write_task_vectors
 from deme_core.params import read, section
 from deme_core.processes import by_main
 from deme_core.sampling.settings import OwnParams
 from deme_core.stage import run, run_params
-from deme_core.training.finetune import ended, write_curves
-from deme_core.training.own_samples import finetune_own
+from deme_core.timesteps import TimestepRanges
+from deme_core.training.finetune import ended, finetune_each, write_curves
+from deme_core.training.own_samples import PARTS, own_jobs
 from deme_core.training.settings import TrainingParams
 
 
@@ -27,16 +28,10 @@ def main() -> str:
     args = parser.parse_args()
     params = read()
     top = run_params(params)
-    curves = finetune_own(
-        args.pretrained,
-        load_examples(args.own / "examples", "train"),
-        section(params, "own_samples", OwnParams).ranges,
-        top.p,
-        section(params, "finetune_range", TrainingParams),
-        args.out,
-        seed=top.seed,
-        validation=load_examples(args.own / "examples", "validation"),
-    )
+    ranges = TimestepRanges.equal(section(params, "own_samples", OwnParams).ranges, train_timesteps(args.pretrained))
+    jobs = own_jobs(ranges, top.p, section(params, "finetune_range", TrainingParams), top.seed)
+    train, validation = (load_examples(args.own / "examples", part) for part in PARTS)
+    curves = finetune_each(jobs, args.pretrained, train, args.out, validation)
     by_main(lambda: write_task_vectors(denoiser_dir(args.pretrained), args.out, len(curves)))
     by_main(lambda: write_curves(curves, args.curve))
     return f"on own samples: {ended(curves)} -> {args.out}"

@@ -11,7 +11,7 @@ from deme_core.params import read, section
 from deme_core.processes import by_main
 from deme_core.stage import run, run_params
 from deme_core.timesteps import TimestepRanges
-from deme_core.training.finetune import ended, finetune_range
+from deme_core.training.finetune import ended, expert_job, finetune
 from deme_core.training.settings import TrainingParams
 
 
@@ -25,17 +25,10 @@ def main() -> str:
     args = parser.parse_args()
     params = read()
     top = run_params(params)
-    curve = finetune_range(
-        args.pretrained,
-        load_examples(args.examples, "train"),
-        TimestepRanges.of(top.N, train_timesteps(args.pretrained), top.boundaries),
-        args.range,
-        top.p,
-        section(params, "finetune_range", TrainingParams),
-        args.out,
-        seed=top.seed,
-        validation=load_examples(args.examples, "validation"),
-    )
+    ranges = TimestepRanges.of(top.N, train_timesteps(args.pretrained), top.boundaries)
+    job = expert_job(ranges, args.range, top.p, section(params, "finetune_range", TrainingParams), top.seed)
+    train, validation = (load_examples(args.examples, part) for part in ("train", "validation"))
+    curve = finetune(job, args.pretrained, train, args.out, validation)
     args.curve.parent.mkdir(parents=True, exist_ok=True)
     by_main(lambda: pd.DataFrame(curve).to_csv(args.curve, index=False))
     return f"range {args.range} of {top.N}: {ended([curve])} -> {args.out}"

@@ -43,6 +43,7 @@ from deme_core.search.result import SearchResult
 from deme_core.seeds import SeedBlock
 from deme_core.tensors import weights_hash, write_tensors
 from deme_core.timesteps import TimestepRanges
+from deme_core.training.job import Job
 from deme_core.training.settings import TrainingParams
 
 torch.set_num_threads(1)
@@ -167,6 +168,12 @@ def training_params(**changes: Any) -> TrainingParams:
         "dropout": None, "cpu_threads": 1, "report_to": None, "log_every": 2, "checkpoint_every": 4,
     }  # fmt: skip
     return TrainingParams(**params | changes)
+
+
+def job_of(settings: TrainingParams, **changes: Any) -> Job:
+    """A training on the first range; every field can be changed."""
+    ranges = TimestepRanges.equal(N, T)
+    return Job(**{"label": "test", "ranges": ranges, "p": 0.4, "seed": 0, "settings": settings} | changes)
 
 
 def sampler_params(**changes: Any) -> SamplerParams:

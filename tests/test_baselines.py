@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import N, files_of, never, search_result, training_params, write_pipeline
+from conftest import N, files_of, job_of, never, search_result, training_params, write_pipeline
 
 from deme_core.checkpoints import WEIGHTS, load_denoiser, load_noise_schedule
 from deme_core.dag import BASELINES
@@ -25,8 +25,9 @@ from deme_core.tensors import read_recipe, read_tensors, weights_hash
 from deme_core.timesteps import TimestepRanges
 from deme_core.training import batches as micro_batches
 from deme_core.training import loop
-from deme_core.training.baselines import BaselineParams, check_baselines, finetune_baseline
-from deme_core.training.finetune import Curve, finetune, finetune_range
+from deme_core.training.baselines import BaselineParams, baseline_jobs, check_baselines
+from deme_core.training.finetune import expert_job, finetune, finetune_each
+from deme_core.training.job import Curve, Job
 from deme_core.training.weighting import WEIGHTINGS, merge_equivalent_weights, weighting
 
 ROOT = Path(__file__).parents[1]
@@ -40,24 +41,26 @@ def baseline(
     gamma: float = 5.0, merge_weights: list[float] | None = None, **changes: Any,
 ) -> list[Curve]:  # fmt: skip
     """4 steps of an expert, unless changed."""
-    params = training_params(**{"iterations": 4} | changes)
-    return finetune_baseline(
-        name, pipeline, Pixels(digits), RANGES, p, params, BaselineParams(gamma=gamma), out, seed=seed,
-        merge_weights=merge_weights or (W if name == "loss_equivalent" else None), checkpoints=out.parent / work,
-    )  # fmt: skip
+    expert = expert_job(RANGES, 1, p, training_params(**{"iterations": 4} | changes), seed)
+    weights = merge_weights or (W if name == "loss_equivalent" else None)
+    jobs = baseline_jobs(name, expert, load_noise_schedule(pipeline), BaselineParams(gamma=gamma), weights)
+    return finetune_each(jobs, pipeline, Pixels(digits), out, checkpoints=out.parent / work)
 
 
 class Trainings:
     """Stands before `train` and keeps what each training was asked for."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls: list[dict[str, Any]] = []
+        self.jobs: list[Job] = []
+        self.teachers: list[torch.nn.Module | None] = []
+        self.weights: list[int] = []
         train = loop.train
 
-        def seen(student: torch.nn.Module, schedule: Any, data: Any, params: Any, **options: Any) -> Curve:
-            weights = sum(parameter.numel() for parameter in student.parameters())
-            self.calls.append(options | {"params": params, "weights": weights})
-            return train(student, schedule, data, params, **options)
+        def seen(student: torch.nn.Module, schedule: Any, data: Any, job: Job, state: Path, teacher: Any) -> Curve:
+            self.jobs.append(job)
+            self.teachers.append(teacher)
+            self.weights.append(sum(parameter.numel() for parameter in student.parameters()))
+            return train(student, schedule, data, job, state, teacher=teacher)
 
         monkeypatch.setattr(loop, "train", seen)
 
@@ -107,10 +110,10 @@ def test_a_full_range_baseline_has_neither_teacher_nor_projection(
     baseline(name, pipeline, digits, tmp_path / "out")
     kept = name == "loss_equivalent"
     common, base = training_params(), load_denoiser(pipeline / "unet").num_parameters()
-    assert len(trainings.calls) == (N if name == "soup_full_range" else 1)
-    for call in trainings.calls:
-        params = call["params"]
-        assert (call["teacher"] is not None) == (call["weights"] > base) == kept
+    assert len(trainings.jobs) == (N if name == "soup_full_range" else 1)
+    for job, teacher, weights in zip(trainings.jobs, trainings.teachers, trainings.weights, strict=True):
+        params = job.settings
+        assert (teacher is not None) == (weights > base) == kept
         assert (params.consistency, params.projection) == ((1.0, "foldable") if kept else (0.0, "none"))
         for key in ("batch_size", "learning_rate", "lr_schedule", "ema_decay", "weight_decay", "max_grad_norm"):
             assert getattr(params, key) == getattr(common, key)
@@ -126,10 +129,10 @@ def test_each_baseline_has_its_weights_on_the_loss(
         expected = weighting(name, load_noise_schedule(pipeline), 2.0)
     else:
         expected = merge_equivalent_weights(RANGES, 0.4, W) if name == "loss_equivalent" else None
-    assert len(trainings.calls) == (N if name == "soup_full_range" else 1)
-    for call in trainings.calls:
-        assert (call["loss_weights"] is None) == (expected is None)
-        assert expected is None or torch.equal(call["loss_weights"], expected)
+    assert len(trainings.jobs) == (N if name == "soup_full_range" else 1)
+    for job in trainings.jobs:
+        assert (job.loss_weights is None) == (expected is None)
+        assert expected is None or torch.equal(job.loss_weights, expected)
 
 
 def test_baselines_are_different_models(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> None:
@@ -150,7 +153,7 @@ def test_members_of_the_soup_differ_in_their_seed_and_order_of_data(
     baseline("soup_full_range", pipeline, digits, tmp_path / "b", iterations=8, seed=1)
     epochs = [torch.cat(seen[k : k + 8]) for k in range(0, 32, 8)]
     orders = {epoch.numpy().tobytes() for epoch in epochs}
-    assert len(orders) == len({call["seed"] for call in trainings.calls}) == 4
+    assert len(orders) == len({job.seed for job in trainings.jobs}) == 4
     whole = sorted(map(tuple, digits.flatten(1).tolist()))
     assert all(sorted(map(tuple, epoch.flatten(1).tolist())) == whole for epoch in epochs)
     files = sorted(tmp_path.glob(f"[ab]/*/{WEIGHTS}"))
@@ -163,10 +166,8 @@ def test_a_single_finetune_sees_the_images_of_an_expert(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = batches(monkeypatch)
-    finetune_range(
-        pipeline, Pixels(digits), RANGES, 1, 0.4, training_params(iterations=4), tmp_path / "1", seed=3,
-        checkpoints=tmp_path / "work",
-    )  # fmt: skip
+    expert = expert_job(RANGES, 1, 0.4, training_params(iterations=4), 3)
+    finetune(expert, pipeline, Pixels(digits), tmp_path / "1", checkpoints=tmp_path / "work")
     baseline("full_range", pipeline, digits, tmp_path / "out", seed=3)
     assert len(seen) == 4 + 4 * N
     assert torch.equal(torch.cat(seen[:4]), torch.cat(seen[4:8]))
@@ -197,10 +198,8 @@ def finetune_weighted(
     pipeline: Path, digits: torch.Tensor, out: Path, loss_weights: torch.Tensor | None
 ) -> tuple[Curve, str]:
     """12 steps with a teacher: the curve and the hash of the weights."""
-    curve = finetune(
-        pipeline, Pixels(digits), training_params(), out, own=(0, 1000), p=0.0, seed=0, label="x", recipe={},
-        loss_weights=loss_weights, checkpoints=out / "work",
-    )  # fmt: skip
+    job = job_of(training_params(), ranges=TimestepRanges.equal(1, 1000), loss_weights=loss_weights)
+    curve = finetune(job, pipeline, Pixels(digits), out, checkpoints=out / "work")
     return curve, weights_hash(out / WEIGHTS)
 
 
@@ -217,9 +216,9 @@ def test_equal_merge_weights_are_the_plain_loss_with_teacher(
 ) -> None:
     trainings = Trainings(monkeypatch)
     baseline("loss_equivalent", pipeline, digits, tmp_path / "out", merge_weights=[0.5, 0.5])
-    (call,) = trainings.calls
-    torch.testing.assert_close(call["loss_weights"], torch.ones(1000, dtype=torch.float64))
-    assert call["teacher"] is not None
+    (job,) = trainings.jobs
+    torch.testing.assert_close(job.loss_weights, torch.ones(1000, dtype=torch.float64))
+    assert trainings.teachers != [None]
 
 
 def test_other_merge_weights_and_another_gamma_are_another_training(
@@ -366,8 +365,8 @@ def test_the_stage_takes_the_weights_that_the_search_found(
 ) -> None:
     trainings = Trainings(monkeypatch)
     stage("loss_equivalent", pipeline, digits, tmp_path, [0.25, 1.0], monkeypatch)
-    (call,) = trainings.calls
-    assert torch.equal(call["loss_weights"], merge_equivalent_weights(RANGES, 0.4, [0.25, 1.0]))
+    (job,) = trainings.jobs
+    assert torch.equal(job.loss_weights, merge_equivalent_weights(RANGES, 0.4, [0.25, 1.0]))
 
 
 def test_the_stage_writes_the_base_and_no_rows_where_there_is_no_loss(

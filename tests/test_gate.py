@@ -18,7 +18,7 @@ from deme_core.denoising import single
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import t_interval
 from deme_core.timesteps import TimestepRanges
-from deme_core.training.finetune import finetune_range
+from deme_core.training.finetune import expert_job, finetune
 from deme_core.training.gate import GateParams, check_gate, compare_experts, refuse_losers
 from deme_core.training.range_losses import image_losses
 
@@ -87,9 +87,8 @@ def test_an_expert_trained_at_a_ruinous_rate_ends_the_run_before_the_search(
     for part in ("train", "validation"):
         save_part(examples, part, Images(digits, torch.full((len(digits),), -1)))
     for i in (1, 2):
-        finetune_range(
-            base, Pixels(digits), RANGES, i, 0.0, params, experts / str(i), seed=0, checkpoints=tmp_path / "work"
-        )
+        job = expert_job(RANGES, i, 0.0, params, 0)
+        finetune(job, base, Pixels(digits), experts / str(i), checkpoints=tmp_path / "work")
     weights = (experts / "1" / "diffusion_pytorch_model.safetensors").read_bytes()
     own = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
 

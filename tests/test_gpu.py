@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import REPOSITORY, synchronisation_is_an_error, training_params
+from conftest import REPOSITORY, job_of, synchronisation_is_an_error, training_params
 
 from deme_core.checkpoints import load_denoiser, load_noise_schedule
 from deme_core.data.examples import Pixels
@@ -21,7 +21,8 @@ from deme_core.search.objective import MergedLoss, MergedModel
 from deme_core.seeds import SeedBlock
 from deme_core.tensors import read_tensors
 from deme_core.training import loop
-from deme_core.training.loop import Curve, train
+from deme_core.training.job import Curve
+from deme_core.training.loop import train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,8 +42,8 @@ def run(pipeline: Path, digits: torch.Tensor, state: Path, **changes: Any) -> tu
     student = load_denoiser(pipeline / "unet")
     params = training_params(**{"projection": "none"} | changes)
     curve = train(
-        student, load_noise_schedule(pipeline), Pixels(digits), params, own=(0, 500), p=0.4, seed=0, label="test",
-        state=state, teacher=copy.deepcopy(student) if params.consistency else None,
+        student, load_noise_schedule(pipeline), Pixels(digits), job_of(params), state,
+        teacher=copy.deepcopy(student) if params.consistency else None,
     )  # fmt: skip
     return curve, {key: value.cpu() for key, value in student.state_dict().items()}
 

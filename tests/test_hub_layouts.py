@@ -33,7 +33,7 @@ from deme_core.preflight.artefacts import model_folder
 from deme_core.stage import run
 from deme_core.tensors import read_recipe, read_tensors
 from deme_core.timesteps import TimestepRanges
-from deme_core.training.finetune import finetune_range
+from deme_core.training.finetune import expert_job, finetune
 from deme_core.training.scratch import PretrainParams
 
 
@@ -280,7 +280,7 @@ def test_the_stage_loads_a_flat_repository_and_an_expert_is_trained_on_it(
     monkeypatch.syspath_prepend(REPOSITORY / "stages")
     run(__import__("pretrain_load").main)
     short = training_params(iterations=2, batch_size=2, log_every=1, checkpoint_every=2, projection=projection)
-    finetune_range(Path("out"), Pixels(pixels), TimestepRanges.equal(2, 1000), 1, 0.4, short, Path("expert"), seed=0)
+    finetune(expert_job(TimestepRanges.equal(2, 1000), 1, 0.4, short, 0), Path("out"), Pixels(pixels), Path("expert"))
     expert, base = load_file(f"expert/{WEIGHTS}"), load_file(f"out/unet/{WEIGHTS}")
     assert (expert.keys() == base.keys()) == (projection == "foldable")
     assert any(not torch.equal(expert[key], base[key]) for key in base)

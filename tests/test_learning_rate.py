@@ -13,7 +13,7 @@ from deme_core.params import section
 from deme_core.tensors import read_tensors
 from deme_core.timesteps import TimestepRanges
 from deme_core.training import learning_rate
-from deme_core.training.finetune import finetune_range
+from deme_core.training.finetune import expert_job, finetune
 from deme_core.training.scratch import ScratchParams
 from deme_core.training.settings import TrainingParams
 
@@ -26,10 +26,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def finetuned(base: Path, digits: torch.Tensor, params: TrainingParams, out: Path) -> dict[str, torch.Tensor]:
-    finetune_range(
-        base, Pixels(digits[:48]), RANGES, 2, 0.4, params, out, seed=0, validation=Pixels(digits[48:]),
-        checkpoints=out / "checkpoints",
-    )  # fmt: skip
+    job = expert_job(RANGES, 2, 0.4, params, 0)
+    finetune(job, base, Pixels(digits[:48]), out, Pixels(digits[48:]), out / "checkpoints")
     return weights(out)
 
 
@@ -60,9 +58,7 @@ def test_a_rate_cannot_be_found_without_images_that_no_training_sees(pipeline: P
     images = Pixels(torch.zeros(8, 1, 8, 8, dtype=torch.uint8))
     for validation in (None, Pixels(torch.zeros(0, 1, 8, 8, dtype=torch.uint8))):
         with pytest.raises(InputError, match=r"learning_rate = auto: no image .* raise data\.held_out"):
-            finetune_range(
-                pipeline, images, RANGES, 1, 0.4, AUTO, tmp_path, seed=0, validation=validation, checkpoints=tmp_path
-            )
+            finetune(expert_job(RANGES, 1, 0.4, AUTO, 0), pipeline, images, tmp_path, validation, tmp_path)
 
 
 def test_a_run_that_holds_no_image_out_is_refused_before_it_starts() -> None:

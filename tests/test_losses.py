@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import never, training_params
+from conftest import job_of, never, training_params
 from diffusers import DDPMScheduler
 from torch import nn
 
 from deme_core.checkpoints import load_denoiser, load_noise_schedule
 from deme_core.data.examples import Pixels
 from deme_core.denoising import consistency_loss, denoising_loss, regression_target
+from deme_core.timesteps import TimestepRanges
 from deme_core.training.loop import train
 
 
@@ -71,9 +72,8 @@ def train_constant(
         iterations=1, log_every=1, checkpoint_every=1, consistency=consistency, projection="none"
     )  # fmt: skip
     curve = train(
-        student, DDPMScheduler(prediction_type="sample"), Pixels(torch.zeros(16, 1, 8, 8, dtype=torch.uint8)), params,
-        own=(0, 500), p=0.4, seed=0, label="constant", state=tmp_path / "state", teacher=teacher,
-        loss_weights=loss_weights,
+        student, DDPMScheduler(prediction_type="sample"), Pixels(torch.zeros(16, 1, 8, 8, dtype=torch.uint8)),
+        job_of(params, loss_weights=loss_weights), tmp_path / "state", teacher=teacher,
     )  # fmt: skip
     return student, curve[0]
 
@@ -138,8 +138,7 @@ def test_where_the_weight_is_0_nothing_is_learned(tmp_path: Path) -> None:
         params = training_params(iterations=20, batch_size=64, projection="none", weight_decay=0.0)
         train(
             student, DDPMScheduler(prediction_type="sample"), Pixels(torch.full((64, 1, 8, 8), 255, dtype=torch.uint8)),
-            params, own=(0, 1000), p=0.0, seed=0, label="table", state=tmp_path / name, teacher=teacher,
-            loss_weights=own,
+            job_of(params, ranges=TimestepRanges.equal(1, 1000), loss_weights=own), tmp_path / name, teacher=teacher,
         )  # fmt: skip
         moved[name] = student.values.detach() != 0
     assert int(moved["plain"].sum()) > 600
@@ -151,8 +150,8 @@ def test_training_leaves_the_teacher_as_it_is(pipeline: Path, digits: torch.Tens
     teacher = copy.deepcopy(student).train()
     before = copy.deepcopy(teacher.state_dict())
     train(
-        student, load_noise_schedule(pipeline), Pixels(digits), training_params(ema_decay=0.1), own=(0, 500), p=0.4,
-        seed=0, label="x", state=tmp_path / "state", teacher=teacher,
+        student, load_noise_schedule(pipeline), Pixels(digits), job_of(training_params(ema_decay=0.1)),
+        tmp_path / "state", teacher=teacher,
     )  # fmt: skip
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
     assert not torch.equal(student.conv_in.weight, before["conv_in.weight"])

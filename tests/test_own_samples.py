@@ -19,7 +19,9 @@ from deme_core.sampling.sample import sample_model
 from deme_core.sampling.settings import OwnParams
 from deme_core.seeds import SeedBlock
 from deme_core.tensors import read_recipe, read_tensors
-from deme_core.training.own_samples import finetune_own, save_own_parts
+from deme_core.timesteps import TimestepRanges
+from deme_core.training.finetune import finetune_each
+from deme_core.training.own_samples import own_jobs, save_own_parts
 
 CPU = torch.device("cpu")
 
@@ -58,10 +60,8 @@ def test_the_finetune_is_plain_and_gives_a_task_vector(pipeline: Path, digits: t
     """The teacher and the projection of the params are DeMe's: with other ones the bytes are the same."""
     files = []
     for name, changes in (("a", {}), ("b", {"consistency": 0.0, "projection": "none"})):
-        finetune_own(
-            pipeline, Pixels(digits), 1, 0.4, training_params(**changes), tmp_path / name, seed=0,
-            checkpoints=tmp_path / "work",
-        )  # fmt: skip
+        jobs = own_jobs(TimestepRanges.equal(1, 1000), 0.4, training_params(**changes), 0)
+        finetune_each(jobs, pipeline, Pixels(digits), tmp_path / name, checkpoints=tmp_path / "work")
         files.append(tmp_path / name / "1" / WEIGHTS)
     weights = [load_denoiser(file.parent).state_dict() for file in files]
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
@@ -72,9 +72,8 @@ def test_the_finetune_is_plain_and_gives_a_task_vector(pipeline: Path, digits: t
 
 
 def test_each_range_has_a_finetune_of_its_own(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> None:
-    curves = finetune_own(
-        pipeline, Pixels(digits), 2, 0.0, training_params(), tmp_path / "own", seed=0, checkpoints=tmp_path / "work"
-    )
+    jobs = own_jobs(TimestepRanges.equal(2, 1000), 0.0, training_params(), 0)
+    curves = finetune_each(jobs, pipeline, Pixels(digits), tmp_path / "own", checkpoints=tmp_path / "work")
     write_task_vectors(denoiser_dir(pipeline), tmp_path / "own", len(curves))
     files = vector_files(tmp_path / "own")
     recipes = [read_recipe(file) for file in files]

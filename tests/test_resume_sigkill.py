@@ -17,7 +17,7 @@ from deme_core.data.examples import Pixels
 from deme_core.errors import InputError
 from deme_core.tensors import read_recipe, write_tensors
 from deme_core.timesteps import TimestepRanges
-from deme_core.training.finetune import finetune_range
+from deme_core.training.finetune import expert_job, finetune
 
 PARAMS = training_params(iterations=40, log_every=1, checkpoint_every=2)
 TRAINER = f"""
@@ -29,7 +29,7 @@ from deme_core import stage, tensors
 from deme_core.data.examples import Pixels
 from deme_core.timesteps import TimestepRanges
 from deme_core.training import batches
-from deme_core.training.finetune import finetune_range
+from deme_core.training.finetune import expert_job, finetune
 from deme_core.training.settings import TrainingParams
 
 pipeline, data, folder = map(Path, sys.argv[1:])
@@ -49,10 +49,9 @@ def slow_fsync(descriptor):
 batches.draw_timesteps, os.fsync = slow_draw, slow_fsync
 
 def main():
-    finetune_range(
-        pipeline, Pixels(tensors.read_tensors(data)["pixels"]), TimestepRanges.equal(2, 1000), 1, 0.4,
-        TrainingParams(**{asdict(PARAMS)!r}), folder / "out", seed=0, checkpoints=folder / "work",
-    )
+    job = expert_job(TimestepRanges.equal(2, 1000), 1, 0.4, TrainingParams(**{asdict(PARAMS)!r}), 0)
+    examples = Pixels(tensors.read_tensors(data)["pixels"])
+    finetune(job, pipeline, examples, folder / "out", checkpoints=folder / "work")
 
 stage.run(main)
 """
@@ -104,10 +103,8 @@ def uninterrupted(
     pipeline: Path, digits: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, str], list[dict[str, float]]]:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    curve = finetune_range(
-        pipeline, Pixels(digits), TimestepRanges.equal(2, 1000), 1, 0.4, PARAMS, folder / "out", seed=0,
-        checkpoints=folder / "work",
-    )  # fmt: skip
+    job = expert_job(TimestepRanges.equal(2, 1000), 1, 0.4, PARAMS, 0)
+    curve = finetune(job, pipeline, Pixels(digits), folder / "out", checkpoints=folder / "work")
     return files_of(folder / "out"), curve
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ARCHITECTURE, REPOSITORY, files_of, stage, training_params
+from conftest import ARCHITECTURE, REPOSITORY, files_of, job_of, stage, training_params
 
 from deme_core.checkpoints import WEIGHTS
 from deme_core.data.examples import Latents, Pixels
@@ -262,7 +262,7 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(digits: torch.Tensor, 
     params = training_params(horizontal_flip=True, caption_dropout=0.3, antithetic=True)
 
     def batches(rank: int, of: int) -> Batches:
-        return Batches(examples, params, (0, 500), 1000, 0.4, 0, "x", rank, of)
+        return Batches(examples, job_of(params), rank, of)
 
     for at in ((1, 0), (3, 1), (9, 0)):
         whole = batches(0, 1).draw(at)
@@ -276,7 +276,7 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(digits: torch.Tensor, 
 
 def test_dropout_and_noise_have_seeds_of_their_own(digits: torch.Tensor) -> None:
     """From one seed the first draws of both coincide."""
-    made = [Batches(Pixels(digits), training_params(), (0, 500), 1000, 0.4, 0, "x", rank, 2) for rank in (0, 1)]
+    made = [Batches(Pixels(digits), job_of(training_params()), rank, 2) for rank in (0, 1)]
     dropout = []
     for batches in made:
         batches.seed_dropout(1, 0)
@@ -287,12 +287,12 @@ def test_dropout_and_noise_have_seeds_of_their_own(digits: torch.Tensor) -> None
 
 def test_an_uneven_share_is_refused_before_anything_is_drawn(digits: torch.Tensor) -> None:
     with pytest.raises(InputError, match="batch_size = 8: must be a multiple of the 3 processes"):
-        Batches(Pixels(digits), training_params(), (0, 500), 1000, 0.4, 0, "x", 0, 3)
+        Batches(Pixels(digits), job_of(training_params()), 0, 3)
 
 
 def test_a_gpu_gets_the_batches_that_a_cpu_gets(digits: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread that draws ahead changes neither order nor content; without a GPU its copies stay where they are."""
-    batches = Batches(Pixels(digits), training_params(gradient_accumulation=2), (0, 500), 1000, 0.4, 0, "x", 0, 1)
+    batches = Batches(Pixels(digits), job_of(training_params(gradient_accumulation=2)), 0, 1)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda value: value)
     monkeypatch.setattr(torch.Tensor, "to", lambda value, *args, **options: value)
     gpu: Any = list(batches.stream(5, torch.device("cuda")))

@@ -16,7 +16,7 @@ import torch
 import yaml
 from clip_stand_in import Compass, direction
 from conftest import REPOSITORY as ROOT
-from conftest import N, files_of, never, run_dag, stage, training_params, whole_dag
+from conftest import N, files_of, job_of, never, run_dag, stage, training_params, whole_dag
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from text_to_image import SIZE, UNET, write_stable_diffusion
 
@@ -314,8 +314,7 @@ def test_memory_params_change_nothing_but_memory(
     for name, own in (("a", {}), ("b", {"gradient_checkpointing": True, "ema_offload": True})):
         student = load_denoiser(hub / "unet")
         train(
-            student, schedule, examples, training_params(**plain | own), own=(0, 1000), p=0.0, seed=0, label="x",
-            state=tmp_path / name,
+            student, schedule, examples, job_of(training_params(**plain | own)), tmp_path / name
         )  # fmt: skip
         weights.append(student.state_dict())
     first, second = weights

@@ -4,13 +4,14 @@ import copy
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import ARCHITECTURE, N, files_of, training_params, write_pipeline
+from conftest import ARCHITECTURE, N, files_of, job_of, training_params, write_pipeline
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from deme_core.checkpoints import WEIGHTS, load_denoiser, load_noise_schedule
@@ -21,17 +22,18 @@ from deme_core.projection import projection_keys
 from deme_core.tensors import read_recipe, read_tensors, shapes, weights_hash
 from deme_core.timesteps import TimestepRanges
 from deme_core.training import batches, loop
-from deme_core.training.finetune import finetune_range
-from deme_core.training.loop import Curve, train
+from deme_core.training.finetune import expert_job, finetune
+from deme_core.training.job import Curve, Job
+from deme_core.training.loop import train
 
 RANGES = TimestepRanges.equal(N, 1000)
 
 
-def finetune(
+def train_expert(
     pipeline: Path, digits: torch.Tensor, out: Path, *, work: str = "work", i: int = 1, **changes: Any
 ) -> Curve:
-    params = training_params(**changes)
-    return finetune_range(pipeline, Pixels(digits), RANGES, i, 0.4, params, out, seed=0, checkpoints=out.parent / work)
+    job = expert_job(RANGES, i, 0.4, training_params(**changes), 0)
+    return finetune(job, pipeline, Pixels(digits), out, checkpoints=out.parent / work)
 
 
 def run(
@@ -42,9 +44,8 @@ def run(
     student = load_denoiser(pipeline / "unet")
     params = training_params(**{"projection": "none"} | changes)
     curve = train(
-        student, schedule or load_noise_schedule(pipeline), Pixels(digits), params, own=RANGES.range(1), p=0.4, seed=0,
-        label="test", state=state, teacher=copy.deepcopy(student) if params.consistency else None,
-        snapshot=snapshot, snapshot_every=1,
+        student, schedule or load_noise_schedule(pipeline), Pixels(digits), job_of(params), state,
+        teacher=copy.deepcopy(student) if params.consistency else None, snapshot=snapshot, snapshot_every=1,
     )  # fmt: skip
     return curve, student.state_dict()
 
@@ -93,7 +94,7 @@ def test_the_rate_of_dropout_is_a_param(pipeline_copy: Path, digits: torch.Tenso
 
 
 def test_the_loss_falls(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> None:
-    curve = finetune(
+    curve = train_expert(
         pipeline, digits, tmp_path / "out", iterations=160, batch_size=16, learning_rate=3e-3, consistency=0.0,
         log_every=20, checkpoint_every=160,
     )  # fmt: skip
@@ -191,7 +192,7 @@ def test_8_bits_without_bitsandbytes_are_refused_before_a_step(
 def test_an_interrupted_expert_is_byte_identical(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, projection: str
 ) -> None:
-    straight = finetune(pipeline, digits, tmp_path / "straight", work="a", projection=projection)
+    straight = train_expert(pipeline, digits, tmp_path / "straight", work="a", projection=projection)
     draw, calls = batches.draw_timesteps, []
 
     def interrupted(*args: Any, **options: Any) -> torch.Tensor:
@@ -202,8 +203,8 @@ def test_an_interrupted_expert_is_byte_identical(
 
     monkeypatch.setattr(batches, "draw_timesteps", interrupted)
     with pytest.raises(Interrupted):
-        finetune(pipeline, digits, tmp_path / "cut", work="b", projection=projection)
-    assert finetune(pipeline, digits, tmp_path / "cut", work="b", projection=projection) == straight
+        train_expert(pipeline, digits, tmp_path / "cut", work="b", projection=projection)
+    assert train_expert(pipeline, digits, tmp_path / "cut", work="b", projection=projection) == straight
     assert len(calls) == 7 + 8  # steps 5 to 12: it went on from the state of step 4
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "straight")
 
@@ -211,9 +212,9 @@ def test_an_interrupted_expert_is_byte_identical(
 def test_a_finished_training_is_exported_again_without_training(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = finetune(pipeline, digits, tmp_path / "a")
+    first = train_expert(pipeline, digits, tmp_path / "a")
     monkeypatch.setattr(batches, "draw_timesteps", None)
-    assert finetune(pipeline, digits, tmp_path / "b") == first
+    assert train_expert(pipeline, digits, tmp_path / "b") == first
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
@@ -223,8 +224,8 @@ def test_a_finished_training_is_exported_again_without_training(
 def test_another_training_never_finds_the_state(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    finetune(pipeline, digits, tmp_path / "a")
-    finetune(pipeline, digits, tmp_path / "b", **changes)
+    train_expert(pipeline, digits, tmp_path / "a")
+    train_expert(pipeline, digits, tmp_path / "b", **changes)
     assert len(list((tmp_path / "work").iterdir())) == 2
     assert files_of(tmp_path / "a")[WEIGHTS] != files_of(tmp_path / "b")[WEIGHTS]
 
@@ -232,15 +233,15 @@ def test_another_training_never_finds_the_state(
 def test_other_images_and_another_base_are_another_training(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path
 ) -> None:
-    finetune(pipeline, digits, tmp_path / "a")
-    finetune(pipeline, digits.flip(-1), tmp_path / "b")
-    finetune(write_pipeline(tmp_path / "other", seed=1), digits, tmp_path / "c")
+    train_expert(pipeline, digits, tmp_path / "a")
+    train_expert(pipeline, digits.flip(-1), tmp_path / "b")
+    train_expert(write_pipeline(tmp_path / "other", seed=1), digits, tmp_path / "c")
     assert len(list((tmp_path / "work").iterdir())) == 3
 
 
 def test_another_noise_schedule_is_another_training(digits: torch.Tensor, tmp_path: Path) -> None:
     for name, kind in (("a", "epsilon"), ("b", "sample")):
-        finetune(write_pipeline(tmp_path / f"{name}-base", prediction_type=kind), digits, tmp_path / name)
+        train_expert(write_pipeline(tmp_path / f"{name}-base", prediction_type=kind), digits, tmp_path / name)
     assert files_of(tmp_path / "a")[WEIGHTS] != files_of(tmp_path / "b")[WEIGHTS]
 
 
@@ -248,7 +249,7 @@ def test_the_expert_carries_its_recipe_and_leaves_the_base_alone(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path
 ) -> None:
     before = files_of(pipeline)
-    finetune(pipeline, digits, tmp_path / "out", i=2)
+    train_expert(pipeline, digits, tmp_path / "out", i=2)
     assert files_of(pipeline) == before
     assert sorted(files_of(tmp_path / "out")) == ["config.json", WEIGHTS]
     recipe = read_recipe(tmp_path / "out" / WEIGHTS)
@@ -257,14 +258,27 @@ def test_the_expert_carries_its_recipe_and_leaves_the_base_alone(
     assert recipe["finetune_range"]["iterations"] == 12
 
 
+def test_every_field_of_a_job_is_part_of_its_identity(digits: torch.Tensor) -> None:
+    job = job_of(training_params())
+    changes = {
+        "label": "other", "ranges": TimestepRanges.equal(3, 1000), "i": 2, "p": 0.5, "seed": 1,
+        "settings": training_params(batch_size=4), "loss_weights": torch.ones(1000), "facts": {"direction": "self"},
+    }  # fmt: skip
+    assert changes.keys() == Job.__dataclass_fields__.keys()
+    jobs = [job, *(replace(job, **{name: value}) for name, value in changes.items())]
+    found = [other.identity(Pixels(digits)) for other in jobs] + [job.identity(Pixels(digits.flip(-1)))]
+    assert len({json.dumps(identity) for identity in found}) == len(changes) + 2
+
+
 def test_training_seeds_and_ranges_draw_differently(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> None:
     params = training_params(iterations=4)
     curves = [
-        finetune_range(
-            pipeline, Pixels(digits), RANGES, i, 0.4, params, tmp_path / "out", seed=seed, checkpoints=tmp_path / "work"
+        finetune(
+            expert_job(RANGES, i, 0.4, params, seed), pipeline, Pixels(digits), tmp_path / "out",
+            checkpoints=tmp_path / "work",
         )
         for i, seed in ((1, 0), (2, 0), (1, 1))
-    ]
+    ]  # fmt: skip
     assert len({json.dumps(curve) for curve in curves}) == 3
 
 
@@ -285,7 +299,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_range(
 def test_the_last_good_state_survives_a_loss_that_is_not_finite(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = finetune(pipeline, digits, tmp_path / "straight", work="a")
+    straight = train_expert(pipeline, digits, tmp_path / "straight", work="a")
     losses, calls = loop.denoising_loss, []
 
     def broken(*args: Any) -> torch.Tensor:
@@ -295,12 +309,12 @@ def test_the_last_good_state_survives_a_loss_that_is_not_finite(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "denoising_loss", broken)
         with pytest.raises(InputError, match=r"range 1 of 2, t in \[0, 500\): the loss is not finite at step 6"):
-            finetune(pipeline, digits, tmp_path / "out", work="b")
+            train_expert(pipeline, digits, tmp_path / "out", work="b")
     assert not (tmp_path / "out").exists()
     (state,) = (tmp_path / "b").glob("*/state.safetensors")
     assert read_recipe(state)["step"] == 4
     assert all(bool(value.isfinite().all()) for value in read_tensors(state).values())
-    assert finetune(pipeline, digits, tmp_path / "out", work="b") == straight
+    assert train_expert(pipeline, digits, tmp_path / "out", work="b") == straight
     assert files_of(tmp_path / "out") == files_of(tmp_path / "straight")
 
 
@@ -317,7 +331,7 @@ def test_weights_that_are_not_finite_are_neither_kept_nor_exported(
 
     monkeypatch.setattr(loop, "denoising_loss", broken)
     with pytest.raises(InputError, match="not finite"):
-        finetune(pipeline, digits, tmp_path / "out", iterations=4, consistency=0.0, log_every=1, checkpoint_every=1)
+        train_expert(pipeline, digits, tmp_path / "out", iterations=4, consistency=0.0, log_every=1, checkpoint_every=1)
     assert not (tmp_path / "out").exists()
     (state,) = (tmp_path / "work").glob("*/state.safetensors")
     assert all(bool(value.isfinite().all()) for value in read_tensors(state).values())
@@ -407,7 +421,7 @@ def test_every_placement_and_prediction_type_trains(
     digits: torch.Tensor, tmp_path: Path, projection: str, prediction: str
 ) -> None:
     pipeline = write_pipeline(tmp_path / "pipeline", prediction_type=prediction)
-    finetune(
+    train_expert(
         pipeline, digits, tmp_path / "out", iterations=4, projection=projection, antithetic=True,
         timestep_draw="per_batch", horizontal_flip=True,
     )  # fmt: skip
@@ -431,7 +445,7 @@ def test_placements_start_from_the_same_function_and_draws(
     pipeline: Path, digits: torch.Tensor, tmp_path: Path
 ) -> None:
     first = {
-        placement: finetune(
+        placement: train_expert(
             pipeline, digits, tmp_path / placement, iterations=1, log_every=1, checkpoint_every=1, projection=placement
         )[0]["loss"]
         for placement in ("foldable", "released", "none")
@@ -449,7 +463,7 @@ def test_the_draws_asked_for_reach_the_network(
         return draw(n, own, T, p, **options)
 
     monkeypatch.setattr(batches, "draw_timesteps", seen)
-    finetune(
+    train_expert(
         pipeline, digits, tmp_path / "out", i=2, iterations=1, log_every=1, timestep_draw="per_batch", antithetic=True
     )
     assert calls == [(8, (500, 1000), 1000, 0.4, "per_batch", True)]
@@ -477,8 +491,8 @@ def test_the_frozen_teacher_has_the_precision_of_the_training(
     try:
         train(
             load_denoiser(pipeline / "unet"), load_noise_schedule(pipeline), Pixels(digits),
-            training_params(iterations=2, mixed_precision=precision, projection="none"), own=RANGES.range(1), p=0.4,
-            seed=0, label="test", state=tmp_path / "state", teacher=teacher,
+            job_of(training_params(iterations=2, mixed_precision=precision, projection="none")), tmp_path / "state",
+            teacher=teacher,
         )  # fmt: skip
     finally:
         AcceleratorState._reset_state()

@@ -37,6 +37,8 @@ from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock, step_seed
 from deme_core.tensors import read_tensors, write_tensors
+from deme_core.timesteps import TimestepRanges
+from deme_core.training.job import Curve, Job
 from deme_core.training.loop import train
 from deme_core.training.resume import load_state, save_state
 from deme_core.training.settings import TrainingParams
@@ -49,7 +51,6 @@ INDEX = {
     "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
 }  # fmt: skip
-Curve = list[dict[str, float]]
 Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
@@ -137,12 +138,14 @@ def train_denoiser(recipe: dict[str, Any], parts: dict[str, Images], folder: Pat
         save_part(work / "images", part, images)
     encode_parts(folder, work / "images", EncodeParams(flips=False), work / "examples")
     examples = load_examples(work / "examples", "train")
-    settings = section(params, "training", TrainingParams)
-    identity = {"recipe": params, "seed": recipe["seed"], "examples": examples.sha256}
     schedule = noise_schedule(params["noise_schedule"])
+    job = Job(
+        label="denoiser", ranges=TimestepRanges.equal(1, schedule.config.num_train_timesteps), seed=recipe["seed"],
+        settings=section(params, "training", TrainingParams),
+    )  # fmt: skip
     curve = train(
-        unet, schedule, examples, settings, own=(0, schedule.config.num_train_timesteps), p=0.0, seed=recipe["seed"],
-        label="denoiser", state=work_dir("zoo-denoiser", identity, __file__),
+        unet, schedule, examples, job,
+        work_dir("zoo-denoiser", job.identity(examples) | {"recipe": params}, __file__),
         snapshot=lambda step, model: write_tensors(work / f"{step:06d}.safetensors", model.state_dict()),
         snapshot_every=recipe["snapshot_every"],
     )  # fmt: skip

@@ -6,7 +6,6 @@ CPU's generators, on any device.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -16,7 +15,7 @@ from deme_core.parallel import in_order
 from deme_core.params import check
 from deme_core.seeds import step_seed
 from deme_core.timesteps import draw_timesteps
-from deme_core.training.settings import TrainingParams
+from deme_core.training.job import Job
 
 DRAWS, DROPOUT = 0, 1  # what a seed of a step is for; each process has a dropout of its own
 AHEAD = 2  # micro-batches at least that are drawn while a GPU is at work
@@ -40,24 +39,16 @@ class Batch:
 class Batches:
     """Micro-batches by their step and number, always the same ones."""
 
-    def __init__(
-        self, examples: Examples, params: TrainingParams, own: tuple[int, int], T: int, p: float, seed: int, label: str,
-        rank: int, processes: int,
-    ) -> None:  # fmt: skip
-        """Refuse a micro-batch that the processes cannot share out evenly.
-
-        Args:
-            own: [low, high) of the range that is trained, of T timesteps; p of Eq. 6.
-            rank: of this process among all.
-        """
+    def __init__(self, examples: Examples, job: Job, rank: int, processes: int) -> None:
+        """Refuse a micro-batch that the processes cannot share out evenly; `rank` is this process' among all."""
+        params = job.settings
         check(
             params.batch_size % processes == 0, "batch_size", params.batch_size,
             f"must be a multiple of the {processes} processes, which share it out evenly",
         )  # fmt: skip
         share = params.batch_size // processes
         self.rows = slice(rank * share, (rank + 1) * share)
-        self.examples, self.params, self.seed, self.label, self.rank = examples, params, seed, label, rank
-        self.timesteps: dict[str, Any] = {"own": own, "T": T, "p": p}
+        self.examples, self.job, self.params, self.rank = examples, job, params, rank
         self.shuffled = -1, torch.empty(0, dtype=torch.long)
 
     def draw(self, at: tuple[int, int]) -> Batch:
@@ -69,8 +60,8 @@ class Batches:
         )  # fmt: skip
         noise = torch.randn(self.params.batch_size, *x0.shape[1:], generator=generator)[self.rows]
         t = draw_timesteps(
-            self.params.batch_size, **self.timesteps, draw=self.params.timestep_draw, antithetic=self.params.antithetic,
-            generator=generator,
+            self.params.batch_size, self.job.own, self.job.ranges.T, self.job.p, draw=self.params.timestep_draw,
+            antithetic=self.params.antithetic, generator=generator,
         )  # fmt: skip
         return Batch(x0, condition, noise, t[self.rows])
 
@@ -90,7 +81,7 @@ class Batches:
 
     def step_seed(self, step: int, micro: int, what: int) -> int:
         """The seed of a micro-batch for DRAWS, or from DROPOUT on for the dropout of each process."""
-        return step_seed(self.seed, self.label, step, micro, what)
+        return step_seed(self.job.seed, self.job.label, step, micro, what)
 
     def _index(self, step: int, micro: int) -> torch.Tensor:
         """The examples of a micro-batch: walk through a fresh permutation of the data every epoch."""
@@ -107,7 +98,7 @@ class Batches:
         """The permutation of an epoch; the last one is kept, since a large set takes long to shuffle."""
         known, order = self.shuffled  # both at once: several threads may draw
         if known != epoch:
-            generator = torch.Generator().manual_seed(step_seed(self.seed, "epoch", epoch))
+            generator = torch.Generator().manual_seed(step_seed(self.job.seed, "epoch", epoch))
             order = torch.randperm(len(self.examples), generator=generator)
             self.shuffled = epoch, order
         return order

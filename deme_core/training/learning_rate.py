@@ -14,6 +14,7 @@ from deme_core.errors import InputError
 from deme_core.metrics.intervals import t_interval
 from deme_core.processes import agreed, is_main
 from deme_core.timesteps import TimestepRanges
+from deme_core.training.job import Job
 from deme_core.training.range_losses import model_losses
 from deme_core.training.settings import AUTO, TrainingParams
 
@@ -38,22 +39,16 @@ def check_rate(params: TrainingParams, held_out: float | None, validation: float
 
 
 def with_rate(
-    params: TrainingParams,
-    finetune: Callable[[TrainingParams, Path], object],
-    pretrained: Path,
-    validation: Examples | None,
-    own: tuple[int, int],
-    work: Path,
-) -> TrainingParams:
-    """`params` with a rate in the place of `auto`: the last rate, from the lowest upwards, that gained by the step.
+    job: Job, finetune: Callable[[Job, Path], object], pretrained: Path, validation: Examples | None, work: Path
+) -> Job:
+    """The job with a rate in the place of `auto`: the last rate, from the lowest upwards, that gained by the step.
 
-    A rate gains over the one before where its loss on `own` lies below that one's by the paired 95 % interval over
-    images. The first rate that does not ends the search: one that undoes the base's annealing never wins.
+    A rate gains over the one before where its loss on the job's range lies below that one's by the paired 95 % interval
+    over images. The first rate that does not ends the search: one that undoes the base's annealing never wins.
 
     Args:
-        finetune: (params, folder) trains and writes a denoiser.
+        finetune: (job, folder) trains and writes a denoiser.
         validation: images that no training sees.
-        own: [low, high) of the timesteps that are trained.
         work: a folder for the probes, which a run that goes on finds again.
 
     Raises:
@@ -62,20 +57,20 @@ def with_rate(
     if not validation:
         raise InputError(NO_IMAGE)
     schedule = load_noise_schedule(pretrained)
-    bounds = sorted({0, *own, schedule.config.num_train_timesteps})
-    ranges, which, draws = TimestepRanges(tuple(bounds)), [bounds.index(own[0]) + 1], -(-LOSSES // len(validation))
+    bounds = sorted({0, *job.own, job.ranges.T})
+    ranges, which, draws = TimestepRanges(tuple(bounds)), [bounds.index(job.own[0]) + 1], -(-LOSSES // len(validation))
 
     def losses(folder: Path) -> np.ndarray:
-        """Of each image on `own`, the same in all processes."""
+        """Of each image on the job's range, the same in all processes."""
         (found,) = model_losses({"": folder}, schedule, validation, ranges, draws, best_device(), which)[""]
         return np.array(agreed(found.tolist()))
 
-    steps = _steps(params)
+    steps = _steps(job.settings)
     base = best = losses(denoiser_dir(pretrained))
     chosen = RATES[0]
     for rate in RATES:
-        short = replace(params, learning_rate=rate, iterations=steps, log_every=steps, checkpoint_every=steps)
-        finetune(short, work / f"{rate:g}")
+        short = replace(job.settings, learning_rate=rate, iterations=steps, log_every=steps, checkpoint_every=steps)
+        finetune(replace(job, label=f"{job.label}, probe", settings=short), work / f"{rate:g}")
         found = losses(work / f"{rate:g}")
         change, gain = (t_interval(100 * (found - other) / base.mean()) for other in (base, best))
         if is_main():
@@ -89,7 +84,7 @@ def with_rate(
         best, chosen = found, rate
     if is_main():
         print(f"learning rate {chosen:g}", file=sys.stderr)
-    return replace(params, learning_rate=chosen)
+    return replace(job, settings=replace(job.settings, learning_rate=chosen))
 
 
 def _steps(params: TrainingParams) -> int:

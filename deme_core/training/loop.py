@@ -1,6 +1,6 @@
 """The training loop: one denoiser, one range of timesteps, exact resume (Eq. 5 and 6)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from deme_core.device import best_device
 from deme_core.errors import InputError
 from deme_core.progress import progress
 from deme_core.training.batches import Batch, Batches
+from deme_core.training.job import Curve, Job, Snapshot
 from deme_core.training.optimizer import make_optimizer
 from deme_core.training.resume import load_state, save_state
-from deme_core.training.settings import TrainingParams
 from deme_core.work import only_one
 
-Curve = list[dict[str, float]]
 ROW = ("step", "loss", "denoising", "consistency", "lr", "processes")  # of a curve
 
 
@@ -29,29 +28,21 @@ def train(
     model: nn.Module,
     noise_schedule: Any,
     examples: Examples,
-    params: TrainingParams,
-    *,
-    own: tuple[int, int],
-    p: float,
-    seed: int,
-    label: str,
+    job: Job,
     state: Path,
+    *,
     teacher: nn.Module | None = None,
-    loss_weights: torch.Tensor | None = None,
-    snapshot: Callable[[int, nn.Module], None] | None = None,
+    snapshot: Snapshot | None = None,
     snapshot_every: int = 0,
 ) -> Curve:
     """Train `model` in place; it ends with its EMA weights, in eval mode.
 
     Args:
+        noise_schedule: of as many timesteps as the job's ranges cover.
         examples: what x_0 and its condition are drawn from.
-        own: [low, high) of the range that is trained.
-        p: probability of drawing a timestep from the full range (Eq. 6).
-        label: names this training in messages and in the seeds of its draws.
         state: folder of the resume state; a finished state there is exported again without training.
-        teacher: the pretrained model θ of the consistency loss; stays as it is. Needed if params.consistency > 0.
-        loss_weights: weight of the loss at each timestep, [T] >= 0; None weighs all alike.
-        snapshot: called with (step, model holding its EMA weights) every `snapshot_every` steps.
+        teacher: the pretrained model θ of the consistency loss; stays as it is. Needed where that loss has a weight.
+        snapshot: called every `snapshot_every` steps.
 
     Returns:
         One row every `log_every` steps: step, loss, denoising, consistency (means since the last row, weighted as
@@ -61,7 +52,7 @@ def train(
         InputError: the loss became NaN or infinite (no state is saved from then on), the folder is locked, or the
             processes cannot share a batch out evenly.
     """
-    device = best_device()
+    device, params = best_device(), job.settings
     accelerator = Accelerator(
         mixed_precision=params.mixed_precision,
         gradient_accumulation_steps=params.gradient_accumulation,
@@ -71,22 +62,20 @@ def train(
     if device.type == "cpu" and params.cpu_threads is not None:
         torch.set_num_threads(params.cpu_threads)
     with only_one(state):
-        return _Training(
-            accelerator, model, noise_schedule, examples, params, own, p, seed, label, state, teacher, loss_weights,
-            snapshot, snapshot_every,
-        ).run()  # fmt: skip
+        return _Training(accelerator, model, noise_schedule, examples, job, state, teacher).run(
+            snapshot, snapshot_every
+        )
 
 
 class _Training:
     """The moving parts of one training, so that each step of the loop is one line."""
 
     def __init__(
-        self, accelerator, model, noise_schedule, examples, params, own, p, seed, label, state, teacher, loss_weights,
-        snapshot, snapshot_every,
-    ):  # fmt: skip
-        self.accelerator, self.params, self.schedule = accelerator, params, noise_schedule
-        self.own, self.label, self.state = own, label, state
-        self.snapshot, self.snapshot_every = snapshot, snapshot_every
+        self, accelerator: Accelerator, model: Any, noise_schedule: Any, examples: Examples, job: Job,
+        state: Path, teacher: nn.Module | None,
+    ) -> None:  # fmt: skip
+        self.accelerator, self.schedule, self.job, self.state = accelerator, noise_schedule, job, state
+        self.params = params = job.settings
         self.device = accelerator.device
         self.raw: Any = model.to(self.device).train()
         if params.gradient_checkpointing:
@@ -102,11 +91,9 @@ class _Training:
             # diffusers' own `to`, which warns of every cast.
             teacher = nn.Module.to(teacher, self.device, params.dtype)
             self.teacher = teacher.eval().requires_grad_(False)
-        self.batches = Batches(
-            examples, params, own, noise_schedule.config.num_train_timesteps, p, seed, label,
-            accelerator.process_index, accelerator.num_processes,
-        )  # fmt: skip
-        self.loss_weights = None if loss_weights is None else loss_weights.float().to(self.device)
+        assert noise_schedule.config.num_train_timesteps == job.ranges.T, "the ranges are those of the schedule"
+        self.batches = Batches(examples, job, accelerator.process_index, accelerator.num_processes)
+        self.loss_weights = None if job.loss_weights is None else job.loss_weights.float().to(self.device)
         self.optimizer: Any = make_optimizer(self.raw.parameters(), params)
         self.ema = EMAModel(
             self.raw.parameters(),
@@ -136,14 +123,14 @@ class _Training:
         self._reset_sums()
         self.first_bad = torch.full((), -1, device=self.device)
 
-    def run(self) -> Curve:
+    def run(self, snapshot: Snapshot | None, snapshot_every: int) -> Curve:
         self._start_trackers()
         steps = range(self.first + 1, self.params.iterations + 1)
         stream = self.batches.stream(self.first + 1, self.device)
         main = self.accelerator.is_main_process
         bar = progress(
             steps,
-            desc=self.label,
+            desc=self.job.label,
             initial=self.first,
             total=self.params.iterations,
             disable=not main,
@@ -160,8 +147,8 @@ class _Training:
                 self._settle_ema()
                 if main:
                     save_state(self.state, self.raw, self.ema, self.optimizer.optimizer, self._progress(step))
-            if self.snapshot and main and step % self.snapshot_every == 0:
-                self._snapshot(step)
+            if snapshot and main and step % snapshot_every == 0:
+                self._snapshot(step, snapshot)
         self._settle_ema()
         self.ema.copy_to(self.raw.parameters())
         self.raw.eval()
@@ -248,17 +235,18 @@ class _Training:
             self._refuse(f"the weights are not finite after step {step}", step)
 
     def _refuse(self, what: str, step: int) -> None:
+        low, high = self.job.own
         raise InputError(
-            f"{self.label}: {what} (timesteps [{self.own[0]}, {self.own[1]}), seen at step {step}); lower the"
+            f"{self.job.label}: {what} (timesteps [{low}, {high}), seen at step {step}); lower the"
             " learning rate or use mixed_precision 'no'. The last good state is kept"
         )
 
-    def _snapshot(self, step: int) -> None:
+    def _snapshot(self, step: int, snapshot: Snapshot) -> None:
         self._settle_ema()
         self.ema.store(self.raw.parameters())
         self.ema.copy_to(self.raw.parameters())
         self.raw.eval()
-        self.snapshot(step, self.raw)
+        snapshot(step, self.raw)
         self.raw.train()
         self.ema.restore(self.raw.parameters())
 

@@ -12,13 +12,10 @@ from pathlib import Path
 
 import torch
 
-from deme_core.checkpoints import train_timesteps
-from deme_core.data.examples import Examples
 from deme_core.data.images import Images, save_part
 from deme_core.timesteps import TimestepRanges
-from deme_core.training.finetune import Curve, finetune
+from deme_core.training.job import Job
 from deme_core.training.settings import TrainingParams
-from deme_core.work import ROOT
 
 PARTS = ("train", "validation")
 
@@ -40,37 +37,13 @@ def save_own_parts(
         save_part(out, part, images.subset(index))
 
 
-def finetune_own(
-    pretrained: Path,
-    examples: Examples,
-    N: int,
-    p: float,
-    params: TrainingParams,
-    out: Path,
-    *,
-    seed: int,
-    validation: Examples | None = None,
-    checkpoints: Path = ROOT,
-) -> list[Curve]:
-    """Finetune on own samples with the plain loss; the denoisers go to out/1 … out/N.
-
-    Args:
-        examples: own samples.
-        N: equal ranges of timesteps, each with a finetune of its own, as long as one expert's; 1 is Neon.
-        p: of Eq. 6.
-        validation: own samples that no training sees, as in `finetune`.
-
-    Returns:
-        The curve of each finetune's loss.
-    """
-    ranges = TimestepRanges.equal(N, train_timesteps(pretrained))
-    plain, curves = replace(params, consistency=0.0, projection="none"), []
-    for i in range(1, N + 1):
-        curve = finetune(
-            pretrained, examples, plain, out / str(i), own=ranges.range(i), p=p, seed=seed,
-            label="own samples" if N == 1 else f"own samples, range {i} of {N}",
-            recipe={"direction": "self", "bounds": list(ranges.bounds), "range": i, "p": p, "seed": seed},
-            validation=validation, checkpoints=checkpoints,
-        )  # fmt: skip
-        curves.append(curve)
-    return curves
+def own_jobs(ranges: TimestepRanges, p: float, settings: TrainingParams, seed: int) -> list[Job]:
+    """A plain finetune on own samples for each range, as long as one expert's, with Eq. 6's p; one range is Neon."""
+    plain, N = replace(settings, consistency=0.0, projection="none"), ranges.N
+    return [
+        Job(
+            label="own samples" if N == 1 else f"own samples, range {i} of {N}", ranges=ranges, i=i, p=p, seed=seed,
+            settings=plain, facts={"direction": "self"},
+        )
+        for i in range(1, N + 1)
+    ]  # fmt: skip

@@ -1,16 +1,16 @@
 """Train a base model from scratch: the same loop, the full range, no teacher."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from deme_core.data.examples import Examples
 from deme_core.params import check
 from deme_core.processes import by_main
+from deme_core.timesteps import TimestepRanges
+from deme_core.training.job import Curve, Job, Snapshot
 from deme_core.training.settings import AUTO, TrainingParams
 from deme_core.work import work_dir
 
@@ -66,9 +66,9 @@ def train_from_scratch(
     out: Path,
     *,
     seed: int,
-    snapshot: Callable[[int, nn.Module], None] | None = None,
+    snapshot: Snapshot | None = None,
     snapshot_every: int = 0,
-) -> list[dict[str, float]]:
+) -> Curve:
     """Train on images and write a DDPMPipeline directory to `out`; returns the curve of the loss."""
     from diffusers.models.unets.unet_2d import UNet2DModel
     from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
@@ -76,14 +76,12 @@ def train_from_scratch(
 
     from deme_core.training.loop import train
 
-    identity = {"params": asdict(params), "seed": seed, "data": examples.sha256}
     torch.manual_seed(seed)
     model = UNet2DModel(**params.architecture)
     schedule = DDPMScheduler(**params.noise_schedule)
-    T = schedule.config.num_train_timesteps
-    curve = train(
-        model, schedule, examples, params.training, own=(0, T), p=0.0, seed=seed, label="pretrain",
-        state=work_dir("pretrain", identity, __file__), snapshot=snapshot, snapshot_every=snapshot_every,
-    )  # fmt: skip
+    ranges = TimestepRanges.equal(1, schedule.config.num_train_timesteps)
+    job = Job(label="pretrain", ranges=ranges, seed=seed, settings=params.training)
+    state = work_dir("pretrain", job.identity(examples) | {"base": asdict(params)}, __file__)
+    curve = train(model, schedule, examples, job, state, snapshot=snapshot, snapshot_every=snapshot_every)
     by_main(lambda: DDPMPipeline(model.cpu(), schedule).save_pretrained(out))
     return curve

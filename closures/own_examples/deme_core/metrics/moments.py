@@ -1,1 +1,0 @@
-../../../../deme_core/metrics/moments.py

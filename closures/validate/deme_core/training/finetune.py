@@ -1,1 +1,0 @@
-../../../../deme_core/training/finetune.py

@@ -20,6 +20,7 @@ from deme_core.components import check_components, read_index
 from deme_core.errors import InputError
 from deme_core.inputs import is_hub_model
 from deme_core.json_files import read_json
+from deme_core.naming import said
 from deme_core.tensor_files import INDEX, Tensors
 from deme_core.tensors import read_tensors, write_tensors
 from deme_core.weight_files import files_of, is_pickled, plain_name, weight_file
@@ -63,10 +64,9 @@ def resolve_source(source: str, revision: str | None) -> Path:
                 break
         return snapshot.joinpath(*name[1:])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"{source}: cannot be fetched from the hub ({reason}), and {Path.cwd()} has no such directory; download it"
-            " elsewhere and set pretrain_load.source to its directory"
+            f"{source}: cannot be fetched from the hub ({said(error)}), and {Path.cwd()} has no such directory;"
+            " download it elsewhere and set pretrain_load.source to its directory"
         ) from None
 
 
@@ -193,8 +193,9 @@ def read_pickle(file: Path) -> Mapping[str, torch.Tensor]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = (str(error).strip() or "it is empty").splitlines()[0]
-        raise InputError(f"{file}: no file of plain tensors ({reason}); fetch it again, or as safetensors") from None
+        raise InputError(
+            f"{file}: no file of plain tensors ({said(error)}); fetch it again, or as safetensors"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{file}: holds more than named tensors; give the weights of the denoiser alone")
     return state

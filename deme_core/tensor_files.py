@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from deme_core.errors import InputError
 from deme_core.json_files import read_json
+from deme_core.naming import said
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -137,7 +138,7 @@ def _open(path: Path) -> tuple[IO[bytes], dict[str, Any], int]:
         with safe_open(path, framework="np"):  # torch's map would be a writable one, which a large file cannot have
             pass
     except SafetensorError as error:
-        raise InputError(f"{path} is no whole safetensors file ({error}); write or fetch it again") from None
+        raise InputError(f"{path} is no whole safetensors file ({said(error)}); write or fetch it again") from None
     file = path.open("rb", buffering=0)
     (length,) = struct.unpack("<Q", file.read(8))
     return file, json.loads(file.read(length)), 8 + length

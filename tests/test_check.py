@@ -15,6 +15,7 @@ from conftest import ASKED, REPOSITORY, never, sampler_params, training_params
 from huggingface_hub.errors import LocalEntryNotFoundError
 from text_to_image import write_stable_diffusion
 
+from deme_core.amounts import amount
 from deme_core.dag import dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES, Source, read_digits
@@ -23,7 +24,7 @@ from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import EXTRACTORS, FeatureParams, Kind
 from deme_core.params import read
 from deme_core.preflight.artefacts import Artefact, artefacts, measure_artefacts, model_folder
-from deme_core.preflight.check import amount, check, fits
+from deme_core.preflight.check import check, fits
 from deme_core.preflight.costs import Counts, measure, timed
 from deme_core.prompts.settings import PromptParams
 from deme_core.sampling.settings import OwnParams, SampleParams
@@ -288,7 +289,10 @@ def test_a_gpu_that_does_not_hold_one_image_is_told(monkeypatch: pytest.MonkeyPa
         timed(FakeGPU(monkeypatch, 0).step, 4)
 
 
-@pytest.mark.parametrize(("value", "text"), [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (5.67e9, "5.67 GB")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (5.67e9, "5.67 GB"), (999.7e6, "1 GB"), (2.5e15, "2.5 PB")],
+)
 def test_amounts_have_three_digits_and_a_prefix(value: float, text: str) -> None:
     assert amount(value, "B") == text
 

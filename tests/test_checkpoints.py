@@ -203,12 +203,13 @@ def test_what_the_hub_takes_for_no_id_ends_in_one_line() -> None:
         resolve_source("owner/-name", None)
 
 
-def test_a_hub_id_out_of_reach_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("message", "shown"), [("no route to host\nmore lines", "no route to host"), ("", "OSError")])
+def test_a_hub_id_out_of_reach_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, message: str, shown: str) -> None:
     def offline(*_: object, **__: object) -> None:
-        raise OSError("no route to host\nmore lines")
+        raise OSError(message)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(InputError, match=r"owner/name: cannot be fetched .*no route to host.*download it") as error:
+    with pytest.raises(InputError, match=rf"owner/name: cannot be fetched .*\({shown}.*download it") as error:
         resolve_source("owner/name", "main")
     assert "\n" not in str(error.value)
 

@@ -9,6 +9,7 @@ from conftest import files_of
 from diffusers import StableDiffusionPipeline
 from text_to_image import SIZE, captioned, write_data, write_stable_diffusion
 
+from deme_core.amounts import amount
 from deme_core.components import Autoencoder, TextEncoder
 from deme_core.data import encode
 from deme_core.data.encode import EncodeParams, encode_parts
@@ -141,8 +142,8 @@ def test_the_disk_cost_is_said_beforehand(
     monkeypatch.setattr(encode, "_encode", lambda *_: [])
     monkeypatch.setattr(encode, "_join", lambda *_: None)
     encode_parts(sd, write_data(tmp_path / "images", images), EncodeParams(flips=True), tmp_path, tmp_path / "work")
-    megabytes = (2000 * 4 * 4 * 8 * 8 * 2 + 2 * 6 * 12 * 8 * 2) / 1e6
-    assert f"encoding 2,000 images; this will take {megabytes:,.1f} MB on disk" in capsys.readouterr().out
+    size = amount(2000 * 4 * 4 * 8 * 8 * 2 + 2 * 6 * 12 * 8 * 2, "B")
+    assert f"encoding 2,000 images; this will take {size} on disk" in capsys.readouterr().out
 
 
 def test_pixels_are_the_examples_of_a_plain_pipeline(

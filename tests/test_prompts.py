@@ -13,7 +13,7 @@ from deme_core.data.images import Images, save_part
 from deme_core.errors import InputError
 from deme_core.paths import at_home
 from deme_core.prompts.saved import search_prompts
-from deme_core.prompts.settings import PromptParams, Prompts
+from deme_core.prompts.settings import PromptParams, Prompts, of_images
 from deme_core.prompts.table import SOURCES, load_prompts, prompt_params
 
 COCO = {
@@ -180,8 +180,9 @@ def test_held_out_captions_are_one_an_image(tmp_path: Path) -> None:
 def test_images_take_the_prompts_in_turn() -> None:
     prompts = Prompts("mine", ("a", "b", "c"), each=2)
     assert prompts.images == 6
-    assert prompts.of_images(0, 6) == list("abcabc")
-    assert prompts.of_images(2, 3) == prompts.of_images(0, 5)[2:] == list("cab")
+    assert of_images(prompts.texts, range(prompts.images)) == list("abcabc")
+    assert of_images(prompts.texts, range(2, 5)) == list("cab")
+    assert of_images((), range(3)) == []
 
 
 def test_a_search_takes_captions_in_turn_with_its_sets(tmp_path: Path) -> None:

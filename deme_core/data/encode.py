@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from deme_core.amounts import amount
 from deme_core.components import Autoencoder, TextEncoder, frozen_hashes, is_text_to_image
 from deme_core.data.images import PARTS, Images, load_part, pixels_hash, to_model
 from deme_core.device import best_device
@@ -56,9 +57,9 @@ def encode_parts(
     loaded = {part: load_part(data, part) for part in parts}
     first = loaded[parts[0]]
     check_base(pipeline, first.shape, captions=first.captions is not None)
-    megabytes = _size(loaded, vae, text, params) / 1e6
+    size = amount(_size(loaded, vae, text, params), "B")
     if is_main():
-        print(f"encoding {sum(map(len, loaded.values())):,} images; this will take {megabytes:,.1f} MB on disk")
+        print(f"encoding {sum(map(len, loaded.values())):,} images; this will take {size} on disk")
     for part, images in loaded.items():
         identity = {"data": pixels_hash(images.pixels), "captions": images.captions, "flips": params.flips} | frozen
         work = work_dir("encode", identity, __file__, checkpoints)

@@ -12,6 +12,7 @@ import torch
 
 from deme_core.data.images import DataParams, Images
 from deme_core.errors import InputError
+from deme_core.naming import said
 from deme_core.paths import matches
 
 GZIP = b"\x1f\x8b"
@@ -51,7 +52,7 @@ def read_idx_file(path: Path, dimensions: int) -> np.ndarray:
         try:
             data = _unpacked(packed)
         except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{path}: damaged gzip file ({error}); fetch it again") from None
+            raise InputError(f"{path}: damaged gzip file ({said(error)}); fetch it again") from None
     expected = bytes([0, 0, UBYTE, dimensions])
     if data[:4] != expected:
         raise InputError(

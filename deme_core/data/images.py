@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from deme_core.amounts import amount
 from deme_core.errors import InputError
 from deme_core.params import check
 from deme_core.tensor_files import as_bytes
@@ -118,7 +119,7 @@ def new_pixels(shape: tuple[int, ...]) -> torch.Tensor:
     ROOT.mkdir(exist_ok=True)
     if (free := shutil.disk_usage(ROOT).free) < size:
         raise InputError(
-            f"{size / 1e9:,.1f} GB of pixels do not fit on the disk of {ROOT}/, where {free / 1e9:,.1f} GB are free;"
+            f"{amount(size, 'B')} of pixels do not fit on the disk of {ROOT}/, where {amount(free, 'B')} are free;"
             " free more, or take a smaller data.size or fewer images"
         )
     with tempfile.NamedTemporaryFile(dir=ROOT, prefix="pixels-") as file:

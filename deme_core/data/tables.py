@@ -11,6 +11,7 @@ from deme_core.data.captions import as_captions, captions_in_order
 from deme_core.data.decode import decode_all
 from deme_core.data.images import DataParams, Images
 from deme_core.errors import InputError
+from deme_core.naming import said
 from deme_core.paths import matches
 
 BYTES = ("binary", "large_binary", "binary_view")
@@ -87,10 +88,9 @@ def _loaded(params: DataParams, load: Callable[[], Any]) -> Any:
     except Exception as error:  # `datasets` raises classes of its own, of fsspec, of the hub and of pyarrow
         while error.__cause__ is not None and isinstance(error.__cause__, Exception):
             error = error.__cause__  # what `datasets` wraps says that something failed, not what
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"params: data.path = {params.path!r}: cannot be loaded ({reason}); offline, fetch it elsewhere and read it"
-            " with data.source=parquet or folder"
+            f"params: data.path = {params.path!r}: cannot be loaded ({said(error)}); offline, fetch it elsewhere and"
+            " read it with data.source=parquet or folder"
         ) from None
 
 

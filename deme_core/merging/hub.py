@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from deme_core.errors import InputError
+from deme_core.naming import said
 
 
 def check_hub(repository: str) -> None:
@@ -13,13 +14,12 @@ def check_hub(repository: str) -> None:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise InputError(f"--push-to-hub {repository}: {error}") from None
+        raise InputError(f"--push-to-hub {repository}: {said(error)}") from None
     try:
         HfApi().whoami()
     except Exception as error:  # no network, no token, a refused one: each of another class, from another library
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"--push-to-hub {repository}: the hub does not know who you are ({reason}); merge without"
+            f"--push-to-hub {repository}: the hub does not know who you are ({said(error)}); merge without"
             " it, or connect and run `hf auth login`"
         ) from None
 
@@ -37,5 +37,4 @@ def push(folder: Path, repository: str) -> None:
         HfApi().create_repo(repository, exist_ok=True)
         HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="Merged with DeMe")
     except Exception as error:  # as above
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"--push-to-hub {repository}: {reason}; the merged model is whole, in {folder}") from None
+        raise InputError(f"--push-to-hub {repository}: {said(error)}; the merged model is whole, in {folder}") from None

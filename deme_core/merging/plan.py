@@ -2,6 +2,7 @@
 
 import time
 
+from deme_core.amounts import amount
 from deme_core.merging.hashing import AHEAD
 from deme_core.merging.merge import Merge
 from deme_core.merging.methods import METHODS
@@ -20,10 +21,11 @@ def plan(merge: Merge) -> str:
     files = file_sizes(merge.layout, merge.max_shard_size, merge.recipe())
     speed = read_and_merge_speed(merge)
     return "\n".join([
-        f"inputs   {size(inputs)} in {len(merge.inputs)} models, {len(merge.layout)} tensors each",
-        *(f"output   {name} {amount} bytes ({size(amount)})" for name, amount in files.items()),
-        f"memory   about {size(peak_memory(merge))} at most",
-        f"time     about {inputs / speed:.0f} s to read and merge at {size(speed)}/s, and that of writing to your disk",
+        f"inputs   {amount(inputs, 'B')} in {len(merge.inputs)} models, {len(merge.layout)} tensors each",
+        *(f"output   {name} {size} bytes ({amount(size, 'B')})" for name, size in files.items()),
+        f"memory   about {amount(peak_memory(merge), 'B')} at most",
+        f"time     about {inputs / speed:.0f} s to read and merge at {amount(speed, 'B/s')}, and that of writing to"
+        " your disk",
     ])  # fmt: skip
 
 
@@ -47,12 +49,3 @@ def read_and_merge_speed(merge: Merge) -> float:
     for tensors in merge.inputs:
         tensors.hash.hexdigest()  # waits for the threads
     return done / (time.perf_counter() - start)
-
-
-def size(amount: float) -> str:
-    """Bytes for people, in units of 1000."""
-    for unit in ("B", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.3g} {unit}"
-        amount /= 1000
-    return f"{amount:.2f} GB"

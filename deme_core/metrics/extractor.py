@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from deme_core.errors import InputError
+from deme_core.naming import said
 from deme_core.parallel import CPU, PIECE, in_order
 
 
@@ -94,9 +95,8 @@ def files_of_model(config: dict[str, Any], files: tuple[str, ...]) -> Path:
     try:
         snapshot = snapshot_download(source, revision=config.get("revision"), allow_patterns=list(files))
     except Exception as error:  # of the hub, of the network, of a malformed id
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{source}: neither a directory nor to be had from the hub ({reason}); fetch {', '.join(files)} elsewhere"
-            " and set `source` to their folder"
+            f"{source}: neither a directory nor to be had from the hub ({said(error)}); fetch {', '.join(files)}"
+            " elsewhere and set `source` to their folder"
         ) from None
     return files_of_model({"source": snapshot}, files)

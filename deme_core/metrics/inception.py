@@ -12,6 +12,7 @@ import torch
 from deme_core.device import best_device
 from deme_core.errors import InputError
 from deme_core.metrics.extractor import Extractor, rgb
+from deme_core.naming import said
 from deme_core.tensors import atomic_file
 
 RESIZING = ("clean", "legacy_pytorch", "legacy_tensorflow")
@@ -38,14 +39,14 @@ def load_inception(directory: Path, config: dict[str, Any]) -> Extractor:
         from cleanfid.resize import build_resizer
     except ImportError as error:
         raise InputError(
-            f"extractor '{directory}' needs the package clean-fid ({error}): pip install 'deme[real-images]'"
+            f"extractor '{directory}' needs the package clean-fid ({said(error)}): pip install 'deme[real-images]'"
         ) from None
     if not file.is_file():
         _download(inception_url, file)
     try:
         network = InceptionV3W(str(file.parent), download=False, resize_inside=resize == "legacy_tensorflow")
     except (RuntimeError, AttributeError) as error:
-        raise InputError(f"{file}: no TorchScript Inception ({_first_line(error)}); fetch it again") from None
+        raise InputError(f"{file}: no TorchScript Inception ({said(error)}); fetch it again") from None
     device, resizer = best_device(), build_resizer(resize)
     network = network.eval().to(device)
 
@@ -65,9 +66,5 @@ def _download(url: str, file: Path) -> None:
             shutil.copyfileobj(response, partial)
     except OSError as error:
         raise InputError(
-            f"{file}: no such file, and {url} cannot be fetched ({error}); download it elsewhere and put it there"
+            f"{file}: no such file, and {url} cannot be fetched ({said(error)}); download it elsewhere and put it there"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -108,7 +108,7 @@ def _package() -> Any:
         import open_clip
     except Exception as error:  # a torchvision of another torch fails in many ways
         raise InputError(
-            f"CLIP needs open_clip_torch and a torchvision that matches torch ({error}): pip install"
+            f"CLIP needs open_clip_torch and a torchvision that matches torch ({said(error)}): pip install"
             " 'deme[real-images]'"
         ) from None
     return open_clip

@@ -18,7 +18,7 @@ from deme_core.metrics.feature_files import read_features
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.moments import Moments
 from deme_core.parallel import PIECE, in_order
-from deme_core.prompts.settings import PromptParams, Prompts
+from deme_core.prompts.settings import PromptParams, Prompts, of_images
 
 Stream = Callable[[], Iterable[torch.Tensor]]
 """Gives all images from the first on, each time it is called: uint8 [k, C, H, W]."""
@@ -34,8 +34,8 @@ def clip_scores(images: Stream, count: int, prompts: Prompts, score: ClipScore) 
         raise InputError(
             f"{count} images of the set '{prompts.name}', which has {len(prompts.texts)} prompts; sample one of each"
         )
-    texts = prompts.of_images(0, count)
-    table = {"image": range(count), "prompt": [prompts.index(k) for k in range(count)], "text": texts}
+    texts = of_images(prompts.texts, range(count))
+    table = {"image": range(count), "prompt": of_images(range(len(prompts.texts)), range(count)), "text": texts}
     return pd.DataFrame(table | {"clip_score": score(images(), texts)})
 
 

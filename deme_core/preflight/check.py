@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from deme_core.amounts import amount
 from deme_core.data.images import DataParams
 from deme_core.data.no_images import NONE
 from deme_core.data.sources import has_captions, image_shape
@@ -34,7 +35,6 @@ from deme_core.training.settings import TrainingParams
 
 GPUS = (24, 80)  # GB
 ROOM = 1.1  # for the GPU's own context, and what lies between tensors
-UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def check(params: dict[str, Any]) -> tuple[str, bool]:
@@ -108,14 +108,6 @@ def _misfit(pretrain: PretrainParams, data: DataParams) -> str | None:
     except InputError as error:
         return str(error)
     return None
-
-
-def amount(value: float, unit: str) -> str:
-    """A number with three digits and a prefix: 1,234,567 B -> 1.23 MB."""
-    for size, prefix in UNITS:
-        if value >= size:
-            return f"{value / size:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}".rstrip()
 
 
 def _artefact_line(artefact: Artefact) -> str:

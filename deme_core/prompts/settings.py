@@ -1,9 +1,12 @@
 """What a prompt set is, in params.yaml and in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from deme_core.params import check
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +54,13 @@ class Prompts:
         """Of the whole set."""
         return self.each * len(self.texts)
 
-    def index(self, image: int) -> int:
-        """The prompt of an image: the texts in turn, from the first again after the last.
 
-        So the prompts of a block of consecutive images are spread over the whole set.
-        """
-        return image % len(self.texts)
+def of_images(prompts: Sequence[T], images: Iterable[int]) -> list[T]:
+    """The prompt of each image: image k has prompt k modulo their number; without prompts there are none.
 
-    def of_images(self, first: int, count: int) -> list[str]:
-        """The texts of the images `first` …, `count` of them."""
-        return [self.texts[self.index(k)] for k in range(first, first + count)]
+    So the prompts of a block of consecutive images are spread over the whole set.
+    """
+    return [prompts[k % len(prompts)] for k in images] if prompts else []
 
 
 def in_turn(sources: Sequence[Sequence[str]]) -> tuple[str, ...]:

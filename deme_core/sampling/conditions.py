@@ -12,6 +12,7 @@ from deme_core.components import Condition, TextEncoder, is_text_to_image
 from deme_core.denoising import Denoise
 from deme_core.errors import InputError
 from deme_core.params import check
+from deme_core.prompts.settings import of_images
 
 
 class Conditions:
@@ -37,7 +38,7 @@ class Conditions:
 
     def texts(self, indices: Iterable[int]) -> list[str]:
         """The prompts of these images; none where there are no prompts."""
-        return [self.prompts[k % len(self.prompts)] for k in indices] if self.prompts else []
+        return of_images(self.prompts, indices)
 
     def of(self, indices: Iterable[int]) -> Condition:
         """The condition of these images."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from deme_core.errors import InputError
+from deme_core.naming import said
 from deme_core.training.settings import TrainingParams
 
 
@@ -24,8 +25,8 @@ def adamw_8bit(parameters: Iterable[torch.nn.Parameter], **settings: Any) -> tor
         from bitsandbytes.optim import AdamW8bit
     except Exception as error:  # it loads compiled libraries, which fail in many ways
         raise InputError(
-            f"params: finetune_range.optimizer = 'adamw_8bit' needs the package bitsandbytes ({error}): pip install"
-            " 'deme[gpu]', or take adamw"
+            f"params: finetune_range.optimizer = 'adamw_8bit' needs the package bitsandbytes ({said(error)}): pip"
+            " install 'deme[gpu]', or take adamw"
         ) from None
     return AdamW8bit(parameters, **settings)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from deme_core.data.images import Images, save_part
+from deme_core.prompts.settings import of_images
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.job import Job
 from deme_core.training.settings import TrainingParams
@@ -31,7 +32,7 @@ def save_own_parts(
         first: the first sample's number in its seed block.
     """
     pixels = torch.cat(list(archives))
-    captions = tuple((prompts[k % len(prompts)],) for k in range(first, first + len(pixels))) if prompts else None
+    captions = tuple((text,) for text in of_images(prompts, range(first, first + len(pixels)))) or None
     images = Images(pixels, torch.full((len(pixels),), -1), captions)
     for part, index in zip(PARTS, torch.arange(len(pixels)).split([len(pixels) - validation, validation]), strict=True):
         save_part(out, part, images.subset(index))

@@ -12,7 +12,7 @@ from deme_core.errors import InputError
 from deme_core.metrics.bootstrap import paired_bootstrap, prompt_means
 from deme_core.metrics.intervals import Interval, paired_interval
 from deme_core.report.tables import needed, verdict
-from deme_core.report.text import markdown, model_name, number
+from deme_core.report.text import interval, markdown, model_name, number
 
 # FID and CLIP score (ViT-g/14) of the paper's Table 2, of Stable Diffusion v1.4; PartiPrompts have no real images.
 PAPER = {
@@ -110,7 +110,7 @@ def page2(title: str, table: pd.DataFrame, paper: bool) -> str:
             row = own.loc[model]
             if real:
                 rows[model] += [number(row["frechet"], 3), _shown(row, "frechet_change", model)]
-            rows[model] += [_interval(row, "clip_score"), _shown(row, "clip_score_change", model)]
+            rows[model] += [interval(row, "clip_score", 2), _shown(row, "clip_score_change", model)]
             if paper and of_set in PAPER:
                 rows[model].append(PAPER[of_set].get(model, "—"))
     verdicts = [
@@ -151,13 +151,8 @@ def _change(key: str, change: Interval, model: str, shown: str) -> dict[str, Any
     }  # fmt: skip
 
 
-def _interval(row: pd.Series, key: str, sign: str = "", digits: int = 2) -> str:
-    value, low, high = (number(row[f"{key}{end}"], digits, sign) for end in ("", "_low", "_high"))
-    return f"{value} [{low}, {high}]"
-
-
 def _shown(row: pd.Series, key: str, model: str) -> str:
-    return "—" if model == "pretrained" else _interval(row, key, "+", 3 if key.startswith("frechet") else 2)
+    return "—" if model == "pretrained" else interval(row, key, 3 if key.startswith("frechet") else 2, "+")
 
 
 def _protocol(of_set: str, row: pd.Series) -> str:

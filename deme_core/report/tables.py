@@ -14,7 +14,7 @@ from deme_core.dag import MATCHED, NEON, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, STEP
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import uncovered
 from deme_core.metrics.two_sample import PREFIX
-from deme_core.report.text import PARTS, SCALED, markdown, model_name, number
+from deme_core.report.text import PARTS, SCALED, interval, markdown, model_name, number
 from deme_core.search.result import SearchResult
 
 PICTURES = {
@@ -166,7 +166,7 @@ def page(
     final = f"{last['first'].nunique()} × {last['images'].iloc[0]:,} images"
     kept = " The search kept w = 0: its merged model is the pretrained one." if not any(result.weights) else ""
     unit = result.best_change_unit
-    best = _interval(pd.Series(asdict(result)), "best_change", "", 1 if unit else 4, "+") + (unit and f" {unit}")
+    best = interval(asdict(result), "best_change", 1 if unit else 4, "+") + (unit and f" {unit}")
     sets = "".join(f", of images with the prompts of `{name}` among others" for name in result.prompts)
     paragraphs = [
         f"# {title}",
@@ -250,8 +250,8 @@ def _readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         for key, _ in _parts(table):
             digits = _digits(base[key])
             percent = number(row[f"{key}_change_percent"], 1, "+")
-            change = f"{_interval(row, f'{key}_change', '', digits, '+')}<br>({percent} %)"
-            corrected = f"<br>{_interval(row, key, '_corrected', digits)}" if covered else ""
+            change = f"{interval(row, f'{key}_change', digits, '+')}<br>({percent} %)"
+            corrected = f"<br>{interval(row, key, digits, value='_corrected')}" if covered else ""
             cells += [f"{number(row[key], digits)}{corrected}"]
             cells += ["—" if model == "pretrained" else change]
         half = (row.kid_train_high - row.kid_train_low) / 2
@@ -269,11 +269,6 @@ def _separability(row: pd.Series) -> list[str]:
         return []
     real = f"<br>(real {row[f'{PREFIX}_real']:.3f})" if f"{PREFIX}_real" in row else ""
     return [f"{row[PREFIX]:.3f} ± {(row[f'{PREFIX}_high'] - row[f'{PREFIX}_low']) / 2:.3f}{real}"]
-
-
-def _interval(row: pd.Series, key: str, value: str, digits: int, sign: str = "") -> str:
-    low, high = (number(row[f"{key}_{end}"], digits, sign) for end in ("low", "high"))
-    return f"{number(row[key + value], digits, sign)} [{low}, {high}]"
 
 
 def _digits(value: float) -> int:

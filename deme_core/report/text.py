@@ -1,6 +1,7 @@
 """Names of models and parts, numbers and tables as people read them."""
 
 import math
+from typing import Any
 
 from deme_core.dag import EARLY, FURTHER, MATCHED, NEON, NONNEGATIVE, RANDOM, SCALE, is_random
 
@@ -41,3 +42,9 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 def number(value: float, digits: int, sign: str = "") -> str:
     """A value with a true minus sign; a dash where there is none."""
     return "—" if math.isnan(value) else f"{value:{sign}z.{digits}f}".replace("-", "−")
+
+
+def interval(row: Any, key: str, digits: int, sign: str = "", value: str = "") -> str:
+    """`row[key + value]` and the ends of its interval: −12.3 [−15.0, −9.5]."""
+    shown, low, high = (number(row[key + end], digits, sign) for end in (value, "_low", "_high"))
+    return f"{shown} [{low}, {high}]"

@@ -152,10 +152,11 @@ def test_a_training_in_words() -> None:
 
 def test_the_gate_in_words() -> None:
     blocks = np.linspace(0.9, 1.1, 8)
-    losses = {"pretrained": np.stack([blocks, blocks]), "other": np.stack([blocks, blocks])}
-    losses |= {"expert 1": np.stack([blocks / 2, blocks]), "expert 2": np.stack([blocks, blocks * 2])}
+    others = {"pretrained": np.stack([blocks, blocks]), "other": np.stack([blocks, blocks])}
     ranges = SimpleNamespace(N=2, range=lambda i: (0, i))
-    assert winners(compare_experts(losses, ranges)) == "1 of 2 beat the base on their own range"
+    assert (
+        winners(compare_experts([blocks / 2, blocks * 2], others, ranges)) == "1 of 2 beat the base on their own range"
+    )
     assert winners(NOT_MEASURED) == "not measured"
 
 

@@ -26,32 +26,29 @@ CPU = torch.device("cpu")
 RANGES = TimestepRanges.equal(2, 1000)
 
 
-def losses(*changes: float) -> dict[str, np.ndarray]:
-    """Of the base, and of two experts whose loss on their own range is that of the base plus `changes`."""
+def losses(*changes: float) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    """Of experts on their own range, whose loss is that of the base plus `changes`; of the base and another model."""
     rng = np.random.default_rng(0)
     base = rng.uniform(0.1, 0.2, (2, 50))
-    experts = {
-        f"expert {i}": base + np.where(np.arange(2)[:, None] == i - 1, change, 0) * rng.uniform(0.5, 1.5, (2, 50))
-        for i, change in enumerate(changes, 1)
-    }
-    return {"pretrained": base, **experts, "full_range": base - 0.005}
+    experts = [own + change * rng.uniform(0.5, 1.5, 50) for own, change in zip(base, changes, strict=True)]
+    return experts, {"pretrained": base, "full_range": base - 0.005}
 
 
 def test_experts_are_compared_on_their_own_range_image_by_image() -> None:
-    found = losses(-0.01, 0.0)
-    table = compare_experts(found, RANGES)
+    experts, others = losses(-0.01, 0.0)
+    table = compare_experts(experts, others, RANGES)
     assert table[["expert", "range", "against"]].values.tolist() == [
         [1, "[0, 500)", "pretrained"], [2, "[500, 1000)", "pretrained"],
         [1, "[0, 500)", "full_range"], [2, "[500, 1000)", "full_range"],
     ]  # fmt: skip
-    base = found["pretrained"][0]
-    change = t_interval(100 * (found["expert 1"][0] - base) / base.mean())
+    base = others["pretrained"][0]
+    change = t_interval(100 * (experts[0] - base) / base.mean())
     assert table.loc[0, ["change", "low", "high"]].tolist() == pytest.approx([change.value, change.low, change.high])
-    assert table.loc[0, "loss"] == pytest.approx(found["expert 1"][0].mean())
+    assert table.loc[0, "loss"] == pytest.approx(experts[0].mean())
     assert table["wins"].tolist() == [True, False, True, False]  # no change is no gain
     with pytest.raises(InputError, match=r"1 of 2 experts .*expert 2 on \[500, 1000\): \+0\.00 %.*"):
         refuse_losers(table)
-    refuse_losers(compare_experts(losses(-0.01, -0.01), RANGES))
+    refuse_losers(compare_experts(*losses(-0.01, -0.01), RANGES))
 
 
 def test_a_gate_needs_images() -> None:

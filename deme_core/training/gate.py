@@ -1,7 +1,8 @@
 """The gate between training and search: has each expert learned its own range? By losses on the part `validation`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -57,16 +58,23 @@ def measure_experts(
     """
     folders, ranges = denoisers(experts)
     assert ranges is not None, "experts carry their ranges"
-    own = {BASE: denoiser_dir(pretrained), **others} | {f"expert {i}": folder for i, folder in enumerate(folders, 1)}
-    losses = model_losses(own, load_noise_schedule(pretrained), examples, ranges, draws, device)
-    return compare_experts(losses, ranges)
+    schedule = load_noise_schedule(pretrained)
+    measured = partial(
+        model_losses, noise_schedule=schedule, examples=examples, ranges=ranges, draws=draws, device=device
+    )
+    compared = measured({BASE: denoiser_dir(pretrained), **others})
+    own = [measured({"": folder}, which=[i])[""][0] for i, folder in enumerate(folders, 1)]
+    return compare_experts(own, compared, ranges)
 
 
-def compare_experts(losses: Mapping[str, np.ndarray], ranges: TimestepRanges) -> pd.DataFrame:
+def compare_experts(
+    experts: Sequence[np.ndarray], others: Mapping[str, np.ndarray], ranges: TimestepRanges
+) -> pd.DataFrame:
     """Every expert's loss on its own range against that of other models, paired over images and noise.
 
     Args:
-        losses: model -> [N, n] of `image_losses`; `expert 1` … `expert N`, and those that they are compared with.
+        experts: N times [n], `image_losses` of expert i on range i.
+        others: model -> [N, n] of `image_losses`.
 
     Returns:
         A row an expert and model that it is compared with: `expert`, `range`, `against`, `loss`, `loss_against`, the
@@ -74,11 +82,8 @@ def compare_experts(losses: Mapping[str, np.ndarray], ranges: TimestepRanges) ->
         whether the expert `wins`: the interval lies below 0.
     """
     rows = []
-    for other, theirs in losses.items():
-        if other.startswith("expert "):
-            continue
-        for i in range(1, ranges.N + 1):
-            ours, base = losses[f"expert {i}"][i - 1], theirs[i - 1]
+    for other, theirs in others.items():
+        for i, (ours, base) in enumerate(zip(experts, theirs, strict=True), 1):
             change = t_interval(100 * (ours - base) / base.mean())
             bounds = "[{}, {})".format(*ranges.range(i))
             rows.append([i, bounds, other, ours.mean(), base.mean(), change.value, change.low, change.high])

@@ -197,7 +197,7 @@ def test_the_page_leads_with_verdict_null_and_the_worst_judge() -> None:
     first = text.split("\n\n")[0]
     assert first.startswith("**Verdict** of the final judges")
     assert "worst judge `b` −" in first
-    assert first.endswith(": **better**.")
+    assert first.endswith(", **better**.")
     assert "random vectors, searched w (draw 1) −" in text.split("\n\n")[1]
     assert "−44.4 %; that number is no evidence" in text
     assert "group-0123" in text
@@ -210,9 +210,11 @@ def test_the_page_leads_with_verdict_null_and_the_worst_judge() -> None:
     beside = next(text for text in lead(table, own, "final judges", {}) if text.startswith("Beside the best baseline"))
     assert beside.startswith("Beside the best baseline, full-range finetune (")
     own["merged"] = own["pretrained"]
-    assert lead(table, own, "final judges", {})[0].endswith(
-        "The search kept w = 0: this merge is the pretrained model."
-    )
+    own["neon"] = own["random1"] * 0.5
+    table = table.reindex(list(own)).fillna({"frechet_train_change_percent": 0.0, "judges": "group-0123"})
+    first = lead(table, own, "final judges", {})[0]
+    assert "DeMe merged, searched w: the search kept w = 0, this is the pretrained model. away from own" in first
+    assert first.endswith(", **better**.")
 
 
 def test_an_expert_that_lost_stands_in_capitals() -> None:

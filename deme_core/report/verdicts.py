@@ -89,17 +89,22 @@ def floor_section(scores: Scores, floor: Mapping[str, float]) -> list[str]:
 
 
 def verdict(scores: Scores, group: str) -> str:
-    """The verdict of the judges, called `group`, on the merge with searched weights."""
-    merged = {part: against(scores, "merged", UNTRAINED, part) for part in parts_of(scores)}
-    said = "; ".join(
-        f"on the {PARTS[part]} {shown(seen.change)}, worst judge `{seen.worst}` {shown(seen.judges[seen.worst])}:"
-        f" **{words(scores, 'merged', part)}**"
-        for part, seen in merged.items()
-    )
-    kept = " The search kept w = 0: this merge is the pretrained model." * all(map(same, merged.values()))
+    """The verdict of the judges, called `group`, on the merge with searched weights and the steps along directions."""
+    found = [f"{model_name(model)}: {_verdict_on(scores, model)}." for model in ("merged", *STEPS) if model in scores]
     return (
-        f"**Verdict** of the {group} on the merge with searched weights, in change of distance against the pretrained"
-        f" model, geometric mean over the judges: {said}.{kept}"
+        f"**Verdict** of the {group}, in change of distance against the pretrained model, geometric mean over the"
+        f" judges. {' '.join(found)}"
+    )
+
+
+def _verdict_on(scores: Scores, model: str) -> str:
+    found = {part: against(scores, model, UNTRAINED, part) for part in parts_of(scores)}
+    if all(map(same, found.values())):
+        return "the search kept w = 0, this is the pretrained model"
+    return "; ".join(
+        f"on the {PARTS[part]} {shown(seen.change)}, worst judge `{seen.worst}` {shown(seen.judges[seen.worst])},"
+        f" **{words(scores, model, part)}**"
+        for part, seen in found.items()
     )
 
 

@@ -69,7 +69,7 @@ def test_the_commit_of_a_base_stands_beside_it_and_pinning_it_changes_no_byte(hu
 def test_a_base_on_this_machine_has_no_commit(hub: Path, tmp_path: Path) -> None:
     """Not even in the hub's cache: its path would stand in the record."""
     snapshot = hub / "models--owner--name" / "snapshots" / COMMIT
-    assert COMMIT not in load(tmp_path / "project", hub, str(snapshot), None)
+    assert f"commit {COMMIT}" not in load(tmp_path / "project", hub, str(snapshot), None)
     assert not (tmp_path / "project" / "pretrained" / "hub.json").exists()
 
 

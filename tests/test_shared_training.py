@@ -40,7 +40,9 @@ SHORT = {
 FROM_SCRATCH = {"consistency": 0.0, "projection": "none"}
 SLOW = """
 import runpy, sys, time
+from deme_core import progress
 from deme_core.training import batches
+progress.EVERY = 0.0  # a line a step
 draw = batches.draw_timesteps
 batches.draw_timesteps = lambda *args, **options: (time.sleep(0.1), draw(*args, **options))[1]
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
@@ -90,9 +92,9 @@ def start(folder: Path, launch: list[str], command: str, *, slow: bool = False) 
     )  # fmt: skip
 
 
-def run(folder: Path, launch: list[str], command: str) -> str:
+def run(folder: Path, launch: list[str], command: str, *, slow: bool = False) -> str:
     """Run it to a good end; what it printed."""
-    process = start(folder, launch, command)
+    process = start(folder, launch, command, slow=slow)
     out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-3000:]
     return out + errors
@@ -201,8 +203,9 @@ def test_one_of_two_processes_is_killed_and_both_resume(
     launch.communicate(timeout=120)
     assert launch.returncode != 0
     assert not (project / "curve.csv").exists()
-    said = run(project, TORCHRUN, command)
-    assert re.search(r" [4-9]/12 | 10/12 ", said)  # the first bar of a training that went on
+    said = run(project, TORCHRUN, command, slow=True)
+    first = re.search(r" (\d+)/12 \[", said)
+    assert first and int(first[1]) > 4  # the first step of a training that went on
     assert {*pd.read_csv(project / "curve.csv")["processes"]} == {2}
     assert len(list((project / "out").glob("*.safetensors"))) == (2 if "soup" in command else 1)
     is_that_of_one(project, command)
@@ -236,7 +239,7 @@ def test_a_launch_of_one_process_says_so(project: Path) -> None:
 
 def test_a_stage_that_shares_nothing_runs_once_under_a_launch(project: Path) -> None:
     said = run(project, TORCHRUN, "stages.data --out parts")
-    assert said.count("'train': ") == 1
+    assert said.count(" train, ") == 1
     assert "one process works on this" not in said
     assert sorted(files_of(project / "parts")) == [
         "heldout.safetensors", "preview.png", "train.safetensors", "validation.safetensors",

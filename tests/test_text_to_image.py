@@ -158,7 +158,7 @@ from pathlib import Path
 import torch
 from deme_core.data import encode
 from deme_core.processes import agreed, shared, state
-from deme_core.sampling import archive
+from deme_core.data import archive
 archive.PER_ARCHIVE, encode.CHUNK = 8, 500
 own = state()
 for count in (1, 3, 4, 5, 12):

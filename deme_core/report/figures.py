@@ -21,6 +21,7 @@ from deme_core.search.result import SearchResult
 
 DPI = 150
 PAIR_SIDE = 128  # pixels of an image in the gallery
+LABEL = 32  # characters of a line of weights beside an axis
 STYLE = {
     "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False,
     "axes.spines.right": False, "legend.frameon": False, "xtick.labelsize": 8, "ytick.labelsize": 8,
@@ -218,7 +219,7 @@ def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[flo
         ax.plot([change.low, change.high], [y, y], color=colour, linewidth=1.4)
         ax.plot(change.value, y, "*" if won else "o", color=colour, markersize=9 if won else 5)
         shared = (w.reshape(-1, N) == w[:N]).all()
-        text = weights_text(w[:N].tolist(), ()) if shared else "each block its own"
+        text = textwrap.fill(weights_text(w[:N].tolist(), ()), LABEL) if shared else "each block its own"
         labels.append(text + "\n(uniform)" * uniform)
     ax.axvline(0, color=PLAIN, linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(labels)), labels)

@@ -92,7 +92,7 @@ def dag(
         full_range: that baseline's denoisers, which the gate compares with; of a run without it what is there anyway.
         finetunes: every baseline that is trained -> what its training waits for beside data and base.
         searches: every model that a search beside DeMe's makes -> the vectors that it combines, its kind (a row of
-            `deme_core.search.search.KINDS`), and what it waits for: the gate, where experts are in it.
+            `deme_core.search.kinds.KINDS`), and what it waits for: the gate, where experts are in it.
         prompted: every model on every prompt set, MODEL+SET -> both, the model's path, and the features of real images
             that evaluate_prompts reads (of a set without them what never changes).
         prompt_reports: what shows them -> its folder; none without prompt sets.

@@ -9,12 +9,11 @@ from types import NoneType
 from typing import Any, get_args
 
 from deme_core.errors import InputError
-from deme_core.naming import said, shown
+from deme_core.naming import brief, said, shown
 
 Kinds = Mapping[str, Any]
 """Key -> the type of its value, as isinstance takes it; a key that may be absent admits None."""
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # escaped; most are whole pairs
-LONGEST = 200  # characters of what a library says, which may print the whole config
 
 
 def parse_json(text: str) -> Any:
@@ -73,7 +72,7 @@ def blamed_on(path: Path, what: str) -> Iterator[None]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # libraries raise whatever they stumble over
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST]
+        reason = brief(f"{type(error).__name__}: {error}")
         raise InputError(f"{path}: {what} ({reason}); write or fetch it again") from None
 
 

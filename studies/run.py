@@ -1,7 +1,7 @@
 """Run a study: queue its points as DVC experiments, collect each as it ends, draw its tables and pictures.
 
 A study is a file studies/NAME.yaml: points (Hydra overrides), training seeds, and the models that are measured; it is
-reported as its `report` says. Its
+reported as its `report` says. `beside` names models of another study of the same seeds that stand in its tables. Its
 rows go to reports/NAME.csv, one for each point, seed and model. A point whose row is there is not run again; it is
 known by the hash of its params, but for the sections that its stages do not read (`unused`). All points of the first
 seed come first. After a change of code, --again forgets all rows. Interrupt at any time: what has ended is kept, and
@@ -122,14 +122,26 @@ def collect(name: str, overrides: list[str], models: list[str] | None) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def draw(name: str, kind: str, points: pd.DataFrame, rows: pd.DataFrame) -> None:
+def draw(name: str, study: dict[str, Any], points: pd.DataFrame, rows: pd.DataFrame) -> None:
     """Write the report: each curve, or all, over the seeds whose points are all measured; an interval needs two."""
+    rows = pd.concat([rows, *borrowed(study.get("beside", {}), points)], ignore_index=True)
     measured, curve = points["experiment"].isin(rows["experiment"]), curve_of(points)
     whole = points[measured.groupby([curve, points["seed"]]).transform("all")]
     whole = whole[whole["seed"].groupby(curve).transform("nunique") > 1]
     planned = points.groupby(curve)["seed"].nunique()
     if len(whole):
-        write_report(name, kind, whole, rows[rows["experiment"].isin(whole["experiment"])], REPORTS, planned)
+        write_report(name, study["report"], whole, rows[rows["experiment"].isin(whole["experiment"])], REPORTS, planned)
+
+
+def borrowed(beside: dict[str, dict[str, str]], points: pd.DataFrame) -> list[pd.DataFrame]:
+    """Rows of other studies, study -> model -> its name here, as if this study's experiments had measured them."""
+    experiment, found = points.set_index("seed")["experiment"], []
+    for other, models in beside.items():
+        if (file := REPORTS / f"{other}.csv").is_file():
+            rows = pd.read_csv(file)
+            rows = rows[rows["model"].isin(models) & rows["seed"].isin(experiment.index)]
+            found.append(rows.assign(model=rows["model"].map(models), experiment=rows["seed"].map(experiment)))
+    return found
 
 
 def main() -> None:
@@ -157,7 +169,7 @@ def main() -> None:
             rows = pd.concat([rows, collect(name, todo.pop(name), study["models"])], ignore_index=True)
             with atomic_file(file) as whole:
                 whole.write(rows.to_csv(index=False).encode())
-            draw(args.study, study["report"], points, rows)
+            draw(args.study, study, points, rows)
             bar.update()
         running = [state for state in states.values() if state == "Running"]
         if "Queued" in states.values() and len(running) < args.jobs:
@@ -169,7 +181,7 @@ def main() -> None:
             raise InputError(f"{failed[0]} has failed; `dvc queue logs {failed[0]}` says why. The rest goes on")
         time.sleep(POLL if todo else 0)
     bar.close()
-    draw(args.study, study["report"], points, rows)
+    draw(args.study, study, points, rows)
 
 
 if __name__ == "__main__":

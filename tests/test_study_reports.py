@@ -77,6 +77,27 @@ def test_a_search_that_kept_0_is_said_to_have_given_the_base(tmp_path: Path) -> 
     assert "neon better than base: **holds**" in text
 
 
+def test_models_of_another_study_stand_in_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "REPORTS", tmp_path)
+    study = STUDIES["fashion_mnist_10"]
+    ((other, models),) = study["beside"].items()
+    lent = rows_of(other, {"merged_uniform": -0.25})
+    points, rows = rows_of("fashion_mnist_10", {"merged_uniform": -0.04, "neon": -0.3})
+    runner.draw(other, STUDIES[other], lent[0], lent[1].drop(columns="weights"))
+    alone = (tmp_path / f"{other}.md").read_text(encoding="utf-8")
+    assert "DeMe merged, w = 1/N, against each model" in alone and "Weights that the searches" not in alone
+    for there in (False, True):  # without the other's rows the study stands alone
+        runner.draw("fashion_mnist_10", study, points, rows)
+        text = (tmp_path / "fashion_mnist_10.md").read_text(encoding="utf-8")
+        assert ("| soup of N full-range finetunes | −2" in text) == there
+        lent[1].to_csv(tmp_path / f"{other}.csv", index=False)
+    assert (
+        models == {"merged_uniform": "soup_full_range"}
+        and "N full-range finetunes: **the opposite is shown**, +2" in text
+    )
+    assert "best baseline, soup of N full-range finetunes: **holds**, −6" in text
+
+
 def test_the_ablation_names_what_each_row_has(tmp_path: Path) -> None:
     points, rows = rows_of("ablation", {"ensemble": -0.04})
     write_report("ablation", "ablation", points, rows, tmp_path, planned(points))
@@ -110,12 +131,12 @@ def test_a_report_is_drawn_over_whole_seeds_as_soon_as_there_are_two(
     monkeypatch.setattr(runner, "REPORTS", tmp_path)
     seeds = rows["experiment"].map(points.set_index("experiment")["seed"])
     last = points.loc[points["seed"] == 2, "experiment"].iloc[-1]
-    runner.draw("ablation", "ablation", points, rows[seeds == 0])
+    runner.draw("ablation", {"report": "ablation"}, points, rows[seeds == 0])
     assert not (tmp_path / "ablation.md").exists()
-    runner.draw("ablation", "ablation", points, rows[rows["experiment"] != last])
+    runner.draw("ablation", {"report": "ablation"}, points, rows[rows["experiment"] != last])
     text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
     assert "over 2 training seeds" in text and "**Not finished: 2 of 3 training seeds so far.**" in text
-    runner.draw("ablation", "ablation", points, rows)
+    runner.draw("ablation", {"report": "ablation"}, points, rows)
     text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
     assert "over 3 training seeds" in text and "Not finished" not in text
 
@@ -127,12 +148,14 @@ def test_a_curve_is_drawn_over_the_seeds_that_it_has_whole(tmp_path: Path, monke
     late = points[(points["curve"] == "N") & (points["x"] == 8) & (points["seed"] > 0)]
     never = points[(points["curve"] == "N at equal total") & (points["x"] == 8)]
     gone = [*late["experiment"], *never["experiment"]]
-    runner.draw("sensitivity", "sensitivity", points, rows[~rows["experiment"].isin(gone)])
+    runner.draw("sensitivity", {"report": "sensitivity"}, points, rows[~rows["experiment"].isin(gone)])
     text = (tmp_path / "sensitivity.md").read_text(encoding="utf-8")
     assert "**Not finished: N 0 of 3, N at equal total 0 of 3 training seeds so far.**" in text  # one alone is none
     assert sum(line.startswith("| p |") for line in text.splitlines()) == 11
     assert "| N |" not in text
-    runner.draw("sensitivity", "sensitivity", points, rows[~rows["experiment"].isin(late["experiment"].iloc[1:])])
+    runner.draw(
+        "sensitivity", {"report": "sensitivity"}, points, rows[~rows["experiment"].isin(late["experiment"].iloc[1:])]
+    )
     text = (tmp_path / "sensitivity.md").read_text(encoding="utf-8")
     assert "**Not finished: N 2 of 3 training seeds so far.**" in text
     assert sum(line.startswith("| N |") for line in text.splitlines()) == 4

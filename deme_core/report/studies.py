@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deme_core.dag import MATCHED, NEON, is_baseline, is_random
+from deme_core.dag import MATCHED, NEON, SOUP_FULL_RANGE, is_baseline, is_random
 from deme_core.metrics.intervals import Interval, block_interval
 from deme_core.metrics.verdict import Verdict, log_ratios, percent
 from deme_core.report.study_figures import forest, sensitivity_curves
@@ -33,6 +33,9 @@ CLAIMS = (  # what is said, of which model, beside which other
     ("merged with searched w better than base", "merged", UNTRAINED),
     ("ensemble better than a full-range finetune of as many steps", "ensemble", "full_range"),
     ("merged with w = 1/N better than a full-range finetune of as many steps", "merged_uniform", "full_range"),
+    ("ensemble better than a soup of N full-range finetunes", "ensemble", SOUP_FULL_RANGE),
+    ("merged with w = 1/N better than a soup of N full-range finetunes", "merged_uniform", SOUP_FULL_RANGE),
+    ("merged with w = 1/N better than brightness and contrast alone", "merged_uniform", MATCHED),
     ("neon better than base", NEON, UNTRAINED),
     ("neon better than brightness and contrast alone", NEON, MATCHED),
     ("neon better than the ensemble", NEON, "ensemble"),
@@ -87,7 +90,7 @@ def scores_of(table: pd.DataFrame) -> Scores:
 def contest(table: pd.DataFrame, picture: Path) -> str:
     """Every model beside the pretrained one, which claims hold, and the leading model beside every other."""
     scores = scores_of(table)
-    leading = NEON if NEON in scores else "merged"
+    leading = next(model for model in (NEON, "merged", "merged_uniform") if model in scores)
     name = model_name(leading)
     shown_beside = {m: against(scores, leading, m, TRAIN) for m in scores if m != leading}
     lines = []
@@ -126,7 +129,7 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
             " optimizer, batches and EMA; every searched row had a search with as many images, at least, as DeMe's."
             " The search's own extractor is what the searches optimised, and no evidence."
             f" Copy rate of real held-out images: {_real_copies(table)}.",
-            f"Weights that the searches found for it: {_weights(table, leading)}.",
+            *([f"Weights that the searches found for it: {found}."] if (found := _weights(table, leading)) else []),
         ]
     )
 
@@ -263,7 +266,8 @@ def _real_copies(table: pd.DataFrame) -> str:
 
 
 def _weights(table: pd.DataFrame, model: str) -> str:
-    found = table[table["model"] == model]
+    """Of each training seed; nothing of a model that no search made."""
+    found = table[table["model"] == model].reindex(columns=["seed", "weights"]).dropna()
     return "; ".join(f"seed {seed}: {weights}" for seed, weights in zip(found["seed"], found["weights"], strict=True))
 
 

@@ -14,7 +14,7 @@ from deme_core.dag import MATCHED, NEON, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, STEP
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import uncovered
 from deme_core.metrics.two_sample import PREFIX
-from deme_core.report.text import PARTS, SCALED, interval, markdown, model_name, number
+from deme_core.report.text import PARTS, interval, markdown, model_name, number
 from deme_core.search.result import SearchResult
 
 PICTURES = {
@@ -58,7 +58,7 @@ def training_steps(model: str, N: int, iterations: int) -> str:
         return "—"
     if model == NEON:
         return f"{iterations:,}"
-    several = model.removesuffix(SCALED) in (*OWN, SOUP_FULL_RANGE, SOUP_GREEDY)
+    several = model.partition("+")[0] in (*OWN, SOUP_FULL_RANGE, SOUP_GREEDY)
     return f"{N} × {iterations:,}" if several else f"{N * iterations:,}"
 
 

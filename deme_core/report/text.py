@@ -16,6 +16,7 @@ MODELS = {
     "truncated_snr": "truncated SNR",
     "min_snr": "Min-SNR-γ",
     "soup_full_range": "soup of N full-range finetunes",
+    "soup_full_range+weights": "soup of N full-range finetunes, searched w",
     "soup_greedy": "greedy soup of the experts",
     "loss_equivalent": "loss equivalent of the merge",
     NEON: "away from own samples, searched step (Neon)",

@@ -16,7 +16,7 @@ A finetuned baseline stands in the tables as trained, and as `name+scale` with t
 Task vectors come from `directions`: `range` are the paper's experts on real data. Each further one adds a model that a
 search of one step along it makes (`FURTHER`): `self` away from what a finetune on the model's own samples learned
 (Neon, arXiv 2510.03597), `early` away from an earlier checkpoint of the model's training, `scale` a factor on its ε
-(arXiv 2308.15321).
+(arXiv 2308.15321). `joint` is no source of vectors: it adds the model that one search over all of them makes.
 
 Two baselines need no training. `random1`, `random2`, … are the null: vectors of the experts' norms, tensor by tensor,
 with DeMe's search. `matched` is the pretrained model's images, each channel's mean and deviation set to the data's.
@@ -50,14 +50,14 @@ class Direction(NamedTuple):
     """The mark of the gate of their training; None: nothing is trained, the stage direction@NAME makes them of θ."""
 
 
-RANGE, SELF, EARLY, SCALE = "range", "self", "early", "scale"
+RANGE, SELF, EARLY, SCALE, JOINT = "range", "self", "early", "scale", "joint"
 FURTHER = {
     SELF: Direction(NEON, "away", "models/own", "models/own.passed"),
     EARLY: Direction("early", "early", "models/early", None),
     SCALE: Direction("scaled", "epsilon", "models/scale", None),
 }
-DIRECTIONS = (RANGE, *FURTHER)
-STEPS = tuple(own.model for own in FURTHER.values())
+DIRECTIONS = (RANGE, *FURTHER, JOINT)
+STEPS = (*(own.model for own in FURTHER.values()), JOINT)
 
 
 def is_random(model: str) -> bool:
@@ -77,7 +77,7 @@ def dag(
     """The section `dag`.
 
     Args:
-        directions: where task vectors come from.
+        directions: where task vectors come from, and whether one search goes over all of them, too.
         draws: of the null.
         references: every prompt set -> its `reference`.
 
@@ -91,8 +91,10 @@ def dag(
         own_gate: what the gate measured on them; of a run without them what is there anyway.
         full_range: that baseline's denoisers, which the gate compares with; of a run without it what is there anyway.
         finetunes: every baseline that is trained -> what its training waits for beside data and base.
-        searches: every model that a search beside DeMe's makes -> the vectors that it combines, its kind (a row of
-            `deme_core.search.kinds.KINDS`), and what it waits for: the gate, where experts are in it.
+        searches: every model that a search beside DeMe's makes -> its `kind` (a row of `deme_core.search.kinds.KINDS`)
+            and the folder of the `vectors` that it combines, for several directions at once words of a command; and
+            the paths that it reads and waits for (`after`: the gate, where experts are in it). Of these there are as
+            many as any search has, the first one repeated, since a template gives a dep, and never a list of them.
         prompted: every model on every prompt set, MODEL+SET -> both, the model's path, and the features of real images
             that evaluate_prompts reads (of a set without them what never changes).
         prompt_reports: what shows them -> its folder; none without prompt sets.
@@ -112,20 +114,27 @@ def dag(
         for baseline in baselines
         if baseline != SOUP_GREEDY
     }
+    vectors, gate = f"models/n{N}/vectors", f"models/n{N}/experts.passed"
+
+    def one(kind: str, folder: str) -> dict[str, Any]:
+        return _search([kind], [folder], [gate])
+
     searches = {}
     if LOSS_EQUIVALENT in baselines:
-        searches[NONNEGATIVE] = {"kind": "nonnegative", "vectors": f"models/n{N}/vectors"}
+        searches[NONNEGATIVE] = one("nonnegative", vectors)
     merges = (*DEME, *searches)
-    searches |= {f"{r}+scale": {"kind": "scale", "vectors": f"models/n{N}/baselines/{r}"} for r in finetunes}
+    searches |= {f"{r}+scale": one("scale", f"models/n{N}/baselines/{r}") for r in finetunes}
     if SOUP_GREEDY in baselines:
-        searches[SOUP_GREEDY] = {"kind": "greedy", "vectors": f"models/n{N}/vectors"}
+        searches[SOUP_GREEDY] = one("greedy", vectors)
     random = {f"{RANDOM}{k}": k for k in range(1, draws + 1)}
-    searches |= {name: {"kind": "deme", "vectors": f"models/n{N}/random/{k}"} for name, k in random.items()}
-    for made in searches.values():
-        made["after"] = f"models/n{N}/experts.passed"
+    searches |= {name: one("deme", f"models/n{N}/random/{k}") for name, k in random.items()}
     asked = {name: own for name, own in FURTHER.items() if name in directions}
-    for own in asked.values():
-        searches[own.model] = {"kind": own.kind, "vectors": own.vectors, "after": own.passed or own.vectors}
+    searches |= {own.model: _search([own.kind], [own.vectors], [own.passed or own.vectors]) for own in asked.values()}
+    if JOINT in directions:
+        kinds = ["scale", *(own.kind for own in asked.values())]
+        folders = [own.vectors for own in asked.values()]
+        passed = [own.passed for own in asked.values() if own.passed]
+        searches[JOINT] = _search(kinds, [vectors, *folders], [gate, *passed])
     sampled = {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in [*merges, *finetunes, *searches]}
     sets = {name: reference or UNCHANGING for name, reference in (references or {}).items()}
     return {
@@ -148,6 +157,17 @@ def dag(
     }
 
 
+def _search(kinds: Sequence[str], vectors: Sequence[str], after: Sequence[str]) -> dict[str, Any]:
+    """A row of `searches`."""
+    folders, marks = 1 + len(FURTHER), 1 + sum(own.passed is not None for own in FURTHER.values())
+    return {
+        "kind": " ".join(kinds),
+        "vectors": " ".join(vectors),
+        "read": [*vectors, *[vectors[0]] * (folders - len(vectors))],
+        "after": [*after, *[after[0]] * (marks - len(after))],
+    }
+
+
 def check_directions(directions: Sequence[str]) -> None:
     """Refuse directions that are unknown, named twice, or without the paper's own."""
     for name in directions:
@@ -157,6 +177,11 @@ def check_directions(directions: Sequence[str]) -> None:
         raise InputError(
             f"params: directions = {list(directions)}: each stands once, and {RANGE} among them: it is what the others"
             " are compared with"
+        )
+    if JOINT in directions and not FURTHER.keys() & set(directions):
+        raise InputError(
+            f"params: directions = {list(directions)}: {JOINT} searches several at once, and there is only {RANGE}; add"
+            f" {', '.join(FURTHER)}, or take {JOINT} out"
         )
 
 

@@ -15,7 +15,7 @@ from deme_core.stage import run
 def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
-    parser.add_argument("--vectors", type=Path, required=True, help="folder of the task vectors")
+    parser.add_argument("--vectors", type=Path, required=True, nargs="+", help="folders of the task vectors")
     parser.add_argument("--search", type=Path, help="result of the stage merge_search; without it w = 1/N")
     parser.add_argument("--params", help="section of params.yaml with the merge method; without it Eq. 8")
     parser.add_argument("--out", type=Path, required=True, help="folder of the merged pipeline")
@@ -28,7 +28,7 @@ def main() -> str:
     weights = search.weights if search and METHODS[params.method].weighted else None
     if weights and search and search.blocks:
         params, weights = own_weights(params, search.blocks, weights)
-    vectors = vector_files(args.vectors)
+    vectors = [file for folder in args.vectors for file in vector_files(folder)]
     write_merged(args.pretrained, vectors, weights, args.out, protocol, params)
     return f"{formula(params, weights, len(vectors))} -> {args.out}"
 

@@ -9,6 +9,7 @@ import numpy as np
 from deme_core.search.methods import BASELINE_METHODS, METHODS
 from deme_core.search.search import search
 from deme_core.search.settings import SearchParams
+from deme_core.search.spaces import Space, Steps
 from deme_core.search.trials import TrialLog, Weights
 from deme_core.seeds import SeedBlock
 
@@ -34,6 +35,11 @@ def search_params(**changes: Any) -> SearchParams:
 def quadratic(optimum: Sequence[float]) -> Callable[..., float]:
     """Lowest at the optimum, in both rounds."""
     return lambda w, block, first, images: 1.0 + sum((a - b) ** 2 for a, b in zip(w, optimum, strict=True))
+
+
+def space_of(params: SearchParams, N: int) -> Space | None:
+    """Of `joint` N − 1 experts and one vector of own samples; no other method needs one."""
+    return Steps.of(["scale", "away"], [N - 1, 1], params) if params.method == "joint" else None
 
 
 class Counted:
@@ -69,4 +75,5 @@ def searched(
     """The result, and what the objective and the loss were asked; the loss is the objective's score, unless given."""
     objective, forwards = Counted(score), Counted(loss or score)
     log = TrialLog(folder / "trials.csv", N)
-    return search(objective, forwards, N, search_params(**changes), log, STEPS), objective, forwards
+    params = search_params(**changes)
+    return search(objective, forwards, N, params, log, STEPS, space=space_of(params, N)), objective, forwards

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import python
-from searching import ALL, OPTIMUM, STEPS, Counted, quadratic, search_params, searched
+from searching import ALL, OPTIMUM, STEPS, Counted, quadratic, search_params, searched, space_of
 
 from deme_core.search.search import search
 from deme_core.search.trials import Trial, TrialLog
@@ -33,12 +33,15 @@ def test_a_logged_trial_is_never_run_again(tmp_path: Path) -> None:
 def test_a_killed_search_goes_on_to_the_same_result_and_the_same_bytes(tmp_path: Path, method: str) -> None:
     """The slopes of `gradient` are no trials and are asked for again; no score is."""
     params = search_params(method=method, budget=120)
+    space = space_of(params, 3)
     whole, calls = Counted(quadratic(OPTIMUM)), []
-    expected = search(whole, whole, 3, params, TrialLog(tmp_path / "whole.csv", 3), STEPS)  # type: ignore[arg-type]
+    log = TrialLog(tmp_path / "whole.csv", 3)
+    expected = search(whole, whole, 3, params, log, STEPS, space=space)  # type: ignore[arg-type]
     for stop_at in (0, 4, 1, 5, None):
         part = Counted(quadratic(OPTIMUM), stop_at)
         try:
-            result = search(part, part, 3, params, TrialLog(tmp_path / "trials.csv", 3), STEPS)  # type: ignore[arg-type]
+            log = TrialLog(tmp_path / "trials.csv", 3)
+            result = search(part, part, 3, params, log, STEPS, space=space)  # type: ignore[arg-type]
         except KeyboardInterrupt:
             assert stop_at is not None
         calls += part.calls

@@ -9,12 +9,8 @@ import pytest
 from made_up_scores import BEST, Score, bowl, first_round, nominated, slope
 
 from deme_core.search.first_round import FirstRound
-from deme_core.search.methods import (
-    METHODS,
-    nominate,
-    spread,
-    surrogate_trials,
-)
+from deme_core.search.fitted import surrogate_trials
+from deme_core.search.methods import METHODS, nominate, spread
 from deme_core.search.search import auto_method
 from deme_core.search.trials import Weights
 

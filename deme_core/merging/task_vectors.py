@@ -98,11 +98,14 @@ def compute_dtype(theta: torch.Tensor) -> torch.dtype:
 
 
 def vector_files(directory: Path) -> list[Path]:
-    """The files of τ_1 … τ_N in the folder that the stages task_vector@i or finetune_baseline@name fill, in that order.
+    """The files of τ_1 … τ_N in the folder that the stages task_vector@i or finetune_baseline@name fill, in that order;
+    of a file itself alone.
 
     Raises:
         InputError: there is none, or one between the first and the last is missing.
     """
+    if directory.is_file():
+        return [directory]
     found = {int(file.stem) for file in directory.glob("*.safetensors") if file.stem.isdigit()}
     if not found or found != set(range(1, len(found) + 1)):
         raise InputError(f"{directory}: task vectors {sorted(found)} are not 1, 2, … without a gap; run `dvc repro`")

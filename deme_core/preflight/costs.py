@@ -20,7 +20,7 @@ from deme_core.preflight.model import Model, read_model
 from deme_core.preflight.public_models import PUBLIC, Architecture
 from deme_core.sampling.sample import cost
 from deme_core.sampling.settings import OwnParams, SampleParams, SamplerParams
-from deme_core.search.kinds import KINDS
+from deme_core.search.kinds import searched
 from deme_core.search.lines import LINES
 from deme_core.search.settings import SearchParams
 from deme_core.training.learning_rate import most_steps
@@ -60,11 +60,12 @@ class Counts:
         """Of a run of N ranges whose stages the section `dag` names; `prompted` images of prompt sets a model."""
         steps = ((1 + len(dag["finetunes"])) * N + len(dag["own"]) * own.ranges) * most_steps(training)
         kinds = ["deme", *(row["kind"] for row in dag["searches"].values())]
-        searches = [KINDS[kind](search, 1 if kind in LINES else N) for kind in kinds]
-        searched = sum(params.budget + (params.finalists + 2) * params.final_images for params in searches)
+        asked = [(kind.split(), 1 if kind in LINES else N) for kind in kinds]
+        searches = [(searched(lines, search, [n] * len(lines))[0], 1 + len(lines)) for lines, n in asked]
+        images = sum(own.budget + (own.finalists + anchors) * own.final_images for own, anchors in searches)
         return cls(
             trained=steps * training.batch_size * training.gradient_accumulation,
-            searched=searched,
+            searched=images,
             sampled=len(dag["sampled"]) * (sample.images + prompted) + len(dag["own"]) * (own.whole),
             calls=sampler.calls,
         )

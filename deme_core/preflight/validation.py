@@ -6,7 +6,7 @@ from typing import Any
 
 from deme_core.checkpoints import noise_schedule
 from deme_core.components import is_text_to_image
-from deme_core.dag import check_dag
+from deme_core.dag import JOINT, check_dag
 from deme_core.data.encode import EncodeParams
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES, has_captions, image_shape
@@ -82,6 +82,12 @@ def check_params(params: dict[str, Any]) -> None:
         T, ranges = schedule.config.num_train_timesteps, parsed["own_samples"].ranges
         check(ranges <= T, "own_samples.ranges", ranges, f"must be at most T = {T}")
     check_untrained(top.directions, parsed["early"], pipeline)
+    plain = JOINT not in top.directions or parsed["finetune_range"].projection != "released"
+    check(
+        plain or not params["dag"]["untrained"], "directions", list(top.directions),
+        f"{JOINT} merges vectors of the same tensors, and finetune_range.projection = released leaves layers in the"
+        f" experts that {', '.join(params['dag']['untrained'])} lacks; take projection foldable",
+    )  # fmt: skip
     if load.train is not None:
         check_sampler(noise_schedule(load.train.noise_schedule), sampler, latents=False)
     check_inputs(params)

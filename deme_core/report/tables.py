@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deme_core.dag import MATCHED, NEON, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, STEPS, is_random
+from deme_core.dag import JOINT, MATCHED, NEON, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, STEPS, is_random
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import uncovered
 from deme_core.metrics.two_sample import PREFIX
@@ -52,8 +52,14 @@ def read_scores(directory: Path, models: Mapping[str, str]) -> dict[str, pd.Data
     return {m: pd.read_csv(needed(directory / f"{path}.csv", f"evaluate@{m}")) for m, path in models.items()}
 
 
-def training_steps(model: str, N: int, iterations: int) -> str:
-    """Optimizer steps behind a model, by trainings: the same sum for all that were trained."""
+def training_steps(model: str, N: int, iterations: int, *, own: bool = False) -> str:
+    """Optimizer steps behind a model, by trainings: the same sum for all that were trained but `joint`.
+
+    Args:
+        own: whether one of them is on own samples.
+    """
+    if model == JOINT:
+        return f"{N} × {iterations:,}" + f" + {iterations:,}" * own
     if model in ("pretrained", MATCHED, *(set(STEPS) - {NEON})) or is_random(model):
         return "—"
     if model == NEON:
@@ -93,7 +99,7 @@ def results(metrics: dict[str, dict[str, Any]], N: int, iterations: int) -> pd.D
                 )
     table = pd.DataFrame(list(metrics.values()), index=pd.Index(list(metrics), name="model"))
     table.insert(0, "name", list(map(model_name, metrics)))
-    table.insert(1, "steps", [training_steps(model, N, iterations) for model in metrics])
+    table.insert(1, "steps", [training_steps(m, N, iterations, own=NEON in metrics) for m in metrics])
     for key, _ in _parts(table):
         table[f"{key}_change_percent"] = 100 * table[f"{key}_change"] / base[key]
         table[f"{key}_verdict"] = list(map(verdict, table[f"{key}_change_low"], table[f"{key}_change_high"]))

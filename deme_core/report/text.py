@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from deme_core.dag import EARLY, FURTHER, MATCHED, NEON, NONNEGATIVE, RANDOM, SCALE, is_random
+from deme_core.dag import EARLY, FURTHER, JOINT, MATCHED, NEON, NONNEGATIVE, RANDOM, SCALE, is_random
 
 MODELS = {
     "pretrained": "pretrained",
@@ -22,6 +22,7 @@ MODELS = {
     NEON: "away from own samples, searched step (Neon)",
     FURTHER[EARLY].model: "away from an earlier checkpoint, searched step",
     FURTHER[SCALE].model: "ε scaled, searched factor",
+    JOINT: "DeMe and the steps above in one search",
     MATCHED: "pretrained, brightness and contrast of the data",
 }
 SCALED = "+scale"

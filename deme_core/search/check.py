@@ -8,11 +8,12 @@ from deme_core.metrics.features import read_config
 from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import check
 from deme_core.prompts.settings import PromptParams
-from deme_core.search.first_round import anchors
-from deme_core.search.kinds import KINDS
-from deme_core.search.methods import METHODS, grid_count, surrogate_trials
+from deme_core.search.fitted import surrogate_trials
+from deme_core.search.kinds import searched
+from deme_core.search.methods import METHODS, grid_count
 from deme_core.search.objective import score_weights
 from deme_core.search.settings import SearchParams
+from deme_core.search.spaces import anchors
 
 WHOLE = ("auto", "grid", "surrogate")  # methods whose trials grow faster than the number of weights
 
@@ -28,6 +29,7 @@ def check_search(
     """Refuse what cannot be searched with these params over N weights, by these kinds too.
 
     Args:
+        kinds: words as the stage takes them, several for a search over several directions at once.
         texts: whether images have prompts.
         sets: the prompt sets that there are, where they are known.
     """
@@ -86,7 +88,7 @@ def check_search(
         value = getattr(params, key)
         check(holds, f"merge_search.{key}", list(value) if isinstance(value, tuple) else value, rule)
     for kind in kinds:
-        KINDS[kind](params, N)
+        searched(lines := kind.split(), params, [N] * len(lines))
 
 
 def check_extractors(folders: Sequence[str], reference: str, judges: JudgeParams) -> None:

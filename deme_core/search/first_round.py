@@ -1,15 +1,16 @@
-"""The first round of a search as its method sees it: free weights, scores on blocks of seeds, a budget of images."""
+"""The first round of a search as its method sees it: free numbers, scores on blocks of seeds, a budget of images."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import qmc
 
 from deme_core.processes import is_main
 from deme_core.progress import progress
-from deme_core.search.lines import LINES
 from deme_core.search.settings import SearchParams
+from deme_core.search.spaces import Bounds, Each, Space
 from deme_core.search.trials import Weights
 
 Score = Callable[[Weights, int], float]
@@ -22,6 +23,8 @@ class Nomination(NamedTuple):
     weights: Weights
     change: float | None
     """Score minus that of w = 0 on the same seeds, as scored or as fitted; None where nothing was sampled."""
+    beside: Weights | None = None
+    """Simpler weights, also nominated, which these must beat beyond the noise."""
 
 
 class BudgetSpent(Exception):
@@ -29,11 +32,12 @@ class BudgetSpent(Exception):
 
 
 class FirstRound:
-    """What a method works with: w has one entry a FREE weight; those that params fix are filled in here."""
+    """What a method works with: w has one entry a number of the space, by default one a FREE weight; those that params
+    fix are filled in here."""
 
     def __init__(
         self, N: int, params: SearchParams, score: Score, loss: Score, gradient: Gradient, steps: int,
-        *, groups: int = 1, study: Path | None = None,
+        *, groups: int = 1, study: Path | None = None, space: Space | None = None,
     ) -> None:  # fmt: skip
         """The three map (all weights, block k of `images` images) to what is made small; `gradient` adds its slope.
 
@@ -42,19 +46,34 @@ class FirstRound:
             steps: network calls that make a sampled image: a forward image of the loss costs 1 / steps of one.
             groups: parts of the network that have N weights each, part after part.
             study: where Optuna keeps its study; None: in memory.
+            space: what w means; None: every free weight for itself.
         """
         self.params, self.steps, self.vectors, self.study = params, steps, N, study
         self.price = 1 / steps if params.objective == "loss" else 1.0  # of an image of a trial, in sampled images
-        fixed = [*(params.fixed or (None,) * N)] * groups
-        self.free = [i for i, w in enumerate(fixed) if w is None]
-        self.N = len(self.free)
+        each = Each.of(N, params, groups)
+        self.free = list(each.free)
+        self.enter(space or each)
         self.spent, self.count = 0.0, 0  # sampled images, trials
         self.tried: dict[tuple[Weights, int], float] = {}
-        self._given = [float(w or 0) for w in fixed]
         self._score, self._loss, self._gradient = score, loss, gradient
         self.bar = progress(
             total=params.budget, desc=f"{params.method} search", unit="image", unit_scale=True, disable=not is_main()
         )
+
+    def enter(self, space: Space) -> None:
+        """Let w mean this from now on; what was scored stays paid for, and is no point of the new space."""
+        self.space = space
+        self._points: dict[Weights, None] = {}
+
+    @property
+    def N(self) -> int:
+        """How many entries w has."""
+        return len(self.space.bounds)
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of each entry of w."""
+        return self.space.bounds
 
     @property
     def trials(self) -> int:
@@ -62,15 +81,20 @@ class FirstRound:
         return int(self.params.budget / (self.params.images * self.price))
 
     def anchors(self) -> list[Weights]:
-        """w = 0 and the uniform weights, or a line's step, in the free weights."""
-        return anchors(self.N, self.vectors, self.params.method)
+        """What is tried in any case: w = 0 and the uniform weights, or a line's step."""
+        return self.space.anchors
+
+    def spread(self, count: int) -> list[Weights]:
+        """`count` points within the bounds, spread evenly: a scrambled Sobol sequence."""
+        if count <= 0:
+            return []
+        points = qmc.Sobol(self.N, rng=self.params.seed).random_base2(count.bit_length())[:count]
+        lowest, highest = zip(*self.bounds, strict=True)
+        return [self.space.inside(w) for w in qmc.scale(points, lowest, highest).tolist()]
 
     def full(self, w: Sequence[float]) -> Weights:
         """All weights."""
-        out = list(self._given)
-        for i, value in zip(self.free, w, strict=True):
-            out[i] = float(value)
-        return tuple(out)
+        return self.space.full(w)
 
     def score(self, w: Sequence[float], block: int = 0) -> float:
         """The objective on a seed block, the same images for every w; each (w, block) is sampled and paid for once.
@@ -83,6 +107,8 @@ class FirstRound:
             self._pay(self.params.images * self.price)
             self.tried[key] = self._score(*key)
             self.bar.set_postfix(best=f"{min(self.tried.values()):.3f}")
+        if block == 0:
+            self._points.setdefault(tuple(map(float, w)))
         return self.tried[key]
 
     def loss(self, w: Sequence[float], block: int = 0) -> float:
@@ -97,14 +123,18 @@ class FirstRound:
         return value, [float(gradient[i]) for i in self.free]
 
     def points(self) -> list[Weights]:
-        """Every w that was scored on block 0, in that order."""
-        return [tuple(w[i] for i in self.free) for w, block in self.tried if block == 0]
+        """Every w of this space that was scored on block 0, in that order."""
+        return list(self._points)
 
     def change(self, w: Sequence[float]) -> float | None:
         """Mean of score minus that of w = 0 over the blocks that both were scored on."""
-        full, zero = self.full(w), self.full((0.0,) * self.N)
-        blocks = [at for v, at in self.tried if v == full and (zero, at) in self.tried]
-        return float(np.mean([self.tried[full, at] - self.tried[zero, at] for at in blocks])) if blocks else None
+        return self.change_of(self.full(w))
+
+    def change_of(self, weights: Weights) -> float | None:
+        """The same of all weights."""
+        zero = self.full((0.0,) * self.N)
+        blocks = [at for v, at in self.tried if v == weights and (zero, at) in self.tried]
+        return float(np.mean([self.tried[weights, at] - self.tried[zero, at] for at in blocks])) if blocks else None
 
     def ranked(self) -> list[Nomination]:
         """Every w that was scored on block 0, best first."""
@@ -120,8 +150,3 @@ class FirstRound:
         self.spent += images
         self.count += 1
         self.bar.update(images)
-
-
-def anchors(free: int, N: int, method: str = "") -> list[Weights]:
-    """w = 0 and the uniform weights 1/N, in `free` weights; of a line its own step in the place of the whole one."""
-    return [(0.0,) * free, ((LINES[method].anchor if method in LINES else 1) / N,) * free]

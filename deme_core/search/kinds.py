@@ -1,14 +1,15 @@
-"""Whose weights a search finds: DeMe's, DeMe's with w >= 0, one weight along a line, or a greedy soup's."""
+"""Whose weights a search finds: DeMe's, DeMe's with w >= 0, one weight along a line or several, a greedy soup's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from deme_core.errors import InputError
-from deme_core.search.first_round import anchors
+from deme_core.search.fitted import surrogate_trials
 from deme_core.search.lines import LINES
 from deme_core.search.methods import scale_points
 from deme_core.search.settings import SearchParams
+from deme_core.search.spaces import Space, Steps, anchors
 
 
 def nonnegative(params: SearchParams, N: int) -> SearchParams:
@@ -43,3 +44,29 @@ KINDS: dict[str, Callable[[SearchParams, int], SearchParams]] = {
     "deme": lambda params, N: params, "nonnegative": nonnegative, "greedy": greedy,
     **{kind: partial(line, kind) for kind in LINES},
 }  # fmt: skip
+
+
+def searched(kinds: Sequence[str], params: SearchParams, sizes: Sequence[int]) -> tuple[SearchParams, Space | None]:
+    """What is asked of a search, and what it moves; None: every weight for itself.
+
+    Args:
+        kinds: a row of KINDS; or several lines, one a source of task vectors: one search over all of them.
+        params: DeMe's.
+        sizes: numbers of task vectors, one a source.
+
+    Raises:
+        InputError: the budget does not fix a quadratic in so many steps.
+    """
+    if len(kinds) == 1:
+        return KINDS[kinds[0]](params, sizes[0]), None
+    least = surrogate_trials(len(kinds)) * params.images
+    if params.budget < least:
+        raise InputError(
+            f"params: merge_search.budget = {params.budget}: the quadratic of {len(kinds)} steps at once needs"
+            f" {least // params.images} trials of {params.images} images; set merge_search.budget={least} or more, or"
+            " take joint out of `directions`"
+        )
+    # As many finalists as another search has, with the own step of each direction among them; the split is one.
+    finalists = max(2, params.finalists - (len(kinds) - 1))
+    params = replace(params, method="joint", per_block=False, finalists=finalists)
+    return params, Steps.of(kinds, sizes, params)

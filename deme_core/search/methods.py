@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.stats import qmc
 
-from deme_core.search import surrogate as quadratic
 from deme_core.search.first_round import BudgetSpent, FirstRound, Nomination
+from deme_core.search.fitted import joint, surrogate
 from deme_core.search.lines import LINES
 from deme_core.search.settings import SearchParams
 from deme_core.search.trials import Weights
 
 Method = Callable[[FirstRound], list[Nomination]]
-STAYS = 0.02  # of the bounds' width: the surrogate's lowest point has settled
 
 
 def nominate(round: FirstRound) -> list[Nomination]:
@@ -59,7 +57,7 @@ def coordinate(round: FirstRound) -> list[Nomination]:
 
 def random(round: FirstRound) -> list[Nomination]:
     """Scrambled Sobol points within the bounds (Bergstra & Bengio 2012 argue for random over grid search)."""
-    for w in [*round.anchors(), *_sobol(round, round.trials)]:
+    for w in [*round.anchors(), *round.spread(round.trials)]:
         round.score(w)
     return round.ranked()
 
@@ -71,7 +69,7 @@ def halving(round: FirstRound) -> list[Nomination]:
     """
     rungs = max(1, int(np.log2(round.trials)) - 1)
     # c candidates cost c + c/2 + c/4 + … < 2c trials, as each rung adds one block for the half that is left.
-    alive = [*round.anchors(), *_sobol(round, max(0, round.trials // 2 - 2))]
+    alive = [*round.anchors(), *round.spread(max(0, round.trials // 2 - 2))]
     for rung in range(rungs):
         score = {w: float(np.mean([round.score(w, block) for block in range(rung + 1)])) for w in alive}
         alive = sorted(alive, key=lambda w: score[w])
@@ -79,45 +77,6 @@ def halving(round: FirstRound) -> list[Nomination]:
             break
         alive = alive[: max(round.params.finalists, len(alive) // 2)]
     return [round.nomination(w) for w in alive]
-
-
-def surrogate(round: FirstRound) -> list[Nomination]:
-    """A quadratic in w, fitted to trials on the same images; where it is lowest is tried, added, and fitted again.
-
-    On common noise the score of a merge is close to a quadratic in w (docs/experiments/search.md), so that few points
-    give all of it. Four fifths of the trials are spread evenly; the others follow the quadratic's lowest point until it
-    stays.
-    """
-    zero, uniform = round.anchors()
-    lowest: list[np.ndarray] = []
-    step = STAYS * (round.params.bounds[1] - round.params.bounds[0])
-    with suppress(BudgetSpent):
-        for w in [zero, uniform, *_sobol(round, round.trials - round.trials // 5 - 2)]:
-            round.score(w)
-        while len(lowest) < 2 or np.abs(lowest[-1] - lowest[-2]).max() > step:
-            point = _lowest(round, _fitted(round))
-            round.score(point.tolist())
-            lowest.append(point)
-    coefficients = _fitted(round)
-    lowest.append(_lowest(round, coefficients))
-    # Half of the way there, too: what noise there is in the fit draws its lowest point too far out. The point before,
-    # where it is another one: a finalist costs many images.
-    before = [point for point in lowest[-2:-1] if np.abs(point - lowest[-1]).max() > step]
-    nominated = np.array([lowest[-1], lowest[-1] / 2, *before])
-    expected = quadratic.predict(coefficients, nominated)
-    return [Nomination(round.full(w), float(change)) for w, change in zip(nominated, expected, strict=True)]
-
-
-def _fitted(round: FirstRound) -> np.ndarray:
-    """The coefficients of the quadratic through all trials so far."""
-    points = [w for w in round.points() if any(w)]
-    return quadratic.fit(np.array(points), np.array([round.change(w) for w in points]))
-
-
-def _lowest(round: FirstRound, coefficients: np.ndarray) -> np.ndarray:
-    """Where the quadratic is lowest: searched from 0 and from the best trials."""
-    starts = sorted(round.points(), key=round.score)[:4]
-    return quadratic.lowest(coefficients, [round.params.bounds] * round.N, np.array([(0.0,) * round.N, *starts]))
 
 
 def loss(round: FirstRound) -> list[Nomination]:
@@ -240,21 +199,8 @@ def _average(soup: set[int], N: int) -> Weights:
     return tuple(1 / len(soup) if k in soup else 0.0 for k in range(N))
 
 
-def _sobol(round: FirstRound, count: int) -> list[Weights]:
-    """`count` points within the bounds, spread evenly."""
-    if count <= 0:
-        return []
-    points = qmc.Sobol(round.N, rng=round.params.seed).random_base2(count.bit_length())[:count]
-    return [tuple(w) for w in qmc.scale(points, *([bound] * round.N for bound in round.params.bounds)).tolist()]
-
-
-def surrogate_trials(N: int) -> int:
-    """The fewest trials for a quadratic in N weights: w = 0, one a coefficient, a quarter more for its lowest point."""
-    return 1 + quadratic.count(N) * 5 // 4
-
-
 METHODS: dict[str, Method] = {
     "grid": grid, "coordinate": coordinate, "random": random, "halving": halving, "surrogate": surrogate,
     "cmaes": cmaes, "tpe": tpe, "gp": gp, "loss": loss, "gradient": gradient,
 }  # fmt: skip
-BASELINE_METHODS: dict[str, Method] = {**dict.fromkeys(LINES, line), "greedy": greedy}
+BASELINE_METHODS: dict[str, Method] = {**dict.fromkeys(LINES, line), "greedy": greedy, "joint": joint}

@@ -175,6 +175,14 @@ def score_weights(objective: str) -> dict[str, float]:
     return found
 
 
+def relative(objective: str) -> bool:
+    """Whether a change is a ratio: of distances and losses, which are 0 where nothing is wrong.
+
+    A KID may lie below 0, and 100 − the CLIP score is 0 for no image: their changes are differences.
+    """
+    return not {"kid", "clip_score"} & score_weights(objective).keys()
+
+
 def make_objective(name: str, loss: "MergedLoss", sampler: Sampler, scorer: Scorer) -> Objective:
     """f(w, seed block, first image, number of images), the same noise for every w.
 

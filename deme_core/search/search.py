@@ -17,10 +17,12 @@ from deme_core.metrics.verdict import percent
 from deme_core.processes import agreed, is_main
 from deme_core.progress import progress
 from deme_core.search.first_round import FirstRound
-from deme_core.search.methods import nominate, surrogate_trials
-from deme_core.search.objective import MergedLoss, Objective, score_weights
+from deme_core.search.fitted import surrogate_trials
+from deme_core.search.methods import nominate
+from deme_core.search.objective import MergedLoss, Objective, relative
 from deme_core.search.result import SearchResult
 from deme_core.search.settings import SearchParams
+from deme_core.search.spaces import Space
 from deme_core.search.trials import Trial, TrialLog, Weights
 from deme_core.seeds import SeedBlock
 
@@ -29,7 +31,7 @@ ROUNDS = {"search": SeedBlock.SEARCH, "loss": SeedBlock.SEARCH, "confirm": SeedB
 
 def search(
     objective: Objective, loss: MergedLoss, N: int, params: SearchParams, log: TrialLog, steps: int,
-    blocks: Sequence[str] = (),
+    blocks: Sequence[str] = (), space: Space | None = None,
 ) -> SearchResult:  # fmt: skip
     """Find w; lower scores are better.
 
@@ -39,6 +41,7 @@ def search(
         N: number of task vectors.
         steps: network calls an image, the price of a sampled image in forward images.
         blocks: blocks of the network that have N weights each; none: N weights that all share.
+        space: what the first round moves; None: every weight that params do not fix for itself.
     """
 
     def score(round: str, f: Objective, first: int, images: int, w: Weights) -> float:
@@ -56,13 +59,13 @@ def search(
         score=lambda w, k: score("search", objective, k * n, n, w),
         loss=lambda w, k: score("loss", loss.value, k * n, n, w),
         gradient=lambda w, k: logged_gradient(w, k * n),
-        steps=steps, groups=max(1, len(blocks)), study=log.study,
+        steps=steps, groups=max(1, len(blocks)), study=log.study, space=space,
     )  # fmt: skip
     nominated = nominate(round)
-    uniform = round.full(round.anchors()[1])  # what is fixed stays so, but in w = 0: θ itself
+    uniform, *own = (round.full(w) for w in round.anchors()[1:])  # what is fixed stays so, but in w = 0: θ itself
     zero = (0.0,) * len(uniform)
-    said = dict(nominated[: params.finalists])
-    finalists = list(dict.fromkeys([zero, uniform, *said]))  # zero stands first and wins ties
+    said = {own.weights: own for own in nominated[: params.finalists]}
+    finalists = list(dict.fromkeys([zero, uniform, *own, *said]))  # zero stands first and wins ties
     size = params.final_images // params.final_blocks
     final = {
         w: [score("confirm", objective, k * size, size, w) for k in range(params.final_blocks)]
@@ -70,12 +73,18 @@ def search(
     }
     mean = {w: float(np.mean(scores)) for w, scores in final.items()}
     changes = {w: confirmed(scores, final[zero], params.objective) for w, scores in final.items()}
-    best = min(finalists, key=lambda w: changes[w].value)
+
+    def told(w: Weights) -> bool:
+        """Not of weights that fail to beat simpler ones beyond the noise, as the winner has to beat w = 0."""
+        simpler = said[w].beside if w in said else None
+        return simpler is None or confirmed(final[w], final[simpler], params.objective).high < 0
+
+    best = min(filter(told, finalists), key=lambda w: changes[w].value)
     change = changes[best]
     winner = best if change.high < 0 else zero
     first = 0.0 if winner == zero else None
     if any(winner) and round.full(round.anchors()[0]) == zero:  # else no change of the first round is against w = 0
-        first = said.get(winner, round.change([winner[i] for i in round.free]))
+        first = said[winner].change if winner in said else round.change_of(winner)
     base = [value for (w, _), value in round.tried.items() if w == zero]
     return SearchResult(
         method=params.method,
@@ -97,14 +106,6 @@ def search(
         trials=round.count,
         images_sampled=round.spent + len(finalists) * params.final_images * round.price,
     )
-
-
-def relative(objective: str) -> bool:
-    """Whether a change is a ratio: of distances and losses, which are 0 where nothing is wrong.
-
-    A KID may lie below 0, and 100 − the CLIP score is 0 for no image: their changes are differences.
-    """
-    return not {"kid", "clip_score"} & score_weights(objective).keys()
 
 
 def confirmed(scores: Sequence[float], zero: Sequence[float], objective: str) -> Interval:

@@ -1,0 +1,110 @@
+"""Methods that fit a quadratic to trials on the same images: over all weights, or first over one step a direction."""
+
+from contextlib import suppress
+
+import numpy as np
+
+from deme_core.search import surrogate as quadratic
+from deme_core.search.first_round import BudgetSpent, FirstRound, Nomination
+from deme_core.search.objective import relative
+from deme_core.search.spaces import Steps
+
+STAYS = 0.02  # of the bounds' width: the surrogate's lowest point has settled
+
+
+def surrogate(round: FirstRound) -> list[Nomination]:
+    """A quadratic in w, fitted to trials on the same images; where it is lowest is tried, added, and fitted again.
+
+    On common noise the score of a merge is close to a quadratic in w (docs/experiments/search.md), so that few points
+    give all of it. Four fifths of the trials are spread evenly; the others follow the quadratic's lowest point until it
+    stays.
+    """
+    return _lowest_points(round, round.trials)
+
+
+def joint(round: FirstRound) -> list[Nomination]:
+    """One step a direction by the surrogate; then how the experts share theirs out, as one more finalist.
+
+    A trial's noise is larger than what several weights gain over their sum, so that the steps come first. The split
+    has what trials are left; its finalist counts only where it beats the even one beyond the noise.
+    """
+    steps, trials = round.space, round.trials
+    assert isinstance(steps, Steps), "joint searches steps along directions"
+    own = split_trials(len(steps.shares[0]))
+    own = own if trials - own >= surrogate_trials(round.N) else 0
+    ratio = relative(round.params.objective)
+    found = _lowest_points(round, trials - own, logarithm=ratio)
+    if own:
+        even = found[0]
+        round.enter(steps.split(even.weights))
+        split = _lowest_points(round, own, logarithm=ratio)[0]
+        round.enter(steps)
+        if split.weights != even.weights:
+            change = None if even.change is None or split.change is None else even.change + split.change
+            found.insert(1, Nomination(split.weights, change, beside=even.weights))
+    return found
+
+
+class _Quadratic:
+    """A quadratic in w through all trials of the space: of the change, or of the logarithm of the ratio to w = 0.
+
+    Far along a step a distance grows like a power of it; its logarithm stays near a quadratic there, too
+    (docs/experiments/search.md).
+    """
+
+    def __init__(self, round: FirstRound, *, logarithm: bool) -> None:
+        points = [w for w in round.points() if any(w)]
+        zero = round.score((0.0,) * round.N)
+        changes = np.array([round.change(w) for w in points])
+        self.zero = zero if logarithm and min(zero, *(zero + changes)) > 0 else None
+        shown = changes if self.zero is None else np.log1p(changes / self.zero)
+        self.coefficients = quadratic.fit(np.array(points), shown)
+        self.round = round
+
+    def change(self, w: np.ndarray) -> np.ndarray:
+        """The fitted change of the score at w [n, N], [n]."""
+        found = quadratic.predict(self.coefficients, w)
+        return found if self.zero is None else self.zero * np.expm1(found)
+
+    def lowest(self) -> np.ndarray:
+        """Where it is lowest: searched from 0 and from the best trials."""
+        round = self.round
+        starts = sorted(round.points(), key=round.score)[:4]
+        found = quadratic.lowest(self.coefficients, round.bounds, np.array([(0.0,) * round.N, *starts]))
+        return np.array(round.space.inside(found.tolist()))
+
+
+def _lowest_points(round: FirstRound, trials: int, *, logarithm: bool = False) -> list[Nomination]:
+    """The lowest point of the quadratic, half of the way to it, and the one before, by at most so many trials."""
+    first = round.anchors()
+    lowest: list[np.ndarray] = []
+    step, last = STAYS * np.diff(np.array(round.bounds)).ravel(), round.count + trials
+    with suppress(BudgetSpent):
+        for w in [*first, *round.spread(trials - trials // 5 - len(first))]:
+            round.score(w)
+        while (len(lowest) < 2 or _moved(lowest[-1] - lowest[-2], step)) and round.count < last:
+            point = _Quadratic(round, logarithm=logarithm).lowest()
+            round.score(point.tolist())
+            lowest.append(point)
+    fitted = _Quadratic(round, logarithm=logarithm)
+    lowest.append(fitted.lowest())
+    # Half of the way there, too: what noise there is in the fit draws its lowest point too far out. The point before,
+    # where it is another one: a finalist costs many images.
+    before = [point for point in lowest[-2:-1] if _moved(point - lowest[-1], step)]
+    nominated = np.array([lowest[-1], lowest[-1] / 2, *before])
+    expected = fitted.change(nominated)
+    return [Nomination(round.full(w), float(change)) for w, change in zip(nominated, expected, strict=True)]
+
+
+def _moved(way: np.ndarray, step: np.ndarray) -> bool:
+    return bool((np.abs(way) > step).any())
+
+
+def surrogate_trials(N: int) -> int:
+    """The fewest trials for a quadratic in N weights: w = 0, one a coefficient, a quarter more for its lowest point."""
+    return 1 + quadratic.count(N) * 5 // 4
+
+
+def split_trials(experts: int) -> int:
+    """The same for what is free in the weights of so many experts whose sum stays."""
+    return surrogate_trials(experts - 1) if experts > 1 else 0

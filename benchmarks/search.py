@@ -89,7 +89,7 @@ class Bench:
             self.N, params,
             score=lambda w, k: self.score(w, first + k * n, n),
             loss=lambda w, k: self.loss(w, first + k * n, n),
-            gradient=lambda w, k: self.task.loss.gradient(w, SeedBlock.SEARCH, first + k * n, n),
+            gradient=lambda w, k: self.task.slope(w, SeedBlock.SEARCH, first + k * n, n),
             steps=self.task.sampler.params.calls, groups=self.task.loss.model.groups,
         )  # fmt: skip
         return nominate(round)[0].weights, round.spent

@@ -76,4 +76,5 @@ def searched(
     objective, forwards = Counted(score), Counted(loss or score)
     log = TrialLog(folder / "trials.csv", N)
     params = search_params(**changes)
-    return search(objective, forwards, N, params, log, STEPS, space=space_of(params, N)), objective, forwards
+    space, slope = space_of(params, N), objective.gradient
+    return search(objective, forwards, N, params, log, STEPS, space=space, slope=slope), objective, forwards

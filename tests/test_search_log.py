@@ -31,21 +31,23 @@ def test_a_logged_trial_is_never_run_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ALL)
 def test_a_killed_search_goes_on_to_the_same_result_and_the_same_bytes(tmp_path: Path, method: str) -> None:
-    """The slopes of `gradient` are no trials and are asked for again; no score is."""
+    """No score is asked for again, nor is a slope that was sampled."""
     params = search_params(method=method, budget=120)
     space = space_of(params, 3)
-    whole, calls = Counted(quadratic(OPTIMUM)), []
+    whole, calls, slopes = Counted(quadratic(OPTIMUM)), [], []
     log = TrialLog(tmp_path / "whole.csv", 3)
-    expected = search(whole, whole, 3, params, log, STEPS, space=space)  # type: ignore[arg-type]
+    expected = search(whole, whole, 3, params, log, STEPS, space=space, slope=whole.gradient)  # type: ignore[arg-type]
     for stop_at in (0, 4, 1, 5, None):
         part = Counted(quadratic(OPTIMUM), stop_at)
         try:
             log = TrialLog(tmp_path / "trials.csv", 3)
-            result = search(part, part, 3, params, log, STEPS, space=space)  # type: ignore[arg-type]
+            result = search(part, part, 3, params, log, STEPS, space=space, slope=part.gradient)  # type: ignore[arg-type]
         except KeyboardInterrupt:
             assert stop_at is not None
         calls += part.calls
-    assert calls == whole.calls
+        slopes += part.slopes
+    assert (calls, slopes) == (whole.calls, whole.slopes)
+    assert bool(slopes) == (method == "gradient")
     assert result == expected
     assert (tmp_path / "trials.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
@@ -81,6 +83,21 @@ def test_a_cut_last_line_is_run_again_and_no_other(tmp_path: Path, cut: int) -> 
     _, objective, _ = searched(tmp_path, quadratic(OPTIMUM), 3)
     assert objective.calls == whole.calls[-1:]
     assert (tmp_path / "trials.csv").read_text() == text
+
+
+@pytest.mark.parametrize("cut", [0, 1, 9])
+@pytest.mark.parametrize("log", [True, False])
+def test_a_cut_slope_is_sampled_again_and_no_other(tmp_path: Path, cut: int, log: bool) -> None:
+    asked: dict[str, Any] = {"method": "gradient", "budget": 200}
+    first, whole, _ = searched(tmp_path, quadratic(OPTIMUM), 3, **asked)
+    slopes = tmp_path / "trials.slopes.jsonl"
+    text = slopes.read_text()
+    slopes.write_text(text[: len(text) - cut])
+    if not log:
+        (tmp_path / "trials.csv").unlink()
+    again, objective, _ = searched(tmp_path, quadratic(OPTIMUM), 3, **asked)
+    assert objective.slopes == (whole.slopes[-1:] if cut else [])
+    assert (again, slopes.read_text()) == (first, text)
 
 
 @pytest.mark.parametrize(

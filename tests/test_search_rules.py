@@ -41,7 +41,8 @@ def test_the_nonnegative_search_by_hand() -> None:
 def test_the_nonnegative_search_tries_no_negative_weight(tmp_path: Path, method: str) -> None:
     params = KINDS["nonnegative"](search_params(method=method, values=(-0.5, 0.0, 0.5)), 2)
     score = Counted(quadratic((-0.5, 0.5)))
-    result = search(score, score, 2, params, TrialLog(tmp_path / "trials.csv", 2), STEPS)  # type: ignore[arg-type]
+    log = TrialLog(tmp_path / "trials.csv", 2)
+    result = search(score, score, 2, params, log, STEPS, slope=score.gradient)  # type: ignore[arg-type]
     assert min(v for w, *_ in score.calls + score.slopes for v in w) >= 0
     assert result.method == method
     assert result.weights[1] > 0

@@ -28,7 +28,7 @@ from deme_core.prompts.table import prompt_params
 from deme_core.sampling.conditions import check_prompts
 from deme_core.sampling.schedulers import check_sampler
 from deme_core.sampling.settings import OwnParams, SampleParams, SamplerParams
-from deme_core.search.check import check_extractors, check_search
+from deme_core.search.check import check_extractors, check_search, check_slope
 from deme_core.search.settings import SearchParams
 from deme_core.stage import RunParams, run_params
 from deme_core.training.baselines import BaselineParams, check_schedule
@@ -67,6 +67,7 @@ def check_params(params: dict[str, Any]) -> None:
     judge_folders(Path(parsed["judges"].folder))
     check_search(top.N, parsed["merge_search"], kinds, texts=texts, sets=sets)
     check_extractors(parsed["merge_search"].extractors, parsed["reference"].extractor, parsed["judges"])
+    check_slope(parsed["merge_search"], parsed["reference"].extractor)
     check_blocks(parsed["merge"], top.N, searched=parsed["merge_search"].per_block)
     load, sampler = parsed["pretrain_load"], parsed["sampler"]
     pipeline, images = local_pipeline(load.source), image_shape(parsed["data"])

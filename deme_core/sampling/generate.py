@@ -122,18 +122,25 @@ class Sampler:
     @torch.inference_mode()
     def _block(self, denoise: Denoise, block: SeedBlock, name: Name, start: int) -> torch.Tensor:
         indices = range(start, start + self.params.block)
-        scheduler = make_scheduler(self.noise_schedule, self.params)
-        generators = image_generators(block, indices)
-        noise = torch.stack([torch.randn(self.shape, generator=generator) for generator in generators])
-        condition, blank = self.conditions.of(indices), self.conditions.blank(len(indices))
-        denoise = guided(denoise, condition, blank, self.params.guidance)
-        x, counts = self.denoised(denoise, scheduler, noise.to(self.device) * scheduler.init_noise_sigma, generators)
+        denoise, scheduler, noise, generators = self.begun(denoise, block, indices)
+        x, counts = self.denoised(denoise, scheduler, noise, generators)
         images = self.decode(x)
         flags = torch.stack([*counts, images.isfinite().all()])
         pixels = to_pixels(images).cpu()
         which = f"images {start}–{indices[-1]} of the seeds {block.name}"
         self._refuse(flags.tolist(), scheduler.timesteps.tolist(), name, which)
         return pixels
+
+    def begun(
+        self, denoise: Denoise, block: SeedBlock, indices: range
+    ) -> tuple[Denoise, Any, torch.Tensor, list[torch.Generator]]:
+        """What `denoised` takes for these images: a guided denoiser, a fresh scheduler, x_T, a generator an image."""
+        scheduler = make_scheduler(self.noise_schedule, self.params)
+        generators = image_generators(block, indices)
+        noise = torch.stack([torch.randn(self.shape, generator=generator) for generator in generators])
+        condition, blank = self.conditions.of(indices), self.conditions.blank(len(indices))
+        denoise = guided(denoise, condition, blank, self.params.guidance)
+        return denoise, scheduler, noise.to(self.device) * scheduler.init_noise_sigma, generators
 
     def denoised(
         self, denoise: Denoise, scheduler: Any, x: torch.Tensor, generators: list[torch.Generator]

@@ -4,15 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deme_core.errors import InputError
-from deme_core.metrics.features import read_config
+from deme_core.metrics.features import feature_count, read_config
+from deme_core.metrics.networks import NETWORKS
 from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import check
 from deme_core.prompts.settings import PromptParams
+from deme_core.search.first_round import SLOPE_COST
 from deme_core.search.fitted import surrogate_trials
 from deme_core.search.kinds import searched
 from deme_core.search.methods import METHODS, grid_count
-from deme_core.search.objective import score_weights
+from deme_core.search.objective import LOSS, score_weights
 from deme_core.search.settings import SearchParams
+from deme_core.search.slope import check_images
 from deme_core.search.spaces import anchors
 
 WHOLE = ("auto", "grid", "surrogate")  # methods whose trials grow faster than the number of weights
@@ -39,6 +42,7 @@ def check_search(
     points, least = grid_count(free, params, anchors(free, N)), surrogate_trials(free)
     needed = {"grid": points * params.images, "surrogate": least * params.images}
     enough = {method: params.method != method or params.budget >= images for method, images in needed.items()}
+    slope = SLOPE_COST * params.images
     few = [method for method in METHODS if method not in WHOLE]
     there = params.prompts if sets is None else tuple(sets)
     odd = [name for name in params.prompts if name not in there]
@@ -72,6 +76,18 @@ def check_search(
         (
             not params.per_block or params.method not in WHOLE, "method",
             f"too many points for the weights of every block; with per_block take one of {', '.join(few)}",
+        ),
+        (
+            params.method != "gradient" or params.objective in ("frechet", LOSS), "objective",
+            f"the method gradient follows frechet, or {LOSS}; take one of these, or another merge_search.method",
+        ),
+        (
+            params.method != "gradient" or params.objective == LOSS or not texts, "method",
+            "a gradient through the decoder of latents is not there; take another, or merge_search.objective=loss",
+        ),
+        (
+            params.method != "gradient" or params.objective == LOSS or params.budget >= slope, "budget",
+            f"a gradient costs {SLOPE_COST} × {params.images} images; set merge_search.budget={slope} or more",
         ),
         (
             enough["grid"], "budget",
@@ -110,3 +126,23 @@ def check_extractors(folders: Sequence[str], reference: str, judges: JudgeParams
                 f" take some of {judges.development}, and judges.folder another group"
             )
         read_config(folder)
+
+
+def check_slope(params: SearchParams, extractor: str) -> None:
+    """Refuse the gradient of a distance by extractors whose images go through more than the network, or by too few
+    images.
+
+    Args:
+        extractor: the reference's.
+    """
+    if params.method != "gradient" or params.objective == LOSS:
+        return
+    folders = (extractor, *params.extractors)
+    for folder in folders:
+        name = read_config(Path(folder))["_class_name"]
+        check(
+            name in (*NETWORKS, "Pixels"), "merge_search.method", params.method,
+            f"has no slope through the images that extractor {folder!r} ({name}) resizes; take another method, or an"
+            f" extractor of {', '.join((*NETWORKS, 'Pixels'))}",
+        )  # fmt: skip
+    check_images(params.images, [(folder, feature_count(folder) or 0) for folder in folders])

@@ -15,6 +15,7 @@ from deme_core.search.trials import Weights
 
 Score = Callable[[Weights, int], float]
 Gradient = Callable[[Weights, int], tuple[float, Sequence[float]]]
+SLOPE_COST = 5  # sampled images: one for the moments; of the second pass one forward, one again, and two backward
 
 
 class Nomination(NamedTuple):
@@ -39,7 +40,8 @@ class FirstRound:
         self, N: int, params: SearchParams, score: Score, loss: Score, gradient: Gradient, steps: int,
         *, groups: int = 1, study: Path | None = None, space: Space | None = None,
     ) -> None:  # fmt: skip
-        """The three map (all weights, block k of `images` images) to what is made small; `gradient` adds its slope.
+        """The three map (all weights, block k of `images` images) to what is made small; `gradient` adds its slope: of
+        the loss where that is the objective, else of the distance.
 
         Args:
             N: number of task vectors.
@@ -119,6 +121,12 @@ class FirstRound:
     def loss_gradient(self, w: Sequence[float], block: int = 0) -> tuple[float, list[float]]:
         """The loss and its gradient over the free weights; a backward pass costs two forward passes."""
         self._pay(3 * self.params.images / self.steps)
+        value, gradient = self._gradient(self.full(w), block)
+        return value, [float(gradient[i]) for i in self.free]
+
+    def slope(self, w: Sequence[float], block: int = 0) -> tuple[float, list[float]]:
+        """The objective and its gradient over the free weights, through the sampler: SLOPE_COST times its images."""
+        self._pay(SLOPE_COST * self.params.images)
         value, gradient = self._gradient(self.full(w), block)
         return value, [float(gradient[i]) for i in self.free]
 

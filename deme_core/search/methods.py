@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
+from deme_core.search.descent import descend, spread
 from deme_core.search.first_round import BudgetSpent, FirstRound, Nomination
 from deme_core.search.fitted import joint, surrogate
 from deme_core.search.lines import LINES
+from deme_core.search.objective import LOSS
 from deme_core.search.settings import SearchParams
 from deme_core.search.trials import Weights
 
@@ -85,7 +87,12 @@ def loss(round: FirstRound) -> list[Nomination]:
 
 
 def gradient(round: FirstRound) -> list[Nomination]:
-    """The same loss by backpropagation to the weights (torch.func.functional_call), by L-BFGS-B.
+    """The slope of what is made small: of the Fréchet distance through the sampler, or of the loss if that is named."""
+    return descent_of_loss(round) if round.params.objective == LOSS else descend(round)
+
+
+def descent_of_loss(round: FirstRound) -> list[Nomination]:
+    """The loss by backpropagation to the weights (torch.func.functional_call), by L-BFGS-B.
 
     With weights of every block of the network, `towards_shared` times `spread` is added, so that a block leaves the
     weights that all share only for what lowers the loss.
@@ -98,13 +105,6 @@ def gradient(round: FirstRound) -> list[Nomination]:
         return value + pull * penalty, np.array(slope) + pull * its_slope[round.free]
 
     return _minimum_of_loss(round, f, method="L-BFGS-B", jac=True)
-
-
-def spread(w: Weights, N: int) -> tuple[float, np.ndarray]:
-    """Mean squared distance of each group's N weights from their mean over the groups, and its gradient over w."""
-    weights = np.array(w).reshape(-1, N)
-    away = weights - weights.mean(0)
-    return float((away**2).mean()), (2 * away / away.size).ravel()
 
 
 def _minimum_of_loss(round: FirstRound, f: Callable[[Weights], Any], **how: Any) -> list[Nomination]:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from deme_core.search.loss import DenoisingLoss
 from deme_core.seeds import SeedBlock
 
 Objective = Callable[[Sequence[float], SeedBlock, int, int], float]
+Slope = Callable[[Sequence[float], SeedBlock, int, int], tuple[float, list[float]]]
+"""The same, and its gradient over w."""
 ImageScore = Callable[[Iterable[torch.Tensor], Sequence[str]], float]
 """(images as uint8 [n, C, H, W], their texts, none of an unconditional model) -> what is made small."""
 
@@ -62,6 +64,14 @@ class MergedModel:
             key: merge_tensor(theta, self.taus[key], weights[self.own[key]]) for key, theta in self.theta.items()
         })  # fmt: skip
         return self.model
+
+    def pulled(self, slopes: Mapping[str, torch.Tensor]) -> list[float]:
+        """The gradient over w of what has these slopes over θ' = θ + Σ w_i τ_i: Σ <dL/dθ', τ_i> over its tensors."""
+        gradient = np.zeros(self.weights)
+        for key, slope in slopes.items():
+            taus = (tau.to(slope.device) for tau in self.taus[key])
+            gradient[self.own[key]] += [float((slope * tau).sum(dtype=torch.float64)) for tau in taus]
+        return gradient.tolist()
 
     def at(self, weights: Sequence[float]) -> nn.Module:
         """The merged model as the pipeline writes it; the next call changes it."""
@@ -233,10 +243,6 @@ class MergedLoss:
     def gradient(
         self, weights: Sequence[float], block: SeedBlock, first: int, images: int
     ) -> tuple[float, list[float]]:
-        """The same loss, and its gradient over w: dL/dw_i = Σ <dL/dθ', τ_i> over the tensors of θ' = θ + Σ w_i τ_i."""
+        """The same loss, and its gradient over w."""
         value, slopes = self.loss.gradient(self.model.load(weights), block, first, images)
-        gradient = np.zeros(len(weights))
-        for key, slope in slopes.items():
-            taus = (tau.to(slope.device) for tau in self.model.taus[key])
-            gradient[self.model.own[key]] += [float((slope * tau).sum(dtype=torch.float64)) for tau in taus]
-        return value, gradient.tolist()
+        return value, self.model.pulled(slopes)

@@ -19,19 +19,19 @@ from deme_core.progress import progress
 from deme_core.search.first_round import FirstRound
 from deme_core.search.fitted import surrogate_trials
 from deme_core.search.methods import nominate
-from deme_core.search.objective import MergedLoss, Objective, relative
+from deme_core.search.objective import LOSS, MergedLoss, Objective, Slope, relative
 from deme_core.search.result import SearchResult
 from deme_core.search.settings import SearchParams
 from deme_core.search.spaces import Space
 from deme_core.search.trials import Trial, TrialLog, Weights
 from deme_core.seeds import SeedBlock
 
-ROUNDS = {"search": SeedBlock.SEARCH, "loss": SeedBlock.SEARCH, "confirm": SeedBlock.CONFIRM}
+ROUNDS = {name: SeedBlock.SEARCH for name in ("search", "slope", "loss")} | {"confirm": SeedBlock.CONFIRM}
 
 
 def search(
     objective: Objective, loss: MergedLoss, N: int, params: SearchParams, log: TrialLog, steps: int,
-    blocks: Sequence[str] = (), space: Space | None = None,
+    blocks: Sequence[str] = (), space: Space | None = None, slope: Slope | None = None,
 ) -> SearchResult:  # fmt: skip
     """Find w; lower scores are better.
 
@@ -42,10 +42,17 @@ def search(
         steps: network calls an image, the price of a sampled image in forward images.
         blocks: blocks of the network that have N weights each; none: N weights that all share.
         space: what the first round moves; None: every weight that params do not fix for itself.
+        slope: the objective and its gradient over w, called as it is; of the method `gradient` on images.
     """
 
     def score(round: str, f: Objective, first: int, images: int, w: Weights) -> float:
         return log.score(Trial(round, first, images, w), lambda: f(w, ROUNDS[round], first, images))
+
+    def sampled_slope(w: Weights, first: int) -> tuple[float, list[float]]:
+        assert slope is not None, "the method `gradient` needs a slope"
+        at = Trial("slope", first, n, w)
+        value, found = log.slope(at, lambda: slope(w, ROUNDS["slope"], first, n))
+        return log.score(at, lambda: value), found
 
     def logged_gradient(w: Weights, first: int) -> tuple[float, list[float]]:
         value, slope = loss.gradient(w, ROUNDS["loss"], first, n)
@@ -58,13 +65,13 @@ def search(
         N, params,
         score=lambda w, k: score("search", objective, k * n, n, w),
         loss=lambda w, k: score("loss", loss.value, k * n, n, w),
-        gradient=lambda w, k: logged_gradient(w, k * n),
+        gradient=lambda w, k: (logged_gradient if params.objective == LOSS else sampled_slope)(w, k * n),
         steps=steps, groups=max(1, len(blocks)), study=log.study, space=space,
     )  # fmt: skip
     nominated = nominate(round)
     uniform, *own = (round.full(w) for w in round.anchors()[1:])  # what is fixed stays so, but in w = 0: θ itself
     zero = (0.0,) * len(uniform)
-    said = {own.weights: own for own in nominated[: params.finalists]}
+    said = {found.weights: found for found in nominated[: params.finalists]}
     finalists = list(dict.fromkeys([zero, uniform, *own, *said]))  # zero stands first and wins ties
     size = params.final_images // params.final_blocks
     final = {

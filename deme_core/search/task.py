@@ -14,8 +14,9 @@ from deme_core.metrics.features import FeatureParams
 from deme_core.params import section
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
-from deme_core.search.objective import MergedLoss, Objective, Scorer, make_objective
+from deme_core.search.objective import MergedLoss, Objective, Scorer, Slope, make_objective
 from deme_core.search.settings import SearchParams
+from deme_core.search.slope import DistanceSlope
 from deme_core.tensors import weights_hash
 
 
@@ -27,6 +28,8 @@ class SearchTask:
     """Score of sampled images."""
     loss: MergedLoss
     """Denoising loss on training examples."""
+    slope: Slope
+    """Of the objective over w, where that is the Fréchet distance."""
     sampler: Sampler
     identity: dict[str, Any]
     """What a score depends on beside w and its images."""
@@ -60,4 +63,5 @@ class SearchTask:
             "objective": [search.objective, loss.model.blocks], "scorer": scorer.identity,
             "hashes": [weights_hash(file) for file in (*vectors, reference)],
         }  # fmt: skip
-        return cls(make_objective(search.objective, loss, sampler, scorer), loss, sampler, identity)
+        slope = DistanceSlope(loss.model, sampler, scorer)
+        return cls(make_objective(search.objective, loss, sampler, scorer), loss, slope, sampler, identity)

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,8 @@ class Trial(NamedTuple):
 
 
 class TrialLog:
-    """trials.csv. Slopes of the loss are not in it: a resumed search by `gradient` computes them again.
+    """trials.csv, and beside it the slopes that were sampled. Those of the loss are cheap, and computed again by a
+    resumed search.
 
     Of several processes each knows all scores, and the main one writes them.
     """
@@ -39,9 +41,22 @@ class TrialLog:
             lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
             for round, first, images, *weights, score in list(csv.reader(lines))[1:]:
                 self.scores[Trial(round, int(first), int(images), tuple(map(float, weights)))] = float(score)
+        self.slopes: dict[str, tuple[float, list[float]]] = {}
+        sloped = self._beside.is_file()
+        if sloped:
+            lines = self._beside.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [json.loads(line) for line in lines if line.endswith("\n")]
+            self.slopes = {key: (value, slope) for key, value, slope in whole}
         wait()  # no process may read what another one has already added to
         if there:
             self._write(path, self.scores)
+        if sloped and is_main():
+            with atomic_file(self._beside) as file:
+                file.write("".join(map(_slope_line, self.slopes.items())).encode())
+
+    @property
+    def _beside(self) -> Path:
+        return self.path.with_suffix(".slopes.jsonl")
 
     @property
     def study(self) -> Path | None:
@@ -61,13 +76,23 @@ class TrialLog:
         self.used[trial] = self.scores[trial]
         return self.used[trial]
 
+    def slope(self, trial: Trial, slope: Callable[[], tuple[float, list[float]]]) -> tuple[float, list[float]]:
+        """The logged score and slope of this trial, or new ones, logged."""
+        if (key := self._line(trial, 0.0)) not in self.slopes:
+            value, found = slope()
+            value, *found = agreed([value, *found])
+            self.slopes[key] = value, found
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._append(_slope_line((key, self.slopes[key])), self._beside)
+        return self.slopes[key]
+
     def export(self, path: Path) -> None:
         """Write the trials of this search alone: a log that went on may hold others."""
         self._write(path, self.used)
 
-    def _append(self, line: str) -> None:
+    def _append(self, line: str, path: Path | None = None) -> None:
         if is_main():
-            with self.path.open("a", encoding="utf-8") as file:
+            with (path or self.path).open("a", encoding="utf-8") as file:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
@@ -81,3 +106,8 @@ class TrialLog:
     @staticmethod
     def _line(trial: Trial, score: float) -> str:
         return ",".join([trial.round, str(trial.first), str(trial.images), *map(repr, (*trial.weights, score))]) + "\n"
+
+
+def _slope_line(entry: tuple[str, tuple[float, list[float]]]) -> str:
+    key, (value, slope) = entry
+    return json.dumps([key, value, slope]) + "\n"

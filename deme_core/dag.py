@@ -25,6 +25,7 @@ with DeMe's search. `matched` is the pretrained model's images, each channel's m
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from deme_core.analyses import analyses as analyses_of
 from deme_core.errors import InputError
 from deme_core.inputs import UNCHANGING
 
@@ -72,7 +73,7 @@ def is_baseline(model: str) -> bool:
 
 def dag(
     N: int, baselines: Sequence[str], references: Mapping[str, str | None] | None = None, draws: int = 1,
-    directions: Sequence[str] = (RANGE,),
+    directions: Sequence[str] = (RANGE,), analyses: Sequence[str] | str = (),
 ) -> dict[str, Any]:  # fmt: skip
     """The section `dag`.
 
@@ -80,6 +81,7 @@ def dag(
         directions: where task vectors come from, and whether one search goes over all of them, too.
         draws: of the null.
         references: every prompt set -> its `reference`.
+        analyses: figures of the paper, or `all`.
 
     Returns:
         ranges: 1 … N.
@@ -98,6 +100,7 @@ def dag(
         prompted: every model on every prompt set, MODEL+SET -> both, the model's path, and the features of real images
             that evaluate_prompts reads (of a set without them what never changes).
         prompt_reports: what shows them -> its folder; none without prompt sets.
+        analyses: every figure of the paper that is made -> what it reads.
 
     Raises:
         InputError: a baseline or a direction is unknown or named twice.
@@ -154,6 +157,7 @@ def dag(
             for model, path in sampled.items()
         },
         "prompt_reports": {"table2": "reports/prompts"} if sets else {},
+        "analyses": analyses_of(N, analyses, directions),
     }
 
 
@@ -187,12 +191,13 @@ def check_directions(directions: Sequence[str]) -> None:
 
 def check_dag(
     section: Any, N: int, baselines: Sequence[str], references: Mapping[str, str | None] | None = None, draws: int = 1,
-    directions: Sequence[str] = (RANGE,),
+    directions: Sequence[str] = (RANGE,), analyses: Sequence[str] | str = (),
 ) -> None:  # fmt: skip
     """Refuse a section that belongs to other params: dvc.yaml would make stages of it."""
-    if section != dag(N, baselines, references, draws, directions):
+    if section != dag(N, baselines, references, draws, directions, analyses):
+        shown = analyses if isinstance(analyses, str) else list(analyses)
         raise InputError(
             f"params: dag is not that of N = {N}, baselines = {list(baselines)}, random_draws = {draws}, directions ="
-            f" {list(directions)}; it is derived: set these with `dvc exp run -S N=… -S baselines=…`, which composes"
-            " params.yaml anew"
+            f" {list(directions)}, analyses = {shown}; it is derived: set these with `dvc exp run -S N=… -S"
+            " baselines=…`, which composes params.yaml anew"
         )

@@ -14,9 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # A DictConfig, since a plain dict is no node of a config.
 
 
-def _dag(N: int, baselines: Any, prompts: Any, draws: int, directions: Any) -> DictConfig:
+def _dag(N: int, baselines: Any, prompts: Any, draws: int, directions: Any, analyses: Any) -> DictConfig:
     references = {name: at_home(own.get("reference")) for name, own in prompts.items()}
-    return DictConfig(dag(int(N), list(baselines), references, int(draws), list(directions)))
+    figures = analyses if isinstance(analyses, str) else list(analyses)
+    return DictConfig(dag(int(N), list(baselines), references, int(draws), list(directions), figures))
 
 
 OmegaConf.register_new_resolver("dag", _dag, replace=True)

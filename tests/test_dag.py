@@ -44,6 +44,7 @@ def test_without_baselines_there_are_the_ranges_and_the_models_of_deme() -> None
         "searches": {"random1": row("deme", "models/n2/random/1", passed(2))},
         "prompted": {},
         "prompt_reports": {},
+        "analyses": {},
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from hub_files import GEOMETRIES, write_flat
 from image_files import BROKEN, encoded, noise, users_images, write_folder
 from toy_run import TOY
 
+from deme_core.analyses import READS
 from deme_core.dag import DIRECTIONS, dag
 
 
@@ -28,7 +29,8 @@ def test_every_stage_runs_on_a_replica_and_pictures_of_any_kind(
     (empty_folder / "judges" / "pixels" / "config.json").write_text('{"_class_name": "Pixels", "side": 4}')
     data = {"source": "folder", "path": "pictures", "size": GEOMETRIES[geometry]["sample_size"], "held_out": 0.2}
     changes = TOY | {
-        "directions": list(DIRECTIONS), "dag": dag(2, ["full_range"], directions=DIRECTIONS),
+        "directions": list(DIRECTIONS), "dag": dag(2, ["full_range"], directions=DIRECTIONS, analyses="all"),
+        "analyses": "all",
         "baselines": ["full_range"], "early": {"source": "early"}, "reference": {"extractor": str(rgb_extractor)},
         "judges": {"folder": "judges", "development": "judges"},
         "data": data | {"unreadable": "skip"}, "pretrain_load": {"source": "flat"}, "sample": {"images": 40},
@@ -49,6 +51,12 @@ def test_every_stage_runs_on_a_replica_and_pictures_of_any_kind(
         trials = pd.read_csv(f"search/n2/{model}/trials.csv")
         assert anchor in set(trials["w1"]), model
         assert not set(trials["w1"]) & {0.5, 1.0}, model  # neither 1/N nor the whole step
+    pictures = {path.stem for path in Path("reports/analyses").glob("*.png")}
+    assert pictures == set(READS)
+    vectors = pd.read_csv("reports/analyses/vectors.csv")["vector"]
+    assert [*vectors.unique()] == [
+        "expert 1", "expert 2", "own samples 1", "own samples 2", "earlier checkpoint", "ε scaled", "full_range",
+    ]  # fmt: skip
     metrics = json.loads(Path("measures/merged.json").read_text())
     assert metrics["reference_images"] == 37
     assert "full-range" in Path("reports/run/results.md").read_text()

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from analysed import SMALL
 from clip_stand_in import Compass, direction
 from conftest import REPOSITORY as ROOT
 from conftest import N, files_of, job_of, never, run_dag, stage, training_params, whole_dag
@@ -21,6 +22,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditio
 from text_to_image import SIZE, UNET, write_stable_diffusion
 
 from deme_core import components
+from deme_core.analyses import READS
 from deme_core.checkpoints import WEIGHTS, load_denoiser, load_noise_schedule, verify_pipeline
 from deme_core.data.archive import read_images, read_protocol
 from deme_core.data.examples import load_examples
@@ -125,9 +127,11 @@ def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
 ) -> None:
     """The commands that DVC makes of dvc.yaml, in the order of its graph; a stand-in takes the place of open_clip."""
     references = {name: own.get("reference") for name, own in SETS.items()}
-    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"N": N, "dag": whole_dag(N, [], references)}
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {
+        "N": N, "dag": whole_dag(N, [], references, analyses="all"), "analyses": "all",
+    }  # fmt: skip
     params["pretrain_load"]["source"], params["reference"]["extractor"] = str(hub), str(extractor_dir)
-    for name, own in (CHANGES | {"prompts": SETS}).items():
+    for name, own in (CHANGES | {"prompts": SETS, "analyse": SMALL}).items():
         params[name] |= own
     params["merge_search"]["objective"], params["sample"]["images"] = "frechet+clip_score", 40
     params["clip_score"] = {"model": "compass", "pretrained": None, "revision": None}
@@ -145,6 +149,7 @@ def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
     }
     assert {"safety_checker", "feature_extractor"} <= {path.name for path in Path(f"models/n{N}/merged").iterdir()}
     assert json.loads(Path(f"search/n{N}/merged/result.json").read_text())["objective"] == "frechet+clip_score"
+    assert {path.stem for path in Path("reports/analyses").glob("*.md")} == set(READS)
     table = pd.read_csv("reports/prompts/table2.csv")
     assert {*table["set"]} == {*SETS}
     assert {*table["model"]} == {"pretrained", "ensemble", "merged_uniform", "merged", "random1", "neon"}

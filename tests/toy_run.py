@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from analysed import SMALL
 from conftest import whole_dag
 
 TOY = {
     "name": "toy",
     "N": 2,
     "baselines": [],
+    "analyses": [],
     "dag": whole_dag(2, []),
     "reference": {"extractor": "zoo/digits-features"},
     "pretrain_load": {"source": "zoo/digits-ddpm"},
@@ -28,6 +30,7 @@ TOY = {
     "sample": {"images": 120},
     "gate": {"draws": 1, "must_win": "warn"},
     "loss_matrix": {"draws": 1},
+    "analyse": SMALL,
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deme_core.analysis.settings import AnalyseParams
 from deme_core.checkpoints import noise_schedule
 from deme_core.components import is_text_to_image
 from deme_core.dag import JOINT, check_dag
@@ -43,7 +44,7 @@ SECTIONS = {
     "finetune_baseline": BaselineParams, "merge_search": SearchParams, "merge": MergeParams, "sampler": SamplerParams,
     "sample": SampleParams, "evaluate": EvaluateParams, "calibrate": CalibrateParams, "loss_matrix": LossMatrixParams,
     "encode": EncodeParams, "clip_score": ClipScoreParams, "judges": JudgeParams, "gate": GateParams,
-    "own_samples": OwnParams, "away": AwayParams, "early": EarlyParams,
+    "own_samples": OwnParams, "away": AwayParams, "early": EarlyParams, "analyse": AnalyseParams,
 }  # fmt: skip
 
 
@@ -53,10 +54,11 @@ def check_params(params: dict[str, Any]) -> None:
     Raises:
         InputError: it names the value, the rule and the remedy.
     """
-    check_keys(params, [*RunParams.__dataclass_fields__, *SECTIONS, "prompts", "dag", "inputs"])
+    check_keys(params, [*RunParams.__dataclass_fields__, *SECTIONS, "analyses", "prompts", "dag", "inputs"])
     top, sets = run_params(params), prompt_params(params)
     references = {name: own.reference for name, own in sets.items()}
-    check_dag(params.get("dag"), top.N, top.baselines, references, top.random_draws, top.directions)
+    figures = params.get("analyses", ())
+    check_dag(params.get("dag"), top.N, top.baselines, references, top.random_draws, top.directions, figures)
     parsed: dict[str, Any] = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
     check((data := parsed["data"].source) in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
     kinds, texts = [s["kind"] for s in params["dag"]["searches"].values()], parsed["sample"].prompts is not None

@@ -1,43 +1,24 @@
 """Pictures of a finished run as PNG files; equal inputs give equal bytes."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import matplotlib.style
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from deme_core.metrics.intervals import t_interval
+from deme_core.report.style import CHOSEN, DPI, PLAIN, SEQUENTIAL, figure, heat, square
 from deme_core.report.tables import first_changes, weight_names, weights_text
 from deme_core.search.result import SearchResult
 
-DPI = 150
 PAIR_SIDE = 128  # pixels of an image in the gallery
 LABEL = 32  # characters of a line of weights beside an axis
-STYLE = {
-    "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False,
-    "axes.spines.right": False, "legend.frameon": False, "xtick.labelsize": 8, "ytick.labelsize": 8,
-}  # fmt: skip
-DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
-CHOSEN, PLAIN = "#D55E00", "0.55"  # vermillion of the Okabe-Ito palette, and grey
-
-
-@contextmanager
-def figure(path: Path, width: float, height: float, layout: Any = "constrained") -> Iterator[Figure]:
-    """A figure of `width` × `height` inches in our style, written to `path` in the end."""
-    with matplotlib.style.context(["default", STYLE]):
-        fig = Figure((width, height), dpi=DPI, layout=layout)
-        yield fig
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fig.savefig(path, metadata={"Software": None})
 
 
 def samples_side_by_side(path: Path, sheets: Mapping[str, Path]) -> None:
@@ -85,18 +66,11 @@ def pair_sheet(path: Path, pairs: Sequence[Pair], title: str, models: tuple[str,
             scores = (pair.before_score, pair.after_score)
             for column, (image, score) in enumerate(zip((pair.before, pair.after), scores, strict=True)):
                 x, bold = left + column * (side + gap // 2), round(score, 1) > round(min(scores), 1)
-                fig.figimage(_square(image, side), x, top - text - side)  # sets pixels without resampling
+                fig.figimage(square(image, side), x, top - text - side)  # sets pixels without resampling
                 fig.text(
                     (x + side / 2) / width, (top - text - side - 4) / height, f"{score:.1f}", size=7, ha="center",
                     va="top", color=CHOSEN if bold else "k", weight="bold" if bold else "normal",
                 )  # fmt: skip
-
-
-def _square(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [side, side, 3] of an image uint8 [C, H, W], C = 1 or 3."""
-    height, width = image.shape[1:]
-    rgb = Image.fromarray(np.ascontiguousarray(np.broadcast_to(image, (3, height, width)).transpose(1, 2, 0)))
-    return np.asarray(rgb.resize((side, side), Image.Resampling.BOX if width > side else Image.Resampling.NEAREST))
 
 
 def image_statistics(path: Path, statistics: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
@@ -137,7 +111,7 @@ def loss_matrix_heatmap(path: Path, losses: pd.DataFrame, names: Mapping[str, st
     columns = [f"{name}\nθ: {loss:.3g}" for name, loss in losses.loc["pretrained"].items()]
     limit = float(change.abs().to_numpy().max()) or 1.0
     with figure(path, 3.2 + 1.05 * len(columns), 1.5 + 0.36 * len(change)) as fig:
-        ax = _heat(fig, change.to_numpy(), models, columns, limit, "+z.2f", "change in % (blue: lower)")
+        ax = heat(fig, change.to_numpy(), models, columns, limit, "+z.2f", "change in % (blue: lower)")
         for i in range(len(columns)):
             corner = i - 0.5, models.index(f"expert {i + 1}") - 0.5
             ax.add_patch(Rectangle(corner, 1, 1, fill=False, linewidth=2, clip_on=False))
@@ -148,26 +122,8 @@ def cosine_matrix(path: Path, cosines: np.ndarray, ranges: Sequence[str]) -> Non
     """Cosine similarity [N, N] of the task vectors (the paper's Fig. 8)."""
     side = 1.4 + 0.75 * len(ranges)
     with figure(path, side + 1.2, side) as fig:
-        ax = _heat(fig, cosines, ranges, ranges, 1.0, "z.3f", "cosine similarity")
+        ax = heat(fig, cosines, ranges, ranges, 1.0, "z.3f", "cosine similarity")
         ax.set(xlabel="range of t", ylabel="range of t", title="Cosine similarity of the task vectors")
-
-
-def _heat(
-    fig: FigureBase, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], limit: float, form: str,
-    label: str,
-) -> Axes:  # fmt: skip
-    """Annotated cells, coloured from -limit to limit; `form` formats a value, `label` names them all."""
-    ax = fig.subplots()
-    image = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
-    ax.set_yticks(range(len(rows)), rows)
-    ax.set_xticks(range(len(columns)), columns)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    for (i, j), value in np.ndenumerate(values):
-        dark = np.dot(image.to_rgba(value)[:3], (0.3, 0.59, 0.11)) < 0.5
-        ax.text(j, i, f"{value:{form}}".replace("-", "−"), ha="center", va="center", color="w" if dark else "k")
-    fig.colorbar(image, label=label, aspect=30)
-    return ax
 
 
 def search_trials(path: Path, trials: pd.DataFrame, result: SearchResult) -> None:
@@ -188,7 +144,7 @@ def search_trials(path: Path, trials: pd.DataFrame, result: SearchResult) -> Non
         if blocks := result.blocks:
             best = np.array(result.best).reshape(len(blocks), N)
             columns, limit = [f"$w_{{{i}}}$" for i in range(1, N + 1)], float(np.abs(best).max()) or 1.0
-            _heat(left, best, blocks, columns, limit, "+z.2f", "weight of the best finalist")
+            heat(left, best, blocks, columns, limit, "+z.2f", "weight of the best finalist")
             return
         axes = left.subplots(rows, min(N, 2), sharey=True, squeeze=False)
         change = 100 * first["change"] / first["zero"].abs()

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from deme_core.metrics.intervals import Interval
-from deme_core.report.figures import CHOSEN, PLAIN, figure
+from deme_core.report.style import CHOSEN, PLAIN, figure
 
 
 def sampler_curves(path: Path, table: pd.DataFrame) -> None:

@@ -1,0 +1,1 @@
+../../../../deme_core/merging/task_vectors.py

@@ -1,0 +1,1 @@
+../../../../deme_core/metrics/clip_score.py

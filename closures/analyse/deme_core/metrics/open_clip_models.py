@@ -1,0 +1,1 @@
+../../../../deme_core/metrics/open_clip_models.py

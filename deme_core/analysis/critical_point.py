@@ -1,0 +1,117 @@
+"""Is θ a critical point of the loss over all t, and none of the loss over a range? (Prop. 1, Eq. 24-31.)"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from deme_core.analysis.group_gradients import Grams, gradient_products
+from deme_core.analysis.products import estimate
+from deme_core.analysis.run_files import Run, range_name
+from deme_core.analysis.words import listed, number, sample_of
+from deme_core.checkpoints import denoiser_dir, load_denoiser
+from deme_core.device import best_device
+from deme_core.metrics.moments import Array
+from deme_core.report.style import CHOSEN, PLAIN, figure
+from deme_core.search.result import SearchResult
+from deme_core.timesteps import TimestepRanges
+
+ALL, MERGED = "all t", "Σ wᵢ∇Lᵢ"
+BASE, MERGE = "θ", "the merge"
+
+
+def compute(run: Run) -> pd.DataFrame:
+    """A row a point of parameter space (`at`) and `gradient` there.
+
+    Columns: `squared` norm with the ends of its interval, `low` and `high`; `ratio` to the mean over the ranges, with
+    those of its own. Of a search that kept 0, whose sum is 0, the sum has the weights of the best finalist.
+    """
+    schedule, result = run.schedule, SearchResult.read(run.search / "result.json")
+    ranges = run.ranges(schedule.config.num_train_timesteps)
+    kept = not any(result.weights)
+    points = {BASE: run.base} | ({} if kept else {MERGE: denoiser_dir(run.own / "merged")})
+    spans = [ranges.range(i) for i in range(1, ranges.N + 1)]
+    name = f"{MERGED}, {'best finalist' if kept else 'searched'}"
+    rows, examples = [], run.training_part()
+    for at, folder in points.items():
+        found = gradient_products(
+            load_denoiser(folder), schedule, examples, spans, run.params.draws, run.params, best_device()
+        )
+        sums = combinations(ranges, result.best if kept else result.weights, result.blocks)
+        quantities = [ALL, *(range_name(ranges, i) for i in range(1, ranges.N + 1)), name]
+        norms = estimate(gram := combined(found, sums), lambda inner: np.diagonal(inner).copy())
+        ratios = estimate(gram, lambda inner: np.diagonal(inner) / np.diagonal(inner)[1:-1].mean())
+        for q, quantity in enumerate(quantities):
+            ends = [float(end[q]) for end in (*norms, *ratios)]
+            rows.append([at, quantity, *ends, found.compared, found.weights])
+    columns = ["at", "gradient", "squared", "low", "high", "ratio", "ratio_low", "ratio_high", "weights", "of"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def combinations(ranges: TimestepRanges, weights: Sequence[float], blocks: Sequence[str]) -> Mapping[str, Array]:
+    """Block -> its rows of coefficients of ∇L_1 … ∇L_N: of ∇L over all t, of each ∇L_i, of Σ wᵢ∇Lᵢ; "" for any block.
+
+    Args:
+        weights: N that all blocks share, or N for each of `blocks`, block after block.
+    """
+    shares = np.diff(ranges.bounds) / ranges.T
+    own = dict(zip(blocks or [""], np.reshape(weights, (-1, ranges.N)), strict=True))
+    return {block: np.stack([shares, *np.eye(ranges.N), w]) for block, w in own.items()}
+
+
+def combined(found: Grams, sums: Mapping[str, Array]) -> Array:
+    """Products of combinations of gradients, [Q, K, Q, K], over the whole network."""
+    parts = []
+    for block, gram in found.blocks.items():
+        own = sums[block] if block in sums else sums[""]
+        parts.append(np.einsum("qa,akbl,rb->qkrl", own, gram, own))
+    return np.sum(parts, axis=0)
+
+
+def draw(table: pd.DataFrame, run: Run, path: Path) -> None:
+    """Squared norms with their intervals, a panel a point."""
+    points = list(dict.fromkeys(table["at"]))
+    with figure(path, 6.8, 1.1 + 0.34 * len(table)) as fig:
+        axes = fig.subplots(len(points), 1, squeeze=False)[:, 0]
+        for ax, at in zip(axes, points, strict=True):
+            own = table[table["at"] == at].reset_index(drop=True)
+            for y, row in own.iterrows():
+                colour = CHOSEN if y == 0 else "#0072B2" if y == len(own) - 1 else "0.25"
+                told = row["low"] > 0
+                ax.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.6)
+                ax.plot(row["squared"], y, "o", color=colour, ms=6, mfc=colour if told else "w")
+            ax.axvline(0, color=PLAIN, linewidth=0.8, zorder=0)
+            ax.set_yticks(range(len(own)), own["gradient"])
+            ax.set_ylim(len(own) - 0.5, -0.5)
+            ax.set_title(f"At {at}: squared norm of the gradient (open: not told from 0)")
+        axes[-1].set_xlabel("without bias, with 95 % interval")
+
+
+def caption(table: pd.DataFrame, run: Run) -> str:
+    """What the proof assumes, and what is seen here."""
+    text = (
+        "The proof of Prop. 1 assumes that the gradient over all t is 0 at θ and that of a range is not. Here"
+        f"{sample_of(run, table)}"
+    )
+    for at, own in table.groupby("at", sort=False):
+        whole, *parts, merged = [row for _, row in own.iterrows()]
+        told = sum(row["low"] > 0 for row in parts)
+        text += (
+            f", at {at} the squared norm over all t is {listed(whole['squared'], whole['low'], whole['high'])}, that of"
+            f" a range is told from 0 in {told} of {len(parts)}"
+        )
+        if told:
+            text += f", and their mean is {number(np.mean([row['squared'] for row in parts]))}"
+        text += f"; that of {merged['gradient']} is {listed(merged['squared'], merged['low'], merged['high'])}"
+    whole = table.iloc[0]
+    if whole["low"] > 0:
+        end = "The assumption does not hold exactly: training on all t could still lower the loss."
+    elif (table["low"] > 0).any():
+        end = "That agrees with the assumption as far as this sample tells."
+    else:
+        end = "The sample is too small to tell any of them from 0; raise `analyse.draws`."
+    if np.isfinite(whole["ratio_high"]) and (table["low"] > 0).any():
+        high = f"at most {number(100 * whole['ratio_high'])} % (95 %)"
+        end += f" Over all t it is {number(100 * whole['ratio'])} % of the mean over the ranges, {high}."
+    return f"{text}. {end}"

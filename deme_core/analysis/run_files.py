@@ -1,0 +1,104 @@
+"""What a figure is made of: the run's params, and where its outputs lie."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deme_core.analysis.settings import AnalyseParams
+from deme_core.checkpoints import denoiser_dir, load_noise_schedule
+from deme_core.dag import EARLY, FURTHER, RANDOM, SCALE, SELF, SOUP_GREEDY
+from deme_core.data.examples import Examples, load_examples
+from deme_core.errors import InputError
+from deme_core.merging.task_vectors import vector_files
+from deme_core.sampling.settings import SamplerParams
+from deme_core.timesteps import TimestepRanges
+
+EXPERT = "expert"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run; folders are those that dvc.yaml fills, and a figure reads what `analyses.READS` says."""
+
+    params: AnalyseParams
+    N: int
+    boundaries: tuple[int, ...] | None
+    baselines: tuple[str, ...]
+    directions: tuple[str, ...]
+    random_draws: int
+    sampler: SamplerParams
+    extractor: str
+    """Folder of the extractor that the features are of."""
+    models: Path
+    examples: Path
+    reference: Path
+    search: Path
+    samples: Path
+    features: Path
+
+    @property
+    def pretrained(self) -> Path:
+        """The pipeline of θ."""
+        return self.models / "pretrained"
+
+    @property
+    def base(self) -> Path:
+        """The folder of θ's denoiser."""
+        return denoiser_dir(self.pretrained)
+
+    @property
+    def own(self) -> Path:
+        """The folder of the models of N ranges."""
+        return self.models / f"n{self.N}"
+
+    @property
+    def schedule(self) -> Any:
+        """The noise schedule of the training."""
+        return load_noise_schedule(self.pretrained)
+
+    def ranges(self, T: int) -> TimestepRanges:
+        """The ranges of the experts."""
+        return TimestepRanges.of(self.N, T, self.boundaries)
+
+    def training_part(self) -> Examples:
+        """What the experts were trained on."""
+        return load_examples(self.examples, "train")
+
+    def vectors(self) -> dict[str, Path]:
+        """Every task vector of the run, by its name for people: the experts first."""
+        return dict(self._vectors())
+
+    def _vectors(self) -> Iterator[tuple[str, Path]]:
+        yield from _numbered(EXPERT, self.own / "vectors", several=True)
+        for name, label in ((SELF, "own samples"), (EARLY, "earlier checkpoint"), (SCALE, "ε scaled")):
+            if name in self.directions:
+                yield from _numbered(label, Path(self.models, *Path(FURTHER[name].vectors).parts[1:]))
+        for baseline in self.baselines:
+            if baseline != SOUP_GREEDY:  # of the experts: nothing is trained
+                yield from _numbered(baseline, self.own / "baselines" / baseline)
+        for draw in range(1, self.random_draws + 1):
+            yield from _numbered(f"{RANDOM}{draw}", self.own / RANDOM / str(draw), several=True)
+
+    def vector(self, name: str) -> Path:
+        """The file of a task vector.
+
+        Raises:
+            InputError: there is none of this name.
+        """
+        found = self.vectors()
+        if name not in found:
+            raise InputError(f"params: analyse.plane: no task vector is called {name!r}; there are {', '.join(found)}")
+        return found[name]
+
+
+def range_name(ranges: TimestepRanges, i: int) -> str:
+    """[low, high) of range i, for people."""
+    return "[{}, {})".format(*ranges.range(i))
+
+
+def _numbered(name: str, folder: Path, *, several: bool = False) -> Iterator[tuple[str, Path]]:
+    """A folder's vectors; one that is alone needs no number, but where others of its kind may have some."""
+    files = vector_files(folder)
+    for i, file in enumerate(files, 1):
+        yield (f"{name} {i}" if several or len(files) > 1 else name), file

@@ -32,6 +32,7 @@ from deme_core.stage import run
 from deme_core.tensors import atomic_file
 
 REPORTS, STUDIES = Path("reports"), Path(__file__).parent
+NO_FIGURES = "analyses=[]"  # no row has a number of them
 POLL = 60  # seconds between two looks at the queue, each of which costs a few seconds of a core
 
 
@@ -43,8 +44,15 @@ def plan(study: dict[str, Any], name: str) -> pd.DataFrame:
             overrides = [*study["common"], *point["overrides"], f"seed={seed}"]
             params = yaml.safe_load(compose_params(overrides))
             # dag and inputs follow from the others, and from what lies on this machine; the section of a direction
-            # that is not asked for says nothing.
-            unused = [*study["unused"], "dag", "inputs", *(FURTHER.keys() - set(params["directions"]))]
+            # that is not asked for says nothing. No figure changes a number.
+            unused = [
+                *study["unused"],
+                "dag",
+                "inputs",
+                "analyses",
+                "analyse",
+                *(FURTHER.keys() - set(params["directions"])),
+            ]
             used = {name: value for name, value in params.items() if name not in unused}
             key = hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:10]
             rows.append(point | {"seed": seed, "overrides": overrides, "experiment": f"{name}-{key}"})
@@ -61,7 +69,7 @@ def queue(names: dict[str, list[str]], targets: list[str], jobs: int) -> None:
             continue
         if name in states:
             command("queue", "remove", name)
-        settings = [word for override in overrides for word in ("-S", override)]
+        settings = [word for override in [*overrides, NO_FIGURES] for word in ("-S", override)]
         command("exp", "run", "--queue", "--name", name, *settings, *targets)
     start(jobs)
 

@@ -216,3 +216,14 @@ def test_a_dag_of_other_params_is_refused_with_the_way_to_compose_it(section: ob
 def test_an_unknown_baseline_is_named_before_the_dag_is_compared() -> None:
     with pytest.raises(InputError, match="'full_rnage' is unknown"):
         check_dag({}, 4, ("full_rnage",))
+
+
+def test_figures_that_belong_to_other_params_are_refused() -> None:
+    section = dag(2, [], analyses=["gradients"])
+    check_dag(section, 2, (), analyses=["gradients"])
+    with pytest.raises(
+        InputError, match=r"^params: dag\.analyses is not that of analyses = \['vectors'\]; it is deriv"
+    ):
+        check_dag(section, 2, (), analyses=["vectors"])
+    with pytest.raises(InputError, match=r"^params: dag\.analyses is not that of analyses = all; it is derived"):
+        check_dag(section, 2, (), analyses="all")

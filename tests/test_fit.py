@@ -84,7 +84,7 @@ def params_of(base: Path, folder: Path, text: bool) -> dict[str, Any]:
         params["data"] |= {"source": "digits_t2i", "size": SIZE}
         params["prompts"] = {"captions": {"source": "heldout", "path": "data/images"}}
         params["sample"]["prompts"] = "captions"
-        params["dag"] = dag(4, [], {"captions": None}, directions=params["directions"])
+        params["dag"] = dag(4, [], {"captions": None}, directions=params["directions"], analyses=params["analyses"])
     return params | {"inputs": inputs(params, folder)}
 
 

@@ -70,6 +70,7 @@ def params_with(changes: dict[str, Any], root: Path = Path()) -> dict[str, Any]:
         "N": 1,
         "baselines": BASELINES,
         "directions": ["range"],
+        "analyses": [],
     }
     for name, own in changes.items():
         params[name] = own if name == "prompts" else params[name] | own

@@ -114,13 +114,15 @@ def test_a_missing_params_file_is_named(tmp_path: Path) -> None:
 def test_params_yaml_is_what_conf_composes(monkeypatch: pytest.MonkeyPatch) -> None:
     committed = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     assert read(REPOSITORY / "params.yaml") == composed(monkeypatch=monkeypatch)
-    assert committed["dag"] == dag(committed["N"], committed["baselines"], directions=committed["directions"])
+    assert committed["dag"] == dag(
+        committed["N"], committed["baselines"], directions=committed["directions"], analyses=committed["analyses"]
+    )
 
 
 @pytest.mark.parametrize("N", [1, 2, 8])
 def test_the_dag_follows_N(N: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    section = composed(f"N={N}", monkeypatch=monkeypatch)["dag"]
-    assert section == dag(N, [], directions=ASKED)
+    section = composed(f"N={N}", "analyses=all", monkeypatch=monkeypatch)["dag"]
+    assert section == dag(N, [], directions=ASKED, analyses="all")
     assert section["ranges"] == list(range(1, N + 1))
 
 
@@ -132,7 +134,7 @@ def test_the_dag_follows_the_group_of_baselines(
 ) -> None:
     params = composed("N=2", f"baselines={group}", monkeypatch=monkeypatch)
     assert params["baselines"] == expected
-    assert params["dag"] == dag(2, expected, directions=ASKED)
+    assert params["dag"] == dag(2, expected, directions=ASKED, analyses=params["analyses"])
     apart = set(params) - {"baselines", "dag"}
     without = composed("N=2", monkeypatch=monkeypatch)
     assert {key: params[key] for key in apart} == {key: without[key] for key in set(without) - {"baselines", "dag"}}

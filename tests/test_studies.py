@@ -58,7 +58,9 @@ def test_every_point_of_a_study_composes_to_params_that_hold(name: str) -> None:
         params = yaml.safe_load(compose_params(overrides))
         top = run_params(params)
         section(params, "finetune_range", TrainingParams)
-        assert params["dag"] == dag(top.N, top.baselines, draws=top.random_draws, directions=top.directions)
+        assert params["dag"] == dag(
+            top.N, top.baselines, draws=top.random_draws, directions=top.directions, analyses=params["analyses"]
+        )
         assert set(STUDIES[name]["models"] or params["dag"]["models"]) <= set(params["dag"]["models"])
 
 

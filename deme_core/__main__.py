@@ -21,6 +21,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "repro": Command("deme_core.launching.repro", "dvc repro with several stages at a time"),
     "merge": Command("deme_core.merging.__main__", "merge models that were finetuned from one base"),
     "features": Command("deme_core.metrics.__main__", "features of a folder of real images, for Frechet distances"),
     "samplers": Command("deme_core.report.samplers", "which sampler suits a model, and do gains survive the others"),

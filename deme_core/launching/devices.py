@@ -1,0 +1,27 @@
+"""What jobs side by side share: the cores, and the GPUs."""
+
+import os
+from collections.abc import Sequence
+
+VISIBLE, THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    if VISIBLE in os.environ:
+        names = [name.strip() for name in os.environ[VISIBLE].split(",")]
+        return [name for name in names if name not in ("", "-1")][: torch.cuda.device_count()]
+    return [str(k) for k in range(torch.cuda.device_count())]
+
+
+def share(slot: int, jobs: int, devices: Sequence[str]) -> dict[str, str]:
+    """What the environment of a job says: its cores, unless the user has said it, and one GPU, where there are any."""
+    own = {THREADS: os.environ.get(THREADS) or str(max(1, cores() // jobs))}
+    return own | ({VISIBLE: devices[slot % len(devices)]} if devices else {})

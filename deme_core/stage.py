@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def run(main: Callable[[], str | None], *, shared: bool = False) -> None:
     try:
         if (script := Path(main.__code__.co_filename)).parent.name == "stages":
             check_links(script, script.parents[1])
+            place(script.stem, shared=shared)
         alone = not launched()
         if alone and shared and "ACCELERATE_USE_CPU" in os.environ:
             print(ONE_PROCESS, file=sys.stderr)
@@ -44,6 +46,16 @@ def run(main: Callable[[], str | None], *, shared: bool = False) -> None:
             state().destroy_process_group()
     except InputError as error:
         sys.exit(f"error: {shown(error)}")
+
+
+def place(stage: str, *, shared: bool) -> None:
+    """Where launch.yaml wants the work of a stage elsewhere: have it done there, and end as it ends."""
+    if launched() or "DEME_PLACED" in os.environ or not Path("launch.yaml").is_file() or "--help" in sys.argv:
+        return
+    # By its name, so that it stands in no closure: where work is done changes nothing of what it makes.
+    status = import_module("deme_core.launching.place").elsewhere(stage, sys.argv[1:], shared=shared)
+    if status is not None:
+        sys.exit(status)
 
 
 @dataclass(frozen=True, kw_only=True)

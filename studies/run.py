@@ -26,6 +26,7 @@ from conf.compose import compose_params
 from deme_core.command_line import command_line
 from deme_core.dag import FURTHER
 from deme_core.errors import InputError
+from deme_core.launching.settings import FILE
 from deme_core.progress import progress
 from deme_core.report.studies import curve_of, write_report
 from deme_core.stage import run
@@ -70,7 +71,9 @@ def queue(names: dict[str, list[str]], targets: list[str], jobs: int) -> None:
         if name in states:
             command("queue", "remove", name)
         settings = [word for override in [*overrides, NO_FIGURES] for word in ("-S", override)]
-        command("exp", "run", "--queue", "--name", name, *settings, *targets)
+        # An experiment runs in a copy of the repository, which lacks what git ignores.
+        places = ["--copy-paths", str(FILE)] if FILE.is_file() else []
+        command("exp", "run", "--queue", "--name", name, *places, *settings, *targets)
     start(jobs)
 
 

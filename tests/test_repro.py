@@ -206,5 +206,6 @@ def test_jobs_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert share(0, 3, []) == {"OMP_NUM_THREADS": "2"}
     assert share(0, 9, []) == {"OMP_NUM_THREADS": "1"}
     assert [share(slot, 4, ["0", "5"])["CUDA_VISIBLE_DEVICES"] for slot in range(4)] == ["0", "5", "0", "5"]
+    assert [share(slot, 2, list("abcde"))["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["a,b", "c,d"]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # what the user says stands
     assert share(1, 8, []) == {"OMP_NUM_THREADS": "3"}

@@ -22,6 +22,11 @@ def gpus() -> list[str]:
 
 
 def share(slot: int, jobs: int, devices: Sequence[str]) -> dict[str, str]:
-    """What the environment of a job says: its cores, unless the user has said it, and one GPU, where there are any."""
+    """What the environment of a job says: its cores, unless the user has said it, and its GPUs, where there are any.
+
+    One GPU each, or of more GPUs than jobs as many as each can have for itself.
+    """
+    each = max(1, len(devices) // jobs)
+    first = slot * each % max(1, len(devices))
     own = {THREADS: os.environ.get(THREADS) or str(max(1, cores() // jobs))}
-    return own | ({VISIBLE: devices[slot % len(devices)]} if devices else {})
+    return own | ({VISIBLE: ",".join(devices[first : first + each])} if devices else {})

@@ -9,6 +9,7 @@ from deme_core.data.sources import has_captions, image_shape
 from deme_core.errors import InputError
 from deme_core.fit import META, check_architecture, check_base, check_images
 from deme_core.inputs import is_hub_model
+from deme_core.launching.settings import told
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams
 from deme_core.metrics.features import FeatureParams, feature_count
@@ -77,6 +78,8 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     else:
         lines += [*note.splitlines(), *_measured(measured, counts, measured.disk(*kept), training.batch_size)]
     lines += warning
+    if places := told():
+        lines += ["", "Where it runs, by launch.yaml", *places]
     missing = sum(artefact.path is None for artefact in found)
     lines += ["", f"{missing} of {len(found)} missing" if missing else "everything is there"]
     lines += [f"the model does not fit: {misfit}"] if misfit else []

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, files_of, whole_dag, write_pipeline
 from diffusers import DiffusionPipeline
-from toy_run import TOY, change_params, dvc, repro, stages_run
+from toy_run import change_params, dvc, make_toy, repro, stages_run
 
 from deme_core.checkpoints import WEIGHTS, load_denoiser
 from deme_core.dag import BASELINES, DEME
@@ -39,18 +39,7 @@ def outputs(project: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def toy(pipeline: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy copy of the repository in which nothing has run."""
-    project = tmp_path_factory.mktemp("toy") / "project"
-    for name in ("deme_core", "stages", "conf", "hydra_plugins", "closures"):
-        shutil.copytree(REPOSITORY / name, project / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
-        shutil.copy(REPOSITORY / name, project)
-    shutil.copytree(pipeline, project / "zoo" / "digits-ddpm")
-    shutil.copytree(extractor_dir, project / "zoo" / "digits-features")
-    shutil.copytree(REPOSITORY / "zoo" / "judges" / "digits", project / "zoo" / "judges" / "digits")
-    (project / ".dvc").mkdir()
-    (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    check_update = false\n")
-    change_params(project, TOY)
-    return project
+    return make_toy(tmp_path_factory.mktemp("toy") / "project", pipeline, extractor_dir)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 from analysed import SMALL
-from conftest import whole_dag
+from conftest import REPOSITORY, whole_dag
 
 TOY = {
     "name": "toy",
@@ -66,3 +67,18 @@ def change_params(project: Path, changes: dict[str, Any]) -> None:
     for key, value in changes.items():
         params[key] = params[key] | value if isinstance(value, dict) else value
     (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def make_toy(project: Path, pipeline: Path, extractor_dir: Path) -> Path:
+    """A toy copy of the repository in which nothing has run."""
+    for name in ("deme_core", "stages", "conf", "hydra_plugins", "closures"):
+        shutil.copytree(REPOSITORY / name, project / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
+        shutil.copy(REPOSITORY / name, project)
+    shutil.copytree(pipeline, project / "zoo" / "digits-ddpm")
+    shutil.copytree(extractor_dir, project / "zoo" / "digits-features")
+    shutil.copytree(REPOSITORY / "zoo" / "judges" / "digits", project / "zoo" / "judges" / "digits")
+    (project / ".dvc").mkdir()
+    (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    check_update = false\n")
+    change_params(project, TOY)
+    return project

@@ -49,5 +49,9 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{key}.")
 
 
+def main() -> None:
+    (CONF.parent / "params.yaml").write_text(compose_params(sys.argv[1:]), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    run(lambda: (CONF.parent / "params.yaml").write_text(compose_params(sys.argv[1:]), encoding="utf-8"))
+    run(main)

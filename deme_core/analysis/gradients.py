@@ -163,6 +163,9 @@ def caption(table: pd.DataFrame, run: Run) -> str:
         return f"{text}: the sample is too small to tell which way they point; raise `analyse.draws`."
     told = pairs[(pairs["low"] > 0) | (pairs["high"] < 0)]
     below = int((told["high"] < 0).sum())
-    text += f". Of their {len(pairs)} cosines {len(told) - below} are told to lie above 0 and {below} below it."
+    text += (
+        f". Of the cosines between these, by their intervals, {len(told) - below} lie above 0, {below} below it, and"
+        f" {len(pairs) - len(told)} are not told from 0."
+    )
     means = [f"{row.what} {listed(row.value, row.low, row.high)}" for row in rows_of(whole[whole["what"].isin(KINDS)])]
     return f"{text} Mean cosine of pairs of bins: {'; '.join(means)}."

@@ -15,13 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
+# A job that is queued again waits for cred_expire, two minutes by default.
 CONF = """
 ClusterName=local
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={control}
 SlurmdPort={node}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=3
 CredType=cred/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -36,7 +37,6 @@ SlurmUser={user}
 SlurmdUser={user}
 SwitchType=switch/none
 TaskPlugin=task/none
-SchedulerParameters=requeue_delay=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 JobAcctGatherType=jobacct_gather/none
@@ -88,6 +88,8 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     finally:
         subprocess.run(["scancel", "--me"], env=every, capture_output=True)
         time.sleep(1)
-        for name in ("slurmd.pid", "slurmctld.pid", "munge.pid"):
-            with suppress(FileNotFoundError, ProcessLookupError, ValueError):
-                os.kill(int((folder / name).read_text()), signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for name in ("slurmd.pid", "slurmctld.pid", "munge.pid"):
+                with suppress(FileNotFoundError, ProcessLookupError, ValueError):
+                    os.kill(int((folder / name).read_text()), number)
+            time.sleep(2)  # they remove their pid files as they end

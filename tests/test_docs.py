@@ -88,8 +88,9 @@ def test_every_experiment_that_is_shown_composes(line: str) -> None:
     settings = [value for flag, value in pairwise(words) if flag == "-S"]
     for setting in settings:
         assert compose_params([setting.split(",")[0] if "[" not in setting else setting])
-    for target in (word for word in words[3:] if word not in settings and not word.startswith("-")):
-        assert target.split("@")[0] in DAG, target
+    for flag, target in pairwise(words[2:]):
+        if flag not in ("-S", "--copy-paths") and not target.startswith("-"):
+            assert target.split("@")[0] in DAG, target
 
 
 def test_every_stage_has_its_row() -> None:

@@ -18,7 +18,7 @@ from local_slurm import lacks, slurm
 from tiny_pipeline import deme_repro, locked
 from toy_run import change_params, dvc, make_toy, repro
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 CHANGES = {"finetune_range": {"iterations": 100, "checkpoint_every": 5, "log_every": 5}}
 MADE = ("models/n2/ensemble", "models/n2/curves", "models/n2/vectors")
 JOBS = {"finetune_range": {"run": "slurm", "partition": "debug", "cpus": 1, "time": "0:20:00"}}

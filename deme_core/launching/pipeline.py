@@ -1,7 +1,7 @@
 """The pipeline as DVC sees it: which stages there are, what each waits for, and whether it has changed."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from deme_core.errors import InputError
 from deme_core.naming import brief
@@ -44,6 +44,18 @@ class Pipeline:
         self.needs = {
             name: [need.addressing for need in graph.successors(stage)] for name, stage in self.stages.items()
         }
+
+    def settled(self) -> set[str]:
+        """The stages that have not changed, nor has any that they need; none where DVC cannot tell at once."""
+        from dvc.exceptions import DvcException
+        from dvc.repo import lock_repo
+
+        found = set[str]()
+        with suppress(DvcException), lock_repo(self.repo):
+            for name, needs in self.needs.items():
+                if found.issuperset(needs) and not self.stages[name].changed():
+                    found.add(name)
+        return found
 
     def changed(self, name: str) -> bool:
         """Whether DVC would run a stage, or fetch its outputs from the cache; what it needs must be up to date.

@@ -23,11 +23,12 @@ def elsewhere(script: str, arguments: Sequence[str], *, shared: bool) -> int | N
     """
     name = os.environ.get("DVC_STAGE", script).rpartition(":")[2]
     launch = Launches.read().of(name)
-    words = command(script, arguments, launch.processes if shared else 1)
+    processes = launch.processes if shared else 1
+    words = command(script, arguments, processes)
     if launch.run == "slurm":
         from deme_core.launching.slurm import run_job
 
-        return run_job(name, words, launch)
+        return run_job(name, words, processes, launch)
     if launch.run == "accelerate" and shared:
         if 0 < (devices := len(gpus())) < launch.processes:
             raise InputError(

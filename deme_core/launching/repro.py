@@ -37,6 +37,7 @@ class Side:
         self.signals = list[int]()
         self.groups = set[int]()
         self.looks = asyncio.Lock()
+        self.settled = set[str]() if force else pipeline.settled()
 
     async def all(self) -> None:
         """Run what has to run."""
@@ -58,6 +59,8 @@ class Side:
 
     async def stage(self, name: str, slot: int) -> bool:
         """Run one, if it has changed; whether it is up to date then."""
+        if name in self.settled:
+            return True
         if not self.force:
             async with self.looks:  # DVC is not made for threads: one at a time
                 if not await asyncio.to_thread(self.pipeline.changed, name):
@@ -118,10 +121,7 @@ async def lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
 
 def order(pipeline: Pipeline, jobs: int) -> Iterator[str]:
     """A line for each step of a run whose stages all take equally long, without what need not run."""
-    runs = set[str]()
-    for name, needs in pipeline.needs.items():
-        if not runs.isdisjoint(needs) or pipeline.changed(name):
-            runs.add(name)
+    runs = pipeline.needs.keys() - pipeline.settled()
     among = {name: [need for need in own if need in runs] for name, own in pipeline.needs.items() if name in runs}
     yield from (f"{k:3}  {' '.join(names)}" for k, names in enumerate(steps(among, jobs), 1))
     yield f"{len(runs)} of {len(pipeline.needs)} stages, if each that runs changes all that need it"

@@ -60,12 +60,13 @@ class Work:
         return DelayedSubmission(Work(self.words, self.processes))
 
 
-def run_job(stage: str, words: Sequence[str], launch: Launch) -> int:
+def run_job(stage: str, words: Sequence[str], processes: int, launch: Launch) -> int:
     """Have a job do it, and follow that.
 
     Args:
         stage: as DVC calls it.
         words: the command, of a script in stages/.
+        processes: that the command starts, which share the job's threads.
 
     Returns:
         The exit status of the command; 130 where this process was interrupted, and the job cancelled.
@@ -79,7 +80,7 @@ def run_job(stage: str, words: Sequence[str], launch: Launch) -> int:
     stopped = list[int]()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: stopped.append(number))
-    job = attached(stage, name) or submitted(stage, name, words, launch)
+    job = attached(stage, name) or submitted(stage, name, Work(words, processes), launch)
     return follow(job, LOGS / stage, stopped)
 
 
@@ -122,7 +123,7 @@ def attached(stage: str, name: str) -> str | None:
     return found
 
 
-def submitted(stage: str, name: str, words: Sequence[str], launch: Launch) -> str:
+def submitted(stage: str, name: str, work: Work, launch: Launch) -> str:
     """The id of a new job."""
     try:
         from submitit import SlurmExecutor
@@ -144,7 +145,7 @@ def submitted(stage: str, name: str, words: Sequence[str], launch: Launch) -> st
         additional_parameters=dict(launch.sbatch or {}), signal_delay_s=before, stderr_to_stdout=True,
     )  # fmt: skip
     try:
-        number: str = executor.submit(Work(words, launch.processes)).job_id
+        number: str = executor.submit(work).job_id
     except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
         raise InputError(f"{FILE}: {stage}: SLURM refuses the job: {brief(error)}") from error
     print(f"SLURM job {number}: submitted", flush=True)

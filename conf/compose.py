@@ -50,6 +50,7 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def main() -> None:
+    """Write params.yaml beside conf/."""
     (CONF.parent / "params.yaml").write_text(compose_params(sys.argv[1:]), encoding="utf-8")
 
 

@@ -95,7 +95,7 @@ def train(k: int) -> subprocess.Popen[str]:
     """The command of a training, as DVC runs it, in a group of its own."""
     (command,) = (one["cmd"] for name, one in commands().items() if name == f"finetune_range@{k}")
     return subprocess.Popen(
-        command.replace("python", sys.executable, 1), shell=True, text=True, start_new_session=True,
+        f"exec {command.replace('python', sys.executable, 1)}", shell=True, text=True, start_new_session=True,
         env=os.environ | {"DVC_STAGE": f"finetune_range@{k}"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -152,7 +152,7 @@ def test_a_job_of_other_params_is_not_taken_for_this_one(project: Path) -> None:
     os.killpg(lost.pid, signal.SIGKILL)
     lost.communicate()
     job = squeue("%i")["finetune_range@1"]
-    change_params(project, {"seed": 7, "finetune_range": {"iterations": 2}})
+    change_params(project, {"seed": 7, "finetune_range": {"iterations": 5}})
     again = train(1)
     said, _ = again.communicate(timeout=400)
     assert again.returncode == 0, said

@@ -12,7 +12,8 @@ import yaml
 from conftest import REPOSITORY, files_of
 
 from deme_core.errors import InputError
-from deme_core.launching.place import command, threads
+from deme_core.launching.devices import threads
+from deme_core.launching.place import command
 from deme_core.launching.settings import Launch, Launches, told
 from deme_core.preflight.check import check
 from studies import run as studies

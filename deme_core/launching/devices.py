@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 
 VISIBLE, THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
+PLACED = "DEME_PLACED"  # in the environment of what runs where launch.yaml wants it
 
 
 def cores() -> int:
@@ -30,3 +31,8 @@ def share(slot: int, jobs: int, devices: Sequence[str]) -> dict[str, str]:
     first = slot * each % max(1, len(devices))
     own = {THREADS: os.environ.get(THREADS) or str(max(1, cores() // jobs))}
     return own | ({VISIBLE: ",".join(devices[first : first + each])} if devices else {})
+
+
+def threads(processes: int) -> dict[str, str]:
+    """Of each of several processes: its share of those that this one may have."""
+    return {THREADS: str(max(1, int(os.environ.get(THREADS) or cores()) // processes))}

@@ -5,10 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from deme_core.errors import InputError
-from deme_core.launching.devices import THREADS, cores, gpus
+from deme_core.launching.devices import PLACED, gpus, threads
 from deme_core.launching.settings import FILE, Launches
-
-PLACED = "DEME_PLACED"  # in the environment of what runs where launch.yaml wants it
 
 
 def elsewhere(script: str, arguments: Sequence[str], *, shared: bool) -> int | None:
@@ -44,8 +42,3 @@ def command(script: str, arguments: Sequence[str], processes: int) -> list[str]:
     # What `accelerate launch --multi_gpu` calls. On a CPU that would start one process, whatever it is told.
     several = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     return [sys.executable, "-m", *(several if processes > 1 else []), f"stages.{script}", *arguments]
-
-
-def threads(processes: int) -> dict[str, str]:
-    """Of each of several processes: its share of those that this one may have."""
-    return {THREADS: str(max(1, int(os.environ.get(THREADS) or cores()) // processes))}

@@ -19,8 +19,7 @@ from typing import Any
 
 from deme_core.closure import closure
 from deme_core.errors import InputError
-from deme_core.launching.devices import THREADS, VISIBLE
-from deme_core.launching.place import PLACED, threads
+from deme_core.launching.devices import PLACED, THREADS, VISIBLE, threads
 from deme_core.launching.settings import FILE, Launch
 from deme_core.naming import brief
 

@@ -11,7 +11,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 demo: $(BIN)/.installed
 	dvc repro
-	@echo; cat reports/run/results.txt; echo; echo "The whole page, with every picture: reports/run/results.md"
+	@echo; cat reports/run/results.txt; echo; echo "The whole page, for a browser: reports/index.html"
 
 # One process a core; a file's tests stay in one, where they share what is made for the file.
 test: $(BIN)/.installed

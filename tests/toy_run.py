@@ -78,6 +78,8 @@ def make_toy(project: Path, pipeline: Path, extractor_dir: Path) -> Path:
     shutil.copytree(pipeline, project / "zoo" / "digits-ddpm")
     shutil.copytree(extractor_dir, project / "zoo" / "digits-features")
     shutil.copytree(REPOSITORY / "zoo" / "judges" / "digits", project / "zoo" / "judges" / "digits")
+    (project / "reports" / "analyses").mkdir(parents=True)
+    shutil.copy(REPOSITORY / "reports" / "analyses" / "README.md", project / "reports" / "analyses")
     (project / ".dvc").mkdir()
     (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    check_update = false\n")
     change_params(project, TOY)

@@ -37,17 +37,18 @@ def write_html_page(
     title, _, body = needed(run / "results.md", "report").read_text(encoding="utf-8").partition("\n")
     table = pd.read_csv(needed(run / "results.csv", "report"), index_col="model")
     lead, _, rest = body.strip().partition("\n\n| ")  # the verdict stands before the first table
+    captions = [needed(analyses / f"{name}.md", "analyse").read_text(encoding="utf-8") for name in figures]
     page = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    text = page.get_template(TEMPLATE).render(
+    whole = page.get_template(TEMPLATE).render(
         title=title.lstrip("# "),
         lead=rendered(lead, run),
         rest=rendered(f"| {rest}", run),
         rows=forest(table),
         sheets=[(model_name(model), inlined(needed(sheet, "sample"))) for model, sheet in previews.items()],
-        figures=[rendered(needed(analyses / f"{name}.md", "analyse").read_text("utf-8"), analyses) for name in figures],
+        figures=[rendered(f"##{text}", analyses) for text in captions],  # their titles below the section's
         settings=settings,
     )
-    out.write_text(text, encoding="utf-8")
+    out.write_text(whole, encoding="utf-8")
 
 
 def rendered(markdown: str, folder: Path) -> Markup:

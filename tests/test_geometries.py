@@ -35,7 +35,7 @@ def test_every_stage_runs_on_a_replica_and_pictures_of_any_kind(
         "judges": {"folder": "judges", "development": "judges"},
         "data": data | {"unreadable": "skip"}, "pretrain_load": {"source": "flat"}, "sample": {"images": 40},
         "finetune_range": {"iterations": 2, "batch_size": 2, "log_every": 1, "checkpoint_every": 2},
-        "merge_search": TOY["merge_search"] | {"budget": 60, "images": 10, "final_images": 20},
+        "merge_search": TOY["merge_search"] | {"budget": 180, "images": 10, "final_images": 20},
         "sampler": {"steps": 2, "block": 10}, "evaluate": {"blocks": 2},
     }  # fmt: skip
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())

@@ -224,7 +224,8 @@ def test_projections_that_stay_in_the_experts_are_refused_beside_vectors_that_la
     params["finetune_range"]["projection"] = "released"
     for directions in (["range", "scale"], ["range", "self", "joint"], ["range", "scale", "joint"]):
         params["directions"] = directions
-        params["dag"] = dag(params["N"], params["baselines"], {}, params["random_draws"], directions)
+        shape = params["N"], params["baselines"], {}, params["random_draws"], directions, params["analyses"]
+        params["dag"] = dag(*shape)
         if "joint" in directions and "scale" in directions:
             with pytest.raises(InputError, match=r"directions = .*: joint merges .*that scale lacks; take projection"):
                 check_params(params)

@@ -61,7 +61,7 @@ def insert_projections(denoiser: nn.Module, placement: str) -> list[str]:
             raise InputError(f"'{name}' has a projection already: insert once, into a model without any")
     if placement == "none":
         return []
-    sites = [(block, _site(block)) for _, block in _blocks(denoiser)]  # all found before the first change
+    sites = [(block, _site(block)) for _, block in blocks_of(denoiser)]  # all found before the first change
     if not sites:
         raise InputError(
             f"{type(denoiser).__name__} has no down_blocks, mid_block or up_blocks: pass a diffusers U-Net"
@@ -100,7 +100,7 @@ def fold_projections(denoiser: nn.Module) -> list[str]:
             del module.projection
             module.__class__ = nn.Conv2d  # type: ignore[assignment]
     staying = []
-    for name, block in _blocks(denoiser):
+    for name, block in blocks_of(denoiser):
         # Found by search: a handle kept from the insertion would not know the hooks of a deepcopy.
         hook = next((key for key, hook in block._forward_hooks.items() if hook is _project_output), None)
         if hook is None:
@@ -120,7 +120,7 @@ def projection_keys(state_dict_keys: Iterable[str]) -> list[str]:
     return [key for key in state_dict_keys if _RELEASED_KEY.fullmatch(key)]
 
 
-def _blocks(denoiser: nn.Module) -> Iterator[tuple[str, Any]]:
+def blocks_of(denoiser: nn.Module) -> Iterator[tuple[str, Any]]:
     """(name, block) in the order the blocks run, which is not the order of named_modules."""
     for stage in ("down_blocks", "mid_block", "up_blocks"):
         module = getattr(denoiser, stage, None)

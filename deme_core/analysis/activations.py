@@ -24,6 +24,7 @@ from deme_core.data.examples import batches
 from deme_core.device import best_device
 from deme_core.metrics.intervals import t_interval
 from deme_core.metrics.moments import Array
+from deme_core.projection import blocks_of
 from deme_core.report.style import PLAIN, figure
 from deme_core.search.objective import MergedModel
 from deme_core.seeds import step_seed
@@ -109,16 +110,6 @@ def _activations(model: nn.Module, inputs: Inputs) -> dict[str, torch.Tensor]:
     for hook in hooks:
         hook.remove()
     return {block: torch.cat(seen[block]) for block in sorted(seen, key=place_of)}
-
-
-def blocks_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Name and module of every block of a U-Net of diffusers."""
-    for stage in ("down_blocks", "mid_block", "up_blocks"):
-        part = getattr(model, stage, None)
-        if isinstance(part, nn.ModuleList):
-            yield from ((f"{stage}.{i}", block) for i, block in enumerate(part))
-        elif part is not None:
-            yield stage, part
 
 
 def shares(change: torch.Tensor) -> tuple[Array, Array]:

@@ -11,12 +11,14 @@ from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from deme_core.metrics.intervals import Interval
 from deme_core.report.tables import needed
-from deme_core.report.text import model_name, number
+from deme_core.report.text import model_name
+from deme_core.report.verdicts import shown
 
 HERE = Path(__file__).parent
 TEMPLATE = "page.html.jinja"
-CHANGE, PART = "judges_{}_change", "train"
+CHANGE = "judges_train_change"
 
 
 def write_html_page(
@@ -70,10 +72,9 @@ def forest(table: pd.DataFrame) -> list[dict[str, Any]]:
     Args:
         table: of `deme_core.report.tables.results`.
     """
-    key = CHANGE.format(PART)
-    found = table[table.index != "pretrained"].dropna(subset=[key])
-    judges = [c for c in found if re.fullmatch(rf"judge_.+_{PART}_change", str(c))]
-    ends = found[[key, f"{key}_low", f"{key}_high", *judges]]
+    found = table[table.index != "pretrained"].dropna(subset=[CHANGE])
+    judges = [c for c in found if re.fullmatch(r"judge_.+_train_change", str(c))]
+    ends = found[[CHANGE, f"{CHANGE}_low", f"{CHANGE}_high", *judges]]
     low, high = min(0.0, float(ends.min().min())), max(0.0, float(ends.max().max()))
     room = 0.03 * max(high - low, 1e-9)
 
@@ -83,10 +84,10 @@ def forest(table: pd.DataFrame) -> list[dict[str, Any]]:
     models: list[Any] = [row for _, row in found.iterrows()]
     return [
         {
-            "name": row["name"], "zero": at(0.0), "change": at(row[key]), "low": at(row[f"{key}_low"]),
-            "high": at(row[f"{key}_high"]), "judges": [at(row[judge]) for judge in judges],
-            "better": bool(row[f"{key}_high"] < 0), "worse": bool(row[f"{key}_low"] > 0),
-            "said": "{} % [{}, {}]".format(*(number(row[key + end], 1, "+") for end in ("", "_low", "_high"))),
+            "name": row["name"], "zero": at(0.0), "change": at(row[CHANGE]), "low": at(row[f"{CHANGE}_low"]),
+            "high": at(row[f"{CHANGE}_high"]), "judges": [at(row[judge]) for judge in judges],
+            "better": bool(row[f"{CHANGE}_high"] < 0), "worse": bool(row[f"{CHANGE}_low"] > 0),
+            "said": shown(Interval(row[CHANGE], row[f"{CHANGE}_low"], row[f"{CHANGE}_high"])),
         }
         for row in models
     ]  # fmt: skip

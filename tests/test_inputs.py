@@ -91,7 +91,7 @@ def workspace(params: dict[str, Any], files: tuple[str, ...] = FILES) -> Callabl
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     for own in (one.get("do", one) for one in stages.values()):
         own.pop("params", None)  # these and code do not change here, and hashing them takes long
-        own["deps"] = [dep for dep in own["deps"] if not dep.startswith("closures/")]
+        own["deps"] = [dep for dep in own["deps"] if not dep.startswith(("closures/", "deme_core/"))]
     write("dvc.yaml", yaml.safe_dump({"stages": stages}))
     for file in (*files, JUDGES, "stages/validate.py"):
         write(file, file)

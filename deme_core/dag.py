@@ -35,6 +35,7 @@ BASELINES = (
 )  # fmt: skip
 DEME = ("ensemble", "merged_uniform", "merged")
 NONNEGATIVE, MATCHED, RANDOM, NEON = "merged_nonnegative", "matched", "random", "neon"
+PROMPT_PAGE = "reports/prompts"
 FIGURES = "analyses"  # the part that says which figures of the paper are made
 OWN = ("pretrained", *DEME, NONNEGATIVE)  # no baselines
 
@@ -101,6 +102,7 @@ def dag(
         prompted: every model on every prompt set, MODEL+SET -> both, the model's path, and the features of real images
             that evaluate_prompts reads (of a set without them what never changes).
         prompt_reports: what shows them -> its folder; none without prompt sets.
+        prompt_page: that folder; without prompt sets what never changes.
         analyses: every figure of the paper that is made -> what it reads.
 
     Raises:
@@ -157,7 +159,8 @@ def dag(
             for name, reference in sets.items()
             for model, path in sampled.items()
         },
-        "prompt_reports": {"table2": "reports/prompts"} if sets else {},
+        "prompt_reports": {"table2": PROMPT_PAGE} if sets else {},
+        "prompt_page": PROMPT_PAGE if sets else UNCHANGING,
         FIGURES: analyses_of(N, analyses, directions),
     }
 

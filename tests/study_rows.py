@@ -1,5 +1,6 @@
 """Made-up rows of a study, for the tests of studies."""
 
+import functools
 from typing import Any
 
 import pandas as pd
@@ -12,14 +13,22 @@ from studies import run as runner
 STUDIES = {file.stem: yaml.safe_load(file.read_text()) for file in (REPOSITORY / "studies").glob("*.yaml")}
 
 
+plan_of = functools.cache(lambda study: runner.plan(STUDIES[study], study))  # composing params takes a while
+
+
+@functools.cache
+def params_of(overrides: tuple[str, ...]) -> dict[str, Any]:
+    return dict(yaml.safe_load(compose_params(list(overrides))))
+
+
 def rows_of(study: str, effect: dict[str, float]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The plan of a study and made-up rows: `effect` of each model, another luck for each seed and each block."""
-    points = runner.plan(STUDIES[study], study)
+    points = plan_of(study).copy()
     rows = []
     for name, overrides, seed in (
         points[["experiment", "overrides", "seed"]].drop_duplicates("experiment").itertuples(index=False)
     ):
-        params = yaml.safe_load(compose_params(overrides))
+        params = params_of(tuple(overrides))
         for model in STUDIES[study]["models"] or params["dag"]["models"]:
             change = 0.0 if model == "pretrained" else effect.get(model, -0.01) + 0.001 * seed
             row: dict[str, Any] = {"experiment": name, "overrides": " ".join(overrides), "seed": seed, "model": model}

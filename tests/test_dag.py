@@ -44,6 +44,7 @@ def test_without_baselines_there_are_the_ranges_and_the_models_of_deme() -> None
         "searches": {"random1": row("deme", "models/n2/random/1", passed(2))},
         "prompted": {},
         "prompt_reports": {},
+        "prompt_page": UNCHANGING,
         "analyses": {},
     }  # fmt: skip
 
@@ -57,7 +58,7 @@ def test_every_model_meets_every_prompt_set() -> None:
     }  # fmt: skip
     assert section["prompted"]["merged+coco"]["reference"] == "real/coco.safetensors"
     assert len(section["prompted"]) == 2 * len(section["sampled"])
-    assert section["prompt_reports"] == {"table2": "reports/prompts"}
+    assert section["prompt_reports"] == {"table2": "reports/prompts"} and section["prompt_page"] == "reports/prompts"
     check_dag(section, 2, ["full_range"], references)
     with pytest.raises(InputError, match="params: dag is not that of"):
         check_dag(section, 2, ["full_range"], references | {"coco": "real/other.safetensors"})

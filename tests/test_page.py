@@ -13,9 +13,11 @@ from conftest import REPOSITORY
 from PIL import Image
 
 from deme_core.errors import InputError
-from deme_core.report.html_page import forest, inlined, rendered, write_html_page
+from deme_core.metrics.intervals import Interval
+from deme_core.report.browser import forest, inlined, rendered, write_document
+from deme_core.report.html_page import changes, write_html_page
 
-RUN, ANALYSES = REPOSITORY / "reports/run", REPOSITORY / "reports/analyses"
+RUN, ANALYSES, PROMPTS = (REPOSITORY / "reports" / name for name in ("run", "analyses", "digits_t2i"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = """
 <script>
@@ -59,7 +61,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         previews[model] = folder / f"{model}.png"
         Image.new("L", (40, 20), 80 * k).save(previews[model])
     out = folder / "index.html"
-    write_html_page(RUN, ANALYSES, ["vectors", "cosines"], previews, {"experiment": "digits", "N": 4}, out)
+    write_html_page(RUN, ANALYSES, ["vectors", "cosines"], PROMPTS, previews, {"experiment": "digits", "N": 4}, out)
     return out
 
 
@@ -72,6 +74,7 @@ def test_the_page_is_whole_in_one_file(page: Path) -> None:
     for file in (page.parent / "neon.png", RUN / "search.png", ANALYSES / "vectors.png"):
         assert inlined(file) in text
     assert inlined(ANALYSES / "landscape.png") not in text  # of another run
+    assert inlined(PROMPTS / "captions-1.png") in text and "Evenly spread over the prompts</h5>" in text
     lead = (RUN / "results.md").read_text(encoding="utf-8").splitlines()[2]
     assert lead.split("**")[2].split("`")[0].strip() in text
     assert "dvc exp run -S experiment=digits -S N=4" in text
@@ -80,14 +83,17 @@ def test_the_page_is_whole_in_one_file(page: Path) -> None:
 def test_a_page_has_the_same_bytes_each_time_and_names_what_is_missing(page: Path, tmp_path: Path) -> None:
     previews = {model: page.parent / f"{model}.png" for model in ("pretrained", "neon", "merged")}
     settings = {"experiment": "digits", "N": 4}
-    write_html_page(RUN, ANALYSES, ["vectors", "cosines"], previews, settings, tmp_path / "again.html")
+    write_html_page(RUN, ANALYSES, ["vectors", "cosines"], PROMPTS, previews, settings, tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
     with pytest.raises(InputError, match=r"activity\.md"):
-        write_html_page(RUN, ANALYSES, ["activity"], previews, settings, tmp_path / "none.html")
+        write_html_page(RUN, ANALYSES, ["activity"], None, previews, settings, tmp_path / "none.html")
+    write_html_page(RUN, ANALYSES, [], None, previews, settings, tmp_path / "none.html")
+    assert "Prompt by prompt" not in (tmp_path / "none.html").read_text(encoding="utf-8")
 
 
 def test_no_html_of_a_name_passes(tmp_path: Path) -> None:
     text = rendered("| `<b>` <script>x</script> | a<br>b |\n| --- | --- |\n| 1 | 2 |", tmp_path)
+    assert rendered("[a](b.md) [c](https://d)", tmp_path).strip() == '<p>a <a href="https://d">c</a></p>'
     assert "<script" not in text and "a<br>b" in text and '<div class="wide"><table>' in text
 
 
@@ -96,11 +102,24 @@ def test_bars_share_one_axis() -> None:
     rows = {"pretrained": ["p", 0, 0, 0], "a": ["A", -10, -20, -5], "b": ["B", 5, -1, 10], "c": ["C", 8, 4, 10]}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     table["judge_x_train_change"] = [0, -12, 6, 9]
-    a, b, c = forest(table)
+    a, b, c = forest(changes(table))
     assert a["zero"] == b["zero"] and a["low"] < a["judges"][0] < a["change"] < a["high"] < a["zero"] < b["change"]
     assert (a["change"] - a["low"]) == pytest.approx(2 * (c["high"] - a["zero"]) / 2, abs=1e-2)
     assert [(row["better"], row["worse"]) for row in (a, b, c)] == [(True, False), (False, False), (False, True)]
     assert a["said"] == "−10.0 % [−20.0, −5.0]" and a["low"] > 0 and c["high"] < 100
+
+
+def test_a_study_s_page_for_a_browser(tmp_path: Path) -> None:
+    page = tmp_path / "table1.md"
+    page.write_text("# `table1`: two models\n\n![bars](a.png)\n\n| model | change |\n| --- | --- |\n| neon | −3 |\n")
+    Image.new("L", (4, 2)).save(tmp_path / "a.png")
+    write_document(page, [("Neon", Interval(-3.0, -5.0, -1.0), [-2.0, -4.0])], tmp_path / "table1.html")
+    text = (tmp_path / "table1.html").read_text(encoding="utf-8")
+    assert "<h1>table1: two models</h1>" in text and inlined(tmp_path / "a.png") in text
+    assert 'aria-label="−3.0 % [−5.0, −1.0]"' in text and text.count('class="judge"') == 2
+    assert not re.search(r'(?:src|href)="(?!data:)', text)
+    write_document(page, [], tmp_path / "table1.html")
+    assert "beside the pretrained one" not in (tmp_path / "table1.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium (Debian: apt-get install chromium)")

@@ -11,6 +11,7 @@ import pandas as pd
 from deme_core.dag import MATCHED, NEON, SOUP_FULL_RANGE, is_baseline, is_random
 from deme_core.metrics.intervals import Interval, block_interval
 from deme_core.metrics.verdict import Verdict, log_ratios, percent
+from deme_core.report.browser import Bar, write_document
 from deme_core.report.study_figures import forest, sensitivity_curves
 from deme_core.report.tables import training_steps
 from deme_core.report.text import markdown, model_name, number
@@ -51,7 +52,7 @@ INTERVALS = (
 def write_report(
     study: str, kind: str, points: pd.DataFrame, rows: pd.DataFrame, directory: Path, planned: pd.Series
 ) -> None:  # fmt: skip
-    """Write directory/STUDY.md, and its picture.
+    """Write directory/STUDY.md, its picture, and the same page for a browser, STUDY.html.
 
     Args:
         kind: of report, a row of REPORTS.
@@ -66,7 +67,15 @@ def write_report(
     missing = [f"{curve} {n} of {whole}".strip() for curve, n, whole in found if n < whole]
     if missing:
         text += f"\n\n**Not finished: {', '.join(missing)} training seeds so far.** `make {study}` goes on."
-    (directory / f"{study}.md").write_text(f"{text}\n\n{_protocol(table, study)}\n", encoding="utf-8")
+    page = directory / f"{study}.md"
+    page.write_text(f"{text}\n\n{_protocol(table, study)}\n", encoding="utf-8")
+    write_document(page, _bars(scores_of(table)) if kind == "contest" else [], directory / f"{study}.html")
+
+
+def _bars(scores: Scores) -> list[Bar]:
+    """Every judged model beside the pretrained one."""
+    found = {m: against(scores, m, UNTRAINED, TRAIN) for m in scores if m != UNTRAINED}
+    return [(model_name(m), own.change, [judge.value for judge in own.judges.values()]) for m, own in found.items()]
 
 
 def curve_of(points: pd.DataFrame) -> pd.Series:

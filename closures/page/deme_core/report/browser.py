@@ -1,0 +1,1 @@
+../../../../deme_core/report/browser.py

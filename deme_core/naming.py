@@ -17,10 +17,10 @@ def named(names: Sequence[object]) -> str:
     return f"{len(names)} ({', '.join(map(shown, names[:NAMED]))}{', …' if len(names) > NAMED else ''})"
 
 
-def brief(text: object) -> str:
-    """What a library or a file says, as it can be printed: on one line, and not beyond `LONGEST`."""
+def brief(text: object, longest: int = LONGEST) -> str:
+    """What a library or a file says, as it can be printed: on one line, and not beyond `longest` characters."""
     line = shown(" ".join(str(text).split()))
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
+    return line if len(line) <= longest else f"{line[:longest]} …"
 
 
 def said(error: Exception) -> str:

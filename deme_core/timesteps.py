@@ -8,6 +8,14 @@ import torch
 
 from deme_core.errors import InputError
 
+Span = tuple[int, int]
+"""[low, high) of timesteps."""
+
+
+def span_name(span: Span) -> str:
+    """A span for people."""
+    return "[{}, {})".format(*span)
+
 
 @dataclass(frozen=True)
 class TimestepRanges:
@@ -52,7 +60,7 @@ class TimestepRanges:
         """Number of timesteps."""
         return self.bounds[-1]
 
-    def range(self, i: int) -> tuple[int, int]:
+    def range(self, i: int) -> Span:
         """[low, high) of range i, 1 <= i <= N."""
         if not 1 <= i <= self.N:
             raise InputError(f"range {i} does not exist: N = {self.N} ranges are numbered 1 to {self.N}")

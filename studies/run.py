@@ -24,7 +24,7 @@ import yaml
 
 from conf.compose import compose_params
 from deme_core.command_line import command_line
-from deme_core.dag import FURTHER
+from deme_core.dag import FURTHER, SELF
 from deme_core.errors import InputError
 from deme_core.launching.settings import FILE
 from deme_core.progress import progress
@@ -126,6 +126,7 @@ def collect(name: str, overrides: list[str], models: list[str] | None) -> pd.Dat
         blocks = {f"{key}_block{k}": scores.at[k, key] for key in scores for k in scores.index}
         row = {"experiment": name, "overrides": " ".join(overrides), "seed": params["seed"], "model": model}
         row |= {"N": params["N"], "iterations": params["finetune_range"]["iterations"]}
+        row |= {"own_trainings": params["own_samples"]["ranges"]} if SELF in params["directions"] else {}
         if model in searched:
             result = json.loads(dvc.api.read(f"search/n{params['N']}/{model}/result.json", rev=name))
             row["weights"] = " ".join(f"{w:.4g}" for w in result["weights"])

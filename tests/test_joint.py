@@ -178,8 +178,9 @@ def test_it_is_one_more_model_that_waits_for_every_vector_and_every_gate() -> No
     }
     assert section["models"].keys() - without["models"].keys() == {"joint"}
     assert not is_baseline("joint")
-    assert training_steps("joint", 4, 800, own=True) == "4 × 800 + 800"
-    assert training_steps("joint", 4, 800) == "4 × 800"
+    assert training_steps("joint", 4, 800, 1) == "4 × 800 + 800"
+    assert training_steps("joint", 4, 800, 2) == "4 × 800 + 2 × 800"
+    assert training_steps("joint", 4, 800, 0) == "4 × 800"
     assert len({*map(model_name, section["models"])}) == len(section["models"])
 
 

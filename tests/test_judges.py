@@ -233,6 +233,13 @@ def test_an_expert_that_lost_stands_in_capitals() -> None:
     assert "Not measured" in experts_section(experts[:0], experts[:0], "ignore")[1]
 
 
+def test_statistics_do_not_depend_on_batches() -> None:
+    pixels = torch.randint(0, 256, (50, 3, 5, 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    whole = image_statistics([pixels])
+    assert all(image_statistics(pixels.split(size)) == whole for size in (1, 7, 49))
+    assert whole["deviation"] == pytest.approx((pixels / 255.0).std((0, 2, 3), correction=0).tolist(), rel=1e-5)
+
+
 def test_statistics_by_hand() -> None:
     pixels = torch.zeros(2, 2, 2, 2, dtype=torch.uint8)
     pixels[:, 1] = torch.tensor([[0, 255], [51, 51]], dtype=torch.uint8)
@@ -242,4 +249,6 @@ def test_statistics_by_hand() -> None:
     assert found["gradient"] == pytest.approx([0, 0.5])
     assert found["black"] == pytest.approx([1, 0.25])
     assert found["white"] == pytest.approx([0, 0.25])
+    edges = image_statistics([torch.tensor([[[[0, 1, 2, 253, 254, 255]]]], dtype=torch.uint8)])
+    assert edges["black"] == edges["white"] == [1 / 3]
     assert "0.0000 / 0.3500" in statistics_section({"real images": found})[2]

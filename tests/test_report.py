@@ -302,7 +302,11 @@ def test_every_model_that_a_run_can_measure_has_its_name():
     ],
 )  # fmt: skip
 def test_training_steps_by_hand(model, steps):
-    assert training_steps(model, 4, 1600) == steps
+    assert training_steps(model, 4, 1600, 0) == steps
+
+
+def test_training_steps_on_own_samples_by_hand():
+    assert [training_steps("neon", 4, 1600, own) for own in (1, 2)] == ["1,600", "2 × 1,600"]
 
 
 def test_page_with_baselines_by_hand(tmp_path):

@@ -149,6 +149,9 @@ def test_an_expert_that_is_another_model_is_refused_in_one_line_or_warned_of(
     merge(monkeypatch, *given, "--allow-mismatch")
     assert f"warning: {expert} is another model than {sd}: {message}" in capsys.readouterr().err
     assert read_tensors(tmp_path / "out/unet" / WEIGHTS).keys() == set(read)
+    note = json.loads((tmp_path / "out/merge.json").read_text())["note"]
+    assert note.startswith(f"Merged with --allow-mismatch. expert 1: {message}")
+    assert note in (tmp_path / "out/README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", SAME)

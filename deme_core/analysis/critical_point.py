@@ -8,14 +8,14 @@ import pandas as pd
 
 from deme_core.analysis.group_gradients import Grams, gradient_products
 from deme_core.analysis.products import estimate
-from deme_core.analysis.run_files import Run, range_name
+from deme_core.analysis.run_files import Run
 from deme_core.analysis.words import listed, number, sample_of
 from deme_core.checkpoints import denoiser_dir, load_denoiser
 from deme_core.device import best_device
 from deme_core.metrics.moments import Array
 from deme_core.report.style import CHOSEN, PLAIN, figure
 from deme_core.search.result import SearchResult
-from deme_core.timesteps import TimestepRanges
+from deme_core.timesteps import TimestepRanges, span_name
 
 ALL, MERGED = "all t", "Σ wᵢ∇Lᵢ"
 BASE, MERGE = "θ", "the merge"
@@ -39,7 +39,7 @@ def compute(run: Run) -> pd.DataFrame:
             load_denoiser(folder), schedule, examples, spans, run.params.draws, run.params, best_device()
         )
         sums = combinations(ranges, result.best if kept else result.weights, result.blocks)
-        quantities = [ALL, *(range_name(ranges, i) for i in range(1, ranges.N + 1)), name]
+        quantities = [ALL, *(span_name(ranges.range(i)) for i in range(1, ranges.N + 1)), name]
         norms = estimate(gram := combined(found, sums), lambda inner: np.diagonal(inner).copy())
         ratios = estimate(gram, lambda inner: np.diagonal(inner) / np.diagonal(inner)[1:-1].mean())
         for q, quantity in enumerate(quantities):

@@ -11,15 +11,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
-from deme_core.analysis.group_gradients import Span, gradient_products
+from deme_core.analysis.group_gradients import gradient_products
 from deme_core.analysis.products import Estimates, Mask, cosines, estimate
 from deme_core.analysis.run_files import Run
-from deme_core.analysis.words import bounds, listed, rows_of, sample_of
+from deme_core.analysis.words import listed, rows_of, sample_of
 from deme_core.checkpoints import load_denoiser
 from deme_core.device import best_device
 from deme_core.metrics.moments import Array
 from deme_core.report.style import CHOSEN, DIVERGING, PLAIN, figure
-from deme_core.timesteps import TimestepRanges
+from deme_core.timesteps import Span, TimestepRanges, span_name
 
 WHOLE = "whole network"
 NORM, PAIR = "squared norm", "cosine"
@@ -41,7 +41,7 @@ def compute(run: Run) -> pd.DataFrame:
         best_device(),
     )  # fmt: skip
     kinds = kinds_of_pairs(spans, ranges)
-    names = list(map(bounds, spans))
+    names = list(map(span_name, spans))
     rows = [row for block, gram in [(WHOLE, found.whole), *found.blocks.items()] for row in _rows(block, gram, kinds)]
     table = pd.DataFrame(rows, columns=["block", "what", "a", "b", "value", "low", "high"])
     for end in "ab":

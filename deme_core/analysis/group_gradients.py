@@ -18,11 +18,10 @@ from deme_core.merging.methods import block_of
 from deme_core.metrics.moments import Array
 from deme_core.seeds import step_seed
 from deme_core.tensor_files import PIECE
+from deme_core.timesteps import Span
 
 MOSTLY_SIGNAL = 0.8  # ᾱ_t in the middle of a span
 LARGEST, ELEMENTS = 500, 2**15  # of a batch of small images, which take little memory however many they are
-Span = tuple[int, int]
-"""Timesteps [low, high)."""
 
 
 class Batch(NamedTuple):

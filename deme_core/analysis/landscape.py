@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from deme_core.analysis.distance import Distance
 from deme_core.analysis.plane import Plane
-from deme_core.analysis.run_files import EXPERT, Run, range_name
+from deme_core.analysis.run_files import EXPERT, Run
 from deme_core.analysis.some_examples import SomeExamples
 from deme_core.analysis.vectors import layers
 from deme_core.analysis.words import interval, number, rows_of
@@ -24,7 +24,7 @@ from deme_core.metrics.moments import Array
 from deme_core.report.style import CHOSEN, SEQUENTIAL, figure
 from deme_core.search.objective import MergedModel
 from deme_core.search.result import SearchResult
-from deme_core.timesteps import TimestepRanges
+from deme_core.timesteps import TimestepRanges, span_name
 from deme_core.training.range_losses import image_losses
 
 ALL, DISTANCE = "all t", "Fréchet distance"
@@ -48,7 +48,7 @@ def compute(run: Run) -> pd.DataFrame:
     marks = _marks(run, names, gram, plane)
     xs, ys = plane.grid([(x, y) for _, x, y, _ in marks], run.params.grid)
     ranges = run.ranges(run.schedule.config.num_train_timesteps)
-    parts = [ALL, *(range_name(ranges, i) for i in range(1, ranges.N + 1))]
+    parts = [ALL, *(span_name(ranges.range(i)) for i in range(1, ranges.N + 1))]
     losses, distances = _values(run, MergedModel(run.pretrained, [run.vector(a), run.vector(b)]), plane, xs, ys, ranges)
     rows = [[MARK, "", name, x, y, share, np.nan, np.nan] for name, x, y, share in marks]
     for part, values in zip(parts, losses, strict=True):

@@ -92,11 +92,6 @@ class Run:
         return found[name]
 
 
-def range_name(ranges: TimestepRanges, i: int) -> str:
-    """[low, high) of range i, for people."""
-    return "[{}, {})".format(*ranges.range(i))
-
-
 def _numbered(name: str, folder: Path, *, several: bool = False) -> Iterator[tuple[str, Path]]:
     """A folder's vectors; one that is alone needs no number, but where others of its kind may have some."""
     files = vector_files(folder)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from deme_core.analysis.group_gradients import place_of
-from deme_core.analysis.run_files import EXPERT, Run, range_name
+from deme_core.analysis.run_files import EXPERT, Run
 from deme_core.analysis.words import number
 from deme_core.checkpoints import train_timesteps, weights_file
 from deme_core.dag import RANDOM
@@ -18,6 +18,7 @@ from deme_core.merging.methods import block_of
 from deme_core.merging.task_vectors import TaskVectors
 from deme_core.report.style import CHOSEN, PLAIN, SEQUENTIAL, figure
 from deme_core.tensor_files import Tensors, piece_bounds
+from deme_core.timesteps import span_name
 
 KINDS = {"attn": "attention", "attentions": "attention", "time_emb": "time embedding", "norm": "norm"}
 
@@ -31,7 +32,7 @@ def compute(run: Run) -> pd.DataFrame:
     ranges = run.ranges(train_timesteps(run.pretrained))
     rows = []
     for name, file in names.items():
-        of_range = range_name(ranges, int(name.split()[1])) if name.startswith(EXPERT) else ""
+        of_range = span_name(ranges.range(int(name.split()[1]))) if name.startswith(EXPERT) else ""
         rows += [[name, of_range, *row] for row in layers(weights_file(run.base), file)]
     columns = ["vector", "range", "block", "layer", "kind", "weights", "norm", "relative"]
     return pd.DataFrame(rows, columns=columns)

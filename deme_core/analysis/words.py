@@ -6,13 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from deme_core.analysis.group_gradients import Span
 from deme_core.analysis.run_files import Run
-
-
-def bounds(span: Span) -> str:
-    """[low, high) of timesteps."""
-    return "[{}, {})".format(*span)
 
 
 def number(value: float) -> str:

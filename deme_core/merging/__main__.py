@@ -84,12 +84,14 @@ def main() -> None:
     base, *experts = (weights_file(denoiser_of(folder)) for folder in (args.base, *args.experts))
     with Hasher.running() as hasher:
         merge = Merge.of(hasher, base, experts, weights, params, experts=True, max_shard_size=max_shard_size)
-        check_same_model(args.base, args.experts, allow=args.allow_mismatch)
+        passed_over = check_same_model(args.base, args.experts, allow=args.allow_mismatch)
         if args.dry_run:
             print(plan(merge))
             return
         check = partial(check_hashes, args.recipe) if args.recipe else lambda made: None
-        write(merge, args.base, args.out, {}, check)
+        # In merge.json and on the model card.
+        note = {"note": f"Merged with --allow-mismatch. {'. '.join(passed_over)}."} if passed_over else {}
+        write(merge, args.base, args.out, note, check)
     if args.push_to_hub:
         push(args.out, args.push_to_hub)
 

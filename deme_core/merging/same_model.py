@@ -14,6 +14,7 @@ from deme_core.components import read_index
 from deme_core.errors import InputError
 from deme_core.hub_layouts import key_of_today
 from deme_core.json_files import read_json
+from deme_core.naming import brief
 from deme_core.tensor_files import Tensors, piece_bounds
 from deme_core.weight_files import is_pickled, weight_file
 
@@ -33,14 +34,18 @@ Difference = tuple[str, Any, Any]
 """What differs, the expert's value, the base's."""
 
 
-def check_same_model(base: Path, experts: Sequence[Path], *, allow: bool) -> None:
+def check_same_model(base: Path, experts: Sequence[Path], *, allow: bool) -> list[str]:
     """Refuse experts that are another model than the base: a merge takes all but a denoiser's weights from the base.
 
     Args:
         base, experts: pipelines or denoiser folders.
         allow: warn instead.
+
+    Returns:
+        What was warned of, expert by expert.
     """
-    for expert in experts:
+    passed_over = []
+    for number, expert in enumerate(experts, 1):
         if not (found := list(differences(base, expert))):
             continue
         listed = "; ".join(f"{what} is {_short(theirs)}, the base's {_short(own)}" for what, theirs, own in found)
@@ -48,6 +53,8 @@ def check_same_model(base: Path, experts: Sequence[Path], *, allow: bool) -> Non
         if not allow:
             raise InputError(f"{text}. Merge experts of this base, or take what is the base's with --allow-mismatch")
         print(f"warning: {text}. Merged all the same, with what is the base's", file=sys.stderr)
+        passed_over.append(f"expert {number}: {listed}")
+    return passed_over
 
 
 def check_whole(base: Path) -> None:
@@ -205,4 +212,4 @@ def _today(key: str) -> str:
 
 def _short(value: Any) -> str:
     text = value if value in ("there", "missing") else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+    return brief(text, LONGEST)

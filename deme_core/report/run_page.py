@@ -63,7 +63,9 @@ def write_run_page(
     """
     metrics = tables.read_metrics(files.metrics, models)
     scores = {m: dict(own) for m, own in tables.read_scores(files.scores, models).items()}
-    table = tables.results(metrics, top.N, iterations)
+    experts = pd.read_csv(needed(files.experts, "gate"))
+    own = pd.read_csv(needed(files.own_experts, "gate_own")) if SELF in top.directions else experts[:0]
+    table = tables.results(metrics, top.N, iterations, len(own))
     losses = pd.read_csv(needed(files.loss_matrix, "loss_matrix"), index_col="model")
     trials = pd.read_csv(needed(files.search / "trials.csv", "merge_search"))
     result = SearchResult.read(needed(files.search / "result.json", "merge_search"))
@@ -89,8 +91,6 @@ def write_run_page(
         for m, path in models.items()
     }
     figures.image_statistics(out / "statistics.png", statistics)
-    experts = pd.read_csv(needed(files.experts, "gate"))
-    own = pd.read_csv(needed(files.own_experts, "gate_own")) if SELF in top.directions else experts[:0]
     table.to_csv(out / "results.csv")
     text = tables.page(
         f"{top.name}: DeMe with N = {top.N}", table, trials, result, pictures,

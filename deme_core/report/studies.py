@@ -177,8 +177,8 @@ def _measures(table: pd.DataFrame, scores: Scores) -> tuple[list[str], list[list
         rows.append([
             model_name(model), "—" if same else by_seed, "—" if same else shown(_extractor(scores, model)),
             f"{100 * own['copy_rate'].mean():.1f} %", f"{own['recall'].mean():.3f}",
-            training_steps(model, first["N"], first["iterations"]), f"{first['parameters']:,}",
-            f"{first['macs_per_step']:,}", PAPER_TABLE1.get(model, "—"),
+            training_steps(model, first["N"], first["iterations"], int(first.get("own_trainings", 1))),
+            f"{first['parameters']:,}", f"{first['macs_per_step']:,}", PAPER_TABLE1.get(model, "—"),
         ])  # fmt: skip
     return header, rows
 

@@ -52,18 +52,19 @@ def read_scores(directory: Path, models: Mapping[str, str]) -> dict[str, pd.Data
     return {m: pd.read_csv(needed(directory / f"{path}.csv", f"evaluate@{m}")) for m, path in models.items()}
 
 
-def training_steps(model: str, N: int, iterations: int, *, own: bool = False) -> str:
+def training_steps(model: str, N: int, iterations: int, own_trainings: int) -> str:
     """Optimizer steps behind a model, by trainings: the same sum for all that were trained but `joint`.
 
     Args:
-        own: whether one of them is on own samples.
+        own_trainings: those on own samples.
     """
+    of_own = f"{own_trainings} × {iterations:,}" if own_trainings > 1 else f"{iterations:,}"
     if model == JOINT:
-        return f"{N} × {iterations:,}" + f" + {iterations:,}" * own
+        return f"{N} × {iterations:,}" + f" + {of_own}" * (own_trainings > 0)
     if model in ("pretrained", MATCHED, *(set(STEPS) - {NEON})) or is_random(model):
         return "—"
     if model == NEON:
-        return f"{iterations:,}"
+        return of_own
     several = model.partition("+")[0] in (*OWN, SOUP_FULL_RANGE, SOUP_GREEDY)
     return f"{N} × {iterations:,}" if several else f"{N * iterations:,}"
 
@@ -73,11 +74,13 @@ def verdict(low: float, high: float) -> str:
     return "better than pretrained" if high < 0 else "worse than pretrained" if low > 0 else "no difference shown"
 
 
-def results(metrics: dict[str, dict[str, Any]], N: int, iterations: int) -> pd.DataFrame:
+def results(
+    metrics: dict[str, dict[str, Any]], N: int, iterations: int, own_trainings: int = 0
+) -> pd.DataFrame:  # fmt: skip
     """One row a model: its metrics in full precision, under the names that `evaluate` gives them.
 
-    Added are `name`, `steps`, `frechet_*_change_percent` (of the pretrained model's plain distance) and
-    `frechet_*_verdict`.
+    `N` experts and the trainings on own samples took `iterations` steps each. Added are `name`, `steps`,
+    `frechet_*_change_percent` (of the pretrained model's plain distance) and `frechet_*_verdict`.
 
     Raises:
         InputError: a model has other metrics than the pretrained one, or was measured by another protocol.
@@ -99,7 +102,7 @@ def results(metrics: dict[str, dict[str, Any]], N: int, iterations: int) -> pd.D
                 )
     table = pd.DataFrame(list(metrics.values()), index=pd.Index(list(metrics), name="model"))
     table.insert(0, "name", list(map(model_name, metrics)))
-    table.insert(1, "steps", [training_steps(m, N, iterations, own=NEON in metrics) for m in metrics])
+    table.insert(1, "steps", [training_steps(m, N, iterations, own_trainings) for m in metrics])
     for key, _ in _parts(table):
         table[f"{key}_change_percent"] = 100 * table[f"{key}_change"] / base[key]
         table[f"{key}_verdict"] = list(map(verdict, table[f"{key}_change_low"], table[f"{key}_change_high"]))

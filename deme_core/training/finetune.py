@@ -18,7 +18,7 @@ from deme_core.data.examples import Examples
 from deme_core.processes import by_main
 from deme_core.projection import fold_projections, insert_projections
 from deme_core.tensors import weights_hash
-from deme_core.timesteps import TimestepRanges
+from deme_core.timesteps import TimestepRanges, span_name
 from deme_core.training.job import Curve, Job
 from deme_core.training.learning_rate import with_rate
 from deme_core.training.settings import AUTO, TrainingParams
@@ -27,7 +27,7 @@ from deme_core.work import ROOT, work_dir
 
 def expert_job(ranges: TimestepRanges, i: int, p: float, settings: TrainingParams, seed: int) -> Job:
     """The expert of range i, counted from 1, with Eq. 6's p."""
-    label = "range {} of {}, t in [{}, {})".format(i, ranges.N, *ranges.range(i))
+    label = f"range {i} of {ranges.N}, t in {span_name(ranges.range(i))}"
     return Job(label=label, ranges=ranges, i=i, p=p, seed=seed, settings=settings)
 
 

@@ -15,7 +15,7 @@ from deme_core.data.examples import Examples
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import t_interval
 from deme_core.params import check
-from deme_core.timesteps import TimestepRanges
+from deme_core.timesteps import TimestepRanges, span_name
 from deme_core.training.range_losses import model_losses
 
 BASE = "pretrained"
@@ -85,7 +85,7 @@ def compare_experts(
     for other, theirs in others.items():
         for i, (ours, base) in enumerate(zip(experts, theirs, strict=True), 1):
             change = t_interval(100 * (ours - base) / base.mean())
-            bounds = "[{}, {})".format(*ranges.range(i))
+            bounds = span_name(ranges.range(i))
             rows.append([i, bounds, other, ours.mean(), base.mean(), change.value, change.low, change.high])
             rows[-1].append(change.high < 0)
     return pd.DataFrame(rows, columns=NOT_MEASURED.columns)

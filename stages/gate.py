@@ -28,8 +28,8 @@ def main() -> str:
     others = {"full_range": args.full_range / "1"} if compared else {}
     table = NOT_MEASURED
     if gate.must_win != "ignore":
-        examples = load_examples(args.examples, "validation")
-        table = measure_experts(examples, args.pretrained, args.experts, others, gate.draws, best_device())
+        parts = (load_examples(args.examples, part) for part in ("validation", "train"))
+        table = measure_experts(*parts, args.pretrained, args.experts, others, gate.draws, best_device())
     table.to_csv(args.out, index=False)
     print(table.round(5).to_string(index=False), file=sys.stderr)
     if gate.must_win == "stop":

@@ -20,11 +20,11 @@ from deme_core.analysis import activations, before_after, cosines, vectors
 from deme_core.analysis.figures import FIGURES, write_figure
 from deme_core.analysis.run_files import Run
 from deme_core.analysis.settings import AnalyseParams
-from deme_core.analysis.some_examples import SomeExamples
 from deme_core.analysis.words import listed, number
 from deme_core.checkpoints import denoiser_dir, load_denoiser, weights_file
 from deme_core.data.archive import write_archive
 from deme_core.data.examples import Pixels
+from deme_core.data.some_examples import SomeExamples
 from deme_core.errors import InputError
 from deme_core.inputs import UNCHANGING
 from deme_core.merging.random_vectors import write_random_vectors

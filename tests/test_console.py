@@ -154,9 +154,8 @@ def test_the_gate_in_words() -> None:
     blocks = np.linspace(0.9, 1.1, 8)
     others = {"pretrained": np.stack([blocks, blocks]), "other": np.stack([blocks, blocks])}
     ranges = SimpleNamespace(N=2, range=lambda i: (0, i))
-    assert (
-        winners(compare_experts([blocks / 2, blocks * 2], others, ranges)) == "1 of 2 beat the base on their own range"
-    )
+    table = compare_experts([blocks / 2, blocks * 2], others, others, ranges)
+    assert winners(table) == "1 of 2 beat the base on their own range"
     assert winners(NOT_MEASURED) == "not measured"
 
 

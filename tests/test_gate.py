@@ -26,17 +26,19 @@ CPU = torch.device("cpu")
 RANGES = TimestepRanges.equal(2, 1000)
 
 
-def losses(*changes: float) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-    """Of experts on their own range, whose loss is that of the base plus `changes`; of the base and another model."""
+def losses(*changes: float) -> tuple[list[np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Of experts on their own range, whose loss is that of the base plus `changes`; of the base and another model, on
+    images that they do not know, and on such that they were trained on.
+    """
     rng = np.random.default_rng(0)
     base = rng.uniform(0.1, 0.2, (2, 50))
     experts = [own + change * rng.uniform(0.5, 1.5, 50) for own, change in zip(base, changes, strict=True)]
-    return experts, {"pretrained": base, "full_range": base - 0.005}
+    return experts, {"pretrained": base, "full_range": base - 0.005}, {"pretrained": 0.95 * base, "full_range": base}
 
 
 def test_experts_are_compared_on_their_own_range_image_by_image() -> None:
-    experts, others = losses(-0.01, 0.0)
-    table = compare_experts(experts, others, RANGES)
+    experts, others, known = losses(-0.01, 0.0)
+    table = compare_experts(experts, others, known, RANGES)
     assert table[["expert", "range", "against"]].values.tolist() == [
         [1, "[0, 500)", "pretrained"], [2, "[500, 1000)", "pretrained"],
         [1, "[0, 500)", "full_range"], [2, "[500, 1000)", "full_range"],
@@ -46,8 +48,13 @@ def test_experts_are_compared_on_their_own_range_image_by_image() -> None:
     assert table.loc[0, ["change", "low", "high"]].tolist() == pytest.approx([change.value, change.low, change.high])
     assert table.loc[0, "loss"] == pytest.approx(experts[0].mean())
     assert table["wins"].tolist() == [True, False, True, False]  # no change is no gain
-    with pytest.raises(InputError, match=r"1 of 2 experts .*expert 2 on \[500, 1000\): \+0\.00 %.*"):
+    means = [*known["pretrained"].mean(1), *known["full_range"].mean(1)]
+    assert table["loss_trained"].tolist() == pytest.approx(means)
+    with pytest.raises(InputError, match=r"1 of 2 experts .*expert 2 on \[500, 1000\): \+0\.00 %.*Lower finetune_"):
         refuse_losers(table)
+    memorised = compare_experts(experts, others, {name: 0.6 * own for name, own in others.items()}, RANGES)
+    with pytest.raises(InputError, match=r"loss is 40 % lower on images that it was trained on.*a smaller base"):
+        refuse_losers(memorised)
     refuse_losers(compare_experts(*losses(-0.01, -0.01), RANGES))
 
 

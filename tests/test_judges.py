@@ -19,6 +19,7 @@ from deme_core.metrics.networks import NETWORKS
 from deme_core.metrics.verdict import JudgeParams, judged_metrics, log_ratios, verdict_of
 from deme_core.report.verdicts import experts_section, floor_section, lead, statistics_section, words
 from deme_core.tensors import read_tensors, write_tensors
+from deme_core.training.gate import NOT_MEASURED
 
 GROUPS = [
     f"zoo/judges/{data}/{group}"
@@ -219,11 +220,10 @@ def test_the_page_leads_with_verdict_null_and_the_worst_judge() -> None:
 
 def test_an_expert_that_lost_stands_in_capitals() -> None:
     rows = [
-        [1, "[0, 500)", "pretrained", 0.3, 0.31, -3.0, -4.0, -2.0, True],
-        [2, "[500, 1000)", "pretrained", 0.1, 0.1, 0.5, -1, 2, False],
+        [1, "[0, 500)", "pretrained", 0.3, 0.31, -3.0, -4.0, -2.0, True, 0.3],
+        [2, "[500, 1000)", "pretrained", 0.1, 0.1, 0.5, -1, 2, False, 0.1],
     ]
-    columns = ["expert", "range", "against", "loss", "loss_against", "change", "low", "high", "wins"]
-    experts = pd.DataFrame(rows, columns=columns)
+    experts = pd.DataFrame(rows, columns=NOT_MEASURED.columns)
     text = "\n".join(experts_section(experts, experts[:1].assign(range="[0, 1000)"), "warn"))
     assert "| own samples: [0, 1000) | pretrained |" in text
     assert "EXPERT 2 DOES NOT BEAT THE BASE ON ITS OWN RANGE [500, 1000)" in text

@@ -435,7 +435,7 @@ def arguments(run: Path, N: int, method: str, baselines: list[str]) -> list[str]
     losses.to_csv(run / "losses.csv")
     searched(run, N, method)[1].write(run / "result.json")
     (run / "calibration.json").write_text(json.dumps({"message": "Calibration: well." if baselines else None}))
-    experts = [[i, RANGES[N][i - 1], "pretrained", 0.1, 0.11, -9.0, -10.0, -8.0, True] for i in range(1, N + 1)]
+    experts = [[i, RANGES[N][i - 1], "pretrained", 0.1, 0.11, -9.0, -10.0, -8.0, True, 0.1] for i in range(1, N + 1)]
     pd.DataFrame(experts, columns=NOT_MEASURED.columns).to_csv(run / "experts.csv", index=False)
     (run / "real.json").write_text(json.dumps({"train": STATISTICS, "floor": {}}))
     top = {"name": "toy", "N": N, "p": 0.4, "seed": 0, "boundaries": None, "baselines": baselines, "dag": section}

@@ -15,12 +15,12 @@ from torch import nn
 
 from deme_core.analysis.group_gradients import place_of
 from deme_core.analysis.run_files import EXPERT, Run
-from deme_core.analysis.some_examples import SomeExamples
 from deme_core.analysis.vectors import colours
 from deme_core.analysis.words import number
 from deme_core.checkpoints import load_denoiser
 from deme_core.dag import RANDOM, SOUP_FULL_RANGE
 from deme_core.data.examples import batches
+from deme_core.data.some_examples import SomeExamples
 from deme_core.device import best_device
 from deme_core.metrics.intervals import t_interval
 from deme_core.metrics.moments import Array

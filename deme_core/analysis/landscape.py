@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from deme_core.analysis.distance import Distance
 from deme_core.analysis.plane import Plane
 from deme_core.analysis.run_files import EXPERT, Run
-from deme_core.analysis.some_examples import SomeExamples
 from deme_core.analysis.vectors import layers
 from deme_core.analysis.words import interval, number, rows_of
 from deme_core.checkpoints import weights_file
 from deme_core.dag import RANDOM
+from deme_core.data.some_examples import SomeExamples
 from deme_core.denoising import single
 from deme_core.device import best_device
 from deme_core.merging.task_vectors import cosines

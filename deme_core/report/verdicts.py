@@ -204,9 +204,9 @@ def experts_section(experts: pd.DataFrame, own: pd.DataFrame, must_win: str) -> 
     rows, warning = [], []
     for row in [*experts.to_dict("records"), *(row | {"expert": "own samples"} for row in own.to_dict("records"))]:
         name = f"{row['expert']}: {row['range']}"
-        losses = [f"{row[key]:.5f}" for key in ("loss", "loss_against")]
+        losses = [f"{row[key]:.5f}" for key in ("loss", "loss_against", "loss_trained")]
         change = Interval(row["change"], row["low"], row["high"])
-        rows.append([name, model_name(row["against"]), *losses, shown(change, 2)])
+        rows.append([name, model_name(row["against"]), *losses[:2], shown(change, 2), losses[2]])
         if row["against"] == UNTRAINED and not row["wins"]:
             warning.append(
                 f"**EXPERT {row['expert']} DOES NOT BEAT THE BASE ON ITS OWN RANGE {row['range']}: what is merged of it"
@@ -217,8 +217,11 @@ def experts_section(experts: pd.DataFrame, own: pd.DataFrame, must_win: str) -> 
         *warning,
         "Denoising loss of each expert on its own range, over the part `validation` (that of the finetune on own"
         " samples over such that it has not seen), paired over images and noise with a 95 % interval over images; below"
-        " 0 it has learned something that the other has not.",
-        markdown(["expert: range", "against", "its loss", "the other's", "change"], rows),
+        " 0 it has learned something that the other has not. A model whose loss on training images is far lower knows"
+        " them by heart, and more training on them cannot help.",
+        markdown(
+            ["expert: range", "against", "its loss", "the other's", "change", "the other's on training images"], rows
+        ),
     ]
 
 

@@ -12,6 +12,7 @@ import torch
 
 from deme_core.checkpoints import denoiser_dir, denoisers, load_noise_schedule
 from deme_core.data.examples import Examples
+from deme_core.data.some_examples import SomeExamples
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import t_interval
 from deme_core.params import check
@@ -20,8 +21,9 @@ from deme_core.training.range_losses import model_losses
 
 BASE = "pretrained"
 NOT_MEASURED = pd.DataFrame(
-    columns=["expert", "range", "against", "loss", "loss_against", "change", "low", "high", "wins"]
+    columns=["expert", "range", "against", "loss", "loss_against", "change", "low", "high", "wins", "loss_trained"]
 )
+BY_HEART = 0.1  # a model whose training images lie further below others, as a share of the loss, has memorised them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,37 +51,38 @@ def check_gate(params: GateParams, held_out: float | None, validation: float) ->
 
 
 def measure_experts(
-    examples: Examples, pretrained: Path, experts: Path, others: Mapping[str, Path], draws: int, device: torch.device
-) -> pd.DataFrame:
+    examples: Examples, trained: Examples, pretrained: Path, experts: Path, others: Mapping[str, Path], draws: int,
+    device: torch.device,
+) -> pd.DataFrame:  # fmt: skip
     """`compare_experts` of the experts in a folder, beside the base and `others`, name -> folder of a denoiser.
 
     Args:
-        examples: the part `validation`.
+        examples: the part `validation`; `trained`: the part `train`, of which as many are measured.
     """
     folders, ranges = denoisers(experts)
     assert ranges is not None, "experts carry their ranges"
     schedule = load_noise_schedule(pretrained)
-    measured = partial(
-        model_losses, noise_schedule=schedule, examples=examples, ranges=ranges, draws=draws, device=device
-    )
-    compared = measured({BASE: denoiser_dir(pretrained), **others})
-    own = [measured({"": folder}, which=[i])[""][0] for i, folder in enumerate(folders, 1)]
-    return compare_experts(own, compared, ranges)
+    measured = partial(model_losses, noise_schedule=schedule, ranges=ranges, draws=draws, device=device)
+    models = {BASE: denoiser_dir(pretrained), **others}
+    compared, known = (measured(models, examples=part) for part in (examples, SomeExamples(trained, len(examples))))
+    own = [measured({"": folder}, examples=examples, which=[i])[""][0] for i, folder in enumerate(folders, 1)]
+    return compare_experts(own, compared, known, ranges)
 
 
 def compare_experts(
-    experts: Sequence[np.ndarray], others: Mapping[str, np.ndarray], ranges: TimestepRanges
-) -> pd.DataFrame:
+    experts: Sequence[np.ndarray], others: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray],
+    ranges: TimestepRanges,
+) -> pd.DataFrame:  # fmt: skip
     """Every expert's loss on its own range against that of other models, paired over images and noise.
 
     Args:
         experts: N times [n], `image_losses` of expert i on range i.
-        others: model -> [N, n] of `image_losses`.
+        others: model -> [N, n] of `image_losses`; `known`: the same over images that it was trained on.
 
     Returns:
         A row an expert and model that it is compared with: `expert`, `range`, `against`, `loss`, `loss_against`, the
         `change` in percent of the other's loss with the ends of its 95 % interval over images, `low` and `high`, and
-        whether the expert `wins`: the interval lies below 0.
+        whether the expert `wins`: the interval lies below 0; and `loss_trained`, the other's over its training images.
     """
     rows = []
     for other, theirs in others.items():
@@ -87,7 +90,7 @@ def compare_experts(
             change = t_interval(100 * (ours - base) / base.mean())
             bounds = span_name(ranges.range(i))
             rows.append([i, bounds, other, ours.mean(), base.mean(), change.value, change.low, change.high])
-            rows[-1].append(change.high < 0)
+            rows[-1] += [change.high < 0, known[other][i - 1].mean()]
     return pd.DataFrame(rows, columns=NOT_MEASURED.columns)
 
 
@@ -108,8 +111,18 @@ def refuse_losers(table: pd.DataFrame) -> None:
             f"expert {row.expert} on {row.range}: {row.change:+.2f} % [{row.low:+.2f}, {row.high:+.2f}]"
             for row in lost.itertuples()
         )
+        remedy = (
+            "Lower finetune_range.learning_rate, raise finetune_range.iterations, lower finetune_range.consistency or"
+            " p, or set gate.must_win=warn"
+        )
+        known = 1 - lost["loss_trained"] / lost["loss_against"]
+        if known.max() > BY_HEART:
+            remedy = (
+                f"The base's loss is {100 * known.max():.0f} % lower on images that it was trained on: it knows them by"
+                " heart, and more training on them cannot help. Take more images (data), a smaller base or one trained"
+                " for fewer steps, or directions=[range,self] with gate.must_win=warn"
+            )
         raise InputError(
             f"gate: {len(lost)} of {table['expert'].nunique()} experts do not lower the base's validation loss on their"
-            f" own range ({found}); nothing was searched and the experts are kept. Lower finetune_range.learning_rate,"
-            " raise finetune_range.iterations, lower finetune_range.consistency or p, or set gate.must_win=warn"
+            f" own range ({found}); nothing was searched and the experts are kept. {remedy}"
         )

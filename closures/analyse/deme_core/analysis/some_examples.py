@@ -1,1 +1,0 @@
-../../../../deme_core/analysis/some_examples.py

@@ -1,5 +1,7 @@
-"""A trainer that is killed outright, between steps and during a checkpoint's write, ends in the very same bytes."""
+"""A trainer that is killed outright, between steps or during a checkpoint's write, or told to end: the same bytes."""
 
+import itertools
+import json
 import os
 import signal
 import subprocess
@@ -18,10 +20,12 @@ from deme_core.errors import InputError
 from deme_core.tensors import read_recipe, write_tensors
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.finetune import expert_job, finetune
+from deme_core.training.settings import TrainingParams
 
 PARAMS = training_params(iterations=40, log_every=1, checkpoint_every=2)
-TRAINER = f"""
-import os, sys, time
+RARE = training_params(iterations=40, log_every=10, checkpoint_every=40)
+TRAINER = """
+import json, os, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -32,11 +36,13 @@ from deme_core.training import batches
 from deme_core.training.finetune import expert_job, finetune
 from deme_core.training.settings import TrainingParams
 
-pipeline, data, folder = map(Path, sys.argv[1:])
+pipeline, data, folder = map(Path, sys.argv[1:4])
 draw, fsync = batches.draw_timesteps, os.fsync
 
 def slow_draw(*args, **options):
     time.sleep(0.05)
+    with (folder / "draws").open("a") as file:
+        file.write(".")
     return draw(*args, **options)
 
 def slow_fsync(descriptor):
@@ -49,7 +55,7 @@ def slow_fsync(descriptor):
 batches.draw_timesteps, os.fsync = slow_draw, slow_fsync
 
 def main():
-    job = expert_job(TimestepRanges.equal(2, 1000), 1, 0.4, TrainingParams(**{asdict(PARAMS)!r}), 0)
+    job = expert_job(TimestepRanges.equal(2, 1000), 1, 0.4, TrainingParams(**json.loads(sys.argv[4])), 0)
     examples = Pixels(tensors.read_tensors(data)["pixels"])
     finetune(job, pipeline, examples, folder / "out", checkpoints=folder / "work")
 
@@ -63,9 +69,10 @@ def start(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> Iterator[Call
     write_tensors(tmp_path / "data.safetensors", {"pixels": digits})
     trainers = []
 
-    def start(**environment: str) -> subprocess.Popen[str]:
+    def start(params: TrainingParams = PARAMS, **environment: str) -> subprocess.Popen[str]:
+        own = [str(pipeline), str(tmp_path / "data.safetensors"), str(tmp_path), json.dumps(asdict(params))]
         trainer = subprocess.Popen(
-            [sys.executable, "-c", TRAINER, str(pipeline), str(tmp_path / "data.safetensors"), str(tmp_path)],
+            [sys.executable, "-c", TRAINER, *own],
             env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         trainers.append(trainer)
@@ -141,6 +148,29 @@ def test_killed_during_the_write_of_a_checkpoint(
     assert saved_step(tmp_path) == 2  # the second write, of step 4, did not take its place
     assert start().wait() == 0
     assert finished(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_told_to_end_it_saves_the_very_step(
+    start: Callable[..., subprocess.Popen[str]], pipeline: Path, digits: torch.Tensor, tmp_path: Path, number: int
+) -> None:
+    seen, draws = [0], tmp_path / "draws"
+    for _ in range(2):
+        draws.write_text("")
+        trainer = start(RARE)
+        wait_for(trainer, lambda: len(draws.read_text()) >= 6)
+        trainer.send_signal(number)
+        _, errors = trainer.communicate(timeout=60)
+        assert trainer.returncode == -number, errors  # as without a handler, for whoever started it
+        seen.append(saved_step(tmp_path))
+        assert f"range 1 of 2, t in [0, 500): told to end, saved at step {seen[-1]}\n" in errors
+        assert not (tmp_path / "out").exists()
+    assert all(0 < later - earlier < 20 for earlier, later in itertools.pairwise(seen)), seen  # no checkpoint is due
+    assert any(step % RARE.log_every for step in seen)  # within a row of the curve
+    assert start(RARE).wait() == 0
+    job = expert_job(TimestepRanges.equal(2, 1000), 1, 0.4, RARE, 0)
+    curve = finetune(job, pipeline, Pixels(digits), tmp_path / "plain", checkpoints=tmp_path / "plain_work")
+    assert finished(tmp_path) == (files_of(tmp_path / "plain"), curve)
 
 
 def test_a_second_trainer_is_told_who_is_at_work(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:

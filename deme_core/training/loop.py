@@ -1,5 +1,6 @@
 """The training loop: one denoiser, one range of timesteps, exact resume (Eq. 5 and 6)."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from deme_core.training.batches import Batch, Batches
 from deme_core.training.job import Curve, Job, Snapshot
 from deme_core.training.optimizer import make_optimizer
 from deme_core.training.resume import load_state, save_state
+from deme_core.training.stopping import Stopping
 from deme_core.work import only_one
 
 ROW = ("step", "loss", "denoising", "consistency", "lr", "processes")  # of a curve
@@ -36,6 +38,8 @@ def train(
     snapshot_every: int = 0,
 ) -> Curve:
     """Train `model` in place; it ends with its EMA weights, in eval mode.
+
+    On SIGTERM or SIGUSR2 the step is ended, the state saved, and the process ends as by that signal.
 
     Args:
         noise_schedule: of as many timesteps as the job's ranges cover.
@@ -61,10 +65,9 @@ def train(
     )
     if device.type == "cpu" and params.cpu_threads is not None:
         torch.set_num_threads(params.cpu_threads)
-    with only_one(state):
-        return _Training(accelerator, model, noise_schedule, examples, job, state, teacher).run(
-            snapshot, snapshot_every
-        )
+    with only_one(state), Stopping() as stopping:
+        training = _Training(accelerator, model, noise_schedule, examples, job, state, teacher)
+        return training.run(snapshot, snapshot_every, stopping)
 
 
 class _Training:
@@ -111,19 +114,20 @@ class _Training:
         self.net, self.optimizer = accelerator.prepare(self.raw, self.optimizer)
         self.curve: Curve = []
         self.first = 0
+        self._reset_sums()
         # After `prepare`, which moves all that an optimizer holds to the GPU: AdamW's step counters belong to the CPU.
         if saved := load_state(state, self.raw, self.ema, self.optimizer.optimizer):
             self.first = saved["step"]
             self.curve = [{key: row[key] for key in ROW} for row in saved["curve"]]  # JSON sorted its keys
+            self.sums += torch.tensor(saved["sums"], device=self.device)
             if accelerator.scaler:
                 accelerator.scaler.load_state_dict(saved["scaler"])
         if params.ema_offload and self.device.type == "cuda":
             self.ema.to("cpu")
             self.ema.pin_memory()
-        self._reset_sums()
         self.first_bad = torch.full((), -1, device=self.device)
 
-    def run(self, snapshot: Snapshot | None, snapshot_every: int) -> Curve:
+    def run(self, snapshot: Snapshot | None, snapshot_every: int, stopping: Stopping) -> Curve:
         self._start_trackers()
         steps = range(self.first + 1, self.params.iterations + 1)
         stream = self.batches.stream(self.first + 1, self.device)
@@ -141,7 +145,8 @@ class _Training:
             self._step_ema()
             if step % self.params.log_every == 0:
                 self._log(step, bar)
-            if step % self.params.checkpoint_every == 0 or step == self.params.iterations:
+            stop = self._told(step, stopping)
+            if stop or step % self.params.checkpoint_every == 0 or step == self.params.iterations:
                 self._refuse_bad_loss(step)
                 self._refuse_bad_weights(step)
                 self._settle_ema()
@@ -149,6 +154,8 @@ class _Training:
                     save_state(self.state, self.raw, self.ema, self.optimizer.optimizer, self._progress(step))
             if snapshot and main and step % snapshot_every == 0:
                 self._snapshot(step, snapshot)
+            if stop:
+                self._end(step, stopping)
         self._settle_ema()
         self.ema.copy_to(self.raw.parameters())
         self.raw.eval()
@@ -158,7 +165,24 @@ class _Training:
 
     def _progress(self, step: int) -> dict[str, Any]:
         scaler = self.accelerator.scaler  # the loss scale of fp16
-        return {"step": step, "curve": self.curve, "scaler": scaler.state_dict() if scaler else None}
+        more = {"sums": self.sums.tolist(), "scaler": scaler.state_dict() if scaler else None}
+        return {"step": step, "curve": self.curve} | more
+
+    def _told(self, step: int, stopping: Stopping) -> bool:
+        """Whether the training is to end here. Several processes agree at a row of the curve, where they wait for each
+        other anyway, and where none has sums of its own."""
+        if self.accelerator.num_processes == 1:
+            return bool(stopping.came)
+        if step % self.params.log_every:
+            return False
+        told = torch.tensor([len(stopping.came)], device=self.device)
+        return bool((self.accelerator.gather(told) > 0).any())
+
+    def _end(self, step: int, stopping: Stopping) -> None:
+        self.accelerator.wait_for_everyone()  # the others would have the main one ended while it saves
+        if self.accelerator.is_main_process:
+            print(f"{self.job.label}: told to end, saved at step {step:,}", file=sys.stderr)
+        stopping.end()
 
     def _step(self, step: int, stream: Iterator[Batch]) -> None:
         """One optimizer step over `gradient_accumulation` micro-batches."""

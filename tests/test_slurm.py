@@ -100,6 +100,14 @@ def train(k: int) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def single(stage: str) -> subprocess.Popen[str]:
+    """`dvc repro` of a stage alone, in a group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "--single-item", stage], text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
 def commands() -> dict[str, dict[str, str]]:
     from dvc.repo import Repo
 
@@ -146,6 +154,29 @@ def test_a_job_whose_submitter_was_killed_is_found(project: Path, here: Path) ->
     assert files_of(Path("models/n2/ensemble/1")) == files_of(here / "models/n2/ensemble/1")
 
 
+def test_an_attached_job_that_had_written_part_of_its_outputs_writes_all(project: Path, here: Path) -> None:
+    folder, curve = Path("models/n2/ensemble/1"), Path("models/n2/curves/1.csv")
+    lost = single("finetune_range@1")
+    until(lambda: saved(1))
+    curve.parent.mkdir(parents=True)
+    os.mkfifo(curve)  # amid its outputs the job waits for a reader
+    os.link(curve, "kept")  # that DVC does not delete
+    until(lambda: len(files_of(folder)) == len(files_of(here / folder)))
+    os.killpg(lost.pid, signal.SIGKILL)
+    lost.communicate()
+    again, said = single("finetune_range@1"), ""
+    while "attached to SLURM job" not in said and (line := again.stdout.readline()):
+        said += line
+    assert not folder.exists()  # DVC has deleted it
+    Path("kept").read_text()
+    rest, _ = again.communicate(timeout=400)
+    assert again.returncode == 0, said + rest
+    assert "are gone: done once more" in rest and ": submitted" not in said + rest
+    assert files_of(folder) == files_of(here / folder) != {}
+    assert curve.read_bytes() == (here / curve).read_bytes()
+    assert locked(project)["finetune_range@1"] == locked(here)["finetune_range@1"]
+
+
 def test_a_job_of_other_params_is_not_taken_for_this_one(project: Path) -> None:
     lost = train(1)
     until(lambda: squeue("%T") == {"finetune_range@1": "RUNNING"})
@@ -179,6 +210,7 @@ def test_before_its_time_limit_a_job_is_queued_again_and_goes_on(project: Path, 
     said, _ = running.communicate(timeout=400)
     assert running.returncode == 0, said
     assert f"Requeued job {job}" in said
+    assert re.search(r"range 2 of 2, .*: told to end, saved at step \d+", said)
     assert "Starting with" in said.split("Requeued job")[1]
     assert files_of(Path("models/n2/ensemble/2")) == files_of(here / "models/n2/ensemble/2")
 

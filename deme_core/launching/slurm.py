@@ -34,13 +34,30 @@ ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "GONE", "N
 class Work:
     """What the job does: a command. Queued again, it starts again, and the stage goes on from what it has saved."""
 
-    def __init__(self, words: Sequence[str], processes: int):
-        """The command, and the processes that it starts."""
-        self.words, self.processes = list(words), processes
+    def __init__(self, words: Sequence[str], processes: int, anew: Path, patience: float):
+        """The command, and the processes that it starts.
+
+        Args:
+            anew: a file that whoever attaches to the job makes. What the command had written of its outputs by then is
+                gone, so that it is done once more; training, search and sampling have all they need saved.
+            patience: seconds that it has to save and end before it is queued again.
+        """
+        self.words, self.processes, self.anew, self.patience = list(words), processes, anew, patience
 
     def __call__(self) -> int:
-        """Its exit status."""
-        self.child = subprocess.Popen(self.words, env=os.environ | {PLACED: "slurm"} | threads(self.processes))
+        """The exit status of the command."""
+        while True:
+            self.anew.unlink(missing_ok=True)  # what is gone by now, the command has not written yet
+            status = self._once()
+            if not self.anew.exists():
+                return status
+            print("its outputs of before it was attached to are gone: done once more", flush=True)
+
+    def _once(self) -> int:
+        # SLURM signals each process of a job, while it is this one that has the command end: a launcher of several
+        # processes would die of it before they have saved. What is ignored stays so in another program.
+        own, number = os.environ | {PLACED: "slurm"} | threads(self.processes), preemption()
+        self.child = subprocess.Popen(self.words, env=own, preexec_fn=lambda: signal.signal(number, signal.SIG_IGN))
         while (status := self.child.poll()) is None:  # no `wait`: it holds a lock that `checkpoint` would need
             time.sleep(LOOK / 5)
         if status < 0:  # killed: by SLURM, which is about to end this as well, or by a lack of memory
@@ -52,11 +69,18 @@ class Work:
         """What submitit asks for before a time limit or a preemption, from its handler of signals."""
         from submitit.helpers import DelayedSubmission
 
-        self.child.terminate()
+        self.child.terminate()  # a training saves its state now
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.child.wait(timeout=20)
+            self.child.wait(timeout=self.patience)
         self.child.kill()
-        return DelayedSubmission(Work(self.words, self.processes))
+        return DelayedSubmission(Work(self.words, self.processes, self.anew, self.patience))
+
+
+def preemption() -> int:
+    """The signal that submitit has SLURM send."""
+    from submitit.core.job_environment import JobEnvironment
+
+    return signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
 
 
 def run_job(stage: str, words: Sequence[str], processes: int, launch: Launch) -> int:
@@ -79,8 +103,20 @@ def run_job(stage: str, words: Sequence[str], processes: int, launch: Launch) ->
     stopped = list[int]()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: stopped.append(number))
-    job = attached(stage, name) or submitted(stage, name, Work(words, processes), launch)
-    return follow(job, LOGS / stage, stopped)
+    anew = (LOGS / stage / f"{name}.anew").absolute()
+    if job := attached(stage, name):
+        anew.touch()  # DVC has deleted all outputs before it started this process
+        status = follow(job, LOGS / stage, stopped)
+        if stopped or not anew.exists():
+            return status
+        print(f"SLURM job {job} has ended before it knew that its outputs are gone", flush=True)
+    work = Work(words, processes, anew, 2 / 3 * seconds_before(launch))
+    return follow(submitted(stage, name, work, launch), LOGS / stage, stopped)
+
+
+def seconds_before(launch: Launch) -> int:
+    """Its time limit, at which a job is signalled: a quarter of a short time."""
+    return min(BEFORE, 15 * (launch.minutes or BEFORE))
 
 
 def identity(words: Sequence[str]) -> str:
@@ -138,10 +174,9 @@ def submitted(stage: str, name: str, work: Work, launch: Launch) -> str:
         "mem": launch.memory and f"{launch.memory * 1024:.0f}M", "time": launch.minutes,
     }  # fmt: skip
     setup = [f"export {THREADS}=${{SLURM_CPUS_PER_TASK:-1}}", *launch.setup]
-    before = min(BEFORE, 15 * (launch.minutes or BEFORE))  # a quarter of a short time
     executor.update_parameters(
         **{key: value for key, value in asked_for.items() if value is not None}, job_name=name, setup=setup,
-        additional_parameters=dict(launch.sbatch or {}), signal_delay_s=before, stderr_to_stdout=True,
+        additional_parameters=dict(launch.sbatch or {}), signal_delay_s=seconds_before(launch), stderr_to_stdout=True,
     )  # fmt: skip
     try:
         number: str = executor.submit(work).job_id

@@ -1,6 +1,7 @@
 """A SLURM of this machine in a folder of its own, on loopback, for the tests marked `slurm`.
 
 Debian's packages slurm-wlm and munge; no systemd, nothing in /etc. What it starts it stops, by its pid files.
+`python tests/local_slurm.py` says by its exit status whether one starts here.
 """
 
 import getpass
@@ -9,6 +10,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -92,3 +95,10 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
                 with suppress(FileNotFoundError, ProcessLookupError, ValueError):
                     os.kill(int((folder / name).read_text()), number)
             time.sleep(2)  # they remove their pid files as they end
+
+
+if __name__ == "__main__":
+    if missing := lacks():
+        sys.exit(f"not installed: {', '.join(missing)}")
+    with tempfile.TemporaryDirectory() as folder, slurm(Path(folder)):
+        pass

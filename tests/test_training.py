@@ -4,6 +4,7 @@ import copy
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,14 @@ def test_a_training_interrupted_anywhere_resumes_exactly(
     assert weights_hash(tmp_path / "cut" / "state.safetensors") == weights_hash(
         tmp_path / "straight" / "state.safetensors"
     )
+
+
+def test_a_training_in_another_thread_is_the_same(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> None:
+    """There no signal is heard, and asking for one would be an error."""
+    straight = run(pipeline, digits, tmp_path / "main")
+    with ThreadPoolExecutor() as threads:
+        curve, weights = threads.submit(run, pipeline, digits, tmp_path / "other").result()
+    assert curve == straight[0] and equal(weights, straight[1])
 
 
 def test_moments_in_8_bits_train_as_those_in_32_do(digits: torch.Tensor, tmp_path: Path) -> None:

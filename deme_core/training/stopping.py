@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -10,13 +11,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # the second is what submitit has SL
 
 
 class Stopping:
-    """While it is entered, in the main thread, these signals are noted and end nothing by themselves."""
+    """While it is entered, these signals are noted and end nothing by themselves.
+
+    Python gives signals to the main thread alone: a training in another one notes none.
+    """
 
     def __init__(self) -> None:
         self.came = list[int]()
 
     def __enter__(self) -> "Stopping":
-        self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        here = threading.current_thread() is threading.main_thread()
+        self.before = {number: signal.signal(number, self._note) for number in SIGNALS if here}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -15,7 +15,10 @@ from deme_core.paths import at_home, fixed
 UNCHANGING = "data/params.checked"
 PROMPTS = "data/prompts"  # what the stages prompts write
 OF_THE_RUN = Path("data/reference")  # features of the run's own images
-READ = ("data", "reference", "pretrain_load", "early", "clip_score", "merge_search", "sample", "prompts", "judges")
+READ = (
+    "data", "reference", "pretrain_load", "early", "clip_score", "search_clip_score", "merge_search", "sample",
+    "prompts", "judges",
+)  # fmt: skip
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+){0,2}", re.ASCII)
 OF_A_PIPELINE = ("model_index.json", "scheduler/scheduler_config.json", "scheduler_config.json")
 
@@ -38,9 +41,8 @@ def inputs(params: Mapping[str, Any], root: Path = Path()) -> dict[str, Any]:
         sample_prompts: the texts of sample.
     """
     params = {name: at_home(params[name]) for name in READ if name in params}  # DVC knows no ~
-    load, search, score = params["pretrain_load"]["source"], params["merge_search"], params["clip_score"]
+    load, search = params["pretrain_load"]["source"], params["merge_search"]
     base = UNCHANGING if load == "train" else _pipeline(_model(load, root), root)
-    clip = UNCHANGING if score.get("pretrained", True) else _model(score["model"], root)
     sets, sample = search.get("prompts") or (), params["sample"].get("prompts")
     extractors = search.get("extractors") or ()
     return {
@@ -52,12 +54,17 @@ def inputs(params: Mapping[str, Any], root: Path = Path()) -> dict[str, Any]:
         "early": _pipeline(early, root) if (early := (params.get("early") or {}).get("source")) else UNCHANGING,
         "validate": "stages/validate.py" if base == UNCHANGING else base,
         "prompts": {name: _prompts(own) for name, own in (params.get("prompts") or {}).items()},
-        "clip": clip,
-        "search_clip": clip if "clip_score" in search["objective"] else UNCHANGING,
+        "clip": _clip(params["clip_score"], root),
+        "search_clip": _clip(params["search_clip_score"], root) if scores_texts(params) else UNCHANGING,
         "search_prompts": _one([f"{PROMPTS}/{name}.json" for name in sets], PROMPTS) if sets else UNCHANGING,
         "search_extractors": _one(extractors, str(Path(extractors[0]).parent)) if extractors else UNCHANGING,
         "sample_prompts": f"{PROMPTS}/{sample}.json" if sample else UNCHANGING,
     }
+
+
+def scores_texts(params: Mapping[str, Any]) -> bool:
+    """Whether the search's objective holds a CLIP score."""
+    return "clip_score" in params["merge_search"]["objective"]
 
 
 def check_inputs(params: Mapping[str, Any]) -> None:
@@ -80,6 +87,7 @@ def check_paths(params: Mapping[str, Any]) -> None:
         ("reference.statistics", params["reference"].get("statistics"), found["statistics"]),
         ("pretrain_load.source", params["pretrain_load"]["source"], found["base"]),
         ("clip_score.model", params["clip_score"]["model"], found["clip"] if found["prompts"] else UNCHANGING),
+        ("search_clip_score.model", params["search_clip_score"]["model"], found["search_clip"]),
     ]
     for name, own in (params.get("prompts") or {}).items():
         read = found["prompts"][name]
@@ -125,6 +133,11 @@ def is_hub_model(name: str, root: Path = Path()) -> bool:
 
 def _model(name: str, root: Path) -> str:
     return UNCHANGING if is_hub_model(name, root) else name
+
+
+def _clip(score: Mapping[str, Any], root: Path) -> str:
+    """Of a section `clip_score`."""
+    return UNCHANGING if score.get("pretrained", True) else _model(score["model"], root)
 
 
 def _pipeline(folder: str, root: Path) -> str:

@@ -45,7 +45,8 @@ def plan(study: dict[str, Any], name: str) -> pd.DataFrame:
             overrides = [*study["common"], *point["overrides"], f"seed={seed}"]
             params = yaml.safe_load(compose_params(overrides))
             # dag and inputs follow from the others, and from what lies on this machine; the section of a direction
-            # that is not asked for says nothing. No figure changes a number.
+            # that is not asked for says nothing, nor does a CLIP model of the search that is the one that measures. No
+            # figure changes a number.
             unused = [
                 *study["unused"],
                 "dag",
@@ -53,6 +54,7 @@ def plan(study: dict[str, Any], name: str) -> pd.DataFrame:
                 "analyses",
                 "analyse",
                 *(FURTHER.keys() - set(params["directions"])),
+                *(["search_clip_score"] if params["search_clip_score"] == params["clip_score"] else []),
             ]
             used = {name: value for name, value in params.items() if name not in unused}
             key = hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:10]

@@ -44,6 +44,7 @@ LOCAL: dict[str, Any] = {
     "reference": {"extractor": "zoo/clip", "statistics": "real/statistics.npz"},
     "pretrain_load": {"source": "zoo/base"},
     "clip_score": {"model": "zoo/clip", "pretrained": None},  # the extractor's folder, too: a dep that stands twice
+    "search_clip_score": {"model": "zoo/clip", "pretrained": None},
     "merge_search": {
         "objective": "frechet+clip_score",
         "prompts": ["classes"],
@@ -93,7 +94,7 @@ def workspace(params: dict[str, Any], files: tuple[str, ...] = FILES) -> Callabl
         own.pop("params", None)  # these and code do not change here, and hashing them takes long
         own["deps"] = [dep for dep in own["deps"] if not dep.startswith(("closures/", "deme_core/"))]
     write("dvc.yaml", yaml.safe_dump({"stages": stages}))
-    for file in (*files, JUDGES, "stages/validate.py"):
+    for file in (*files, JUDGES, "stages/validate.py", "reports/analyses/README.md"):
         write(file, file)
     repo = Repo(".")
     for out in repo.index.outs:
@@ -163,9 +164,14 @@ def test_an_edit_of_an_earlier_checkpoint_makes_its_vector_anew(empty_folder: Pa
 def test_a_clip_model_that_the_search_does_not_use_does_not_change_it(empty_folder: Path) -> None:
     files = ("mine/clip/open_clip_model.safetensors", *FILES)
     write(files[0], files[0])  # a folder that could be a hub id, but is there
-    own = {"clip_score": {"model": "mine/clip", "pretrained": None}, "merge_search": {"objective": "frechet"}}
+    own: dict[str, Any] = {"clip_score": {"model": "mine/clip", "pretrained": None}}
     changed_by = workspace(params_with(LOCAL | own), files)
     assert changed_by(files[0]) == of("evaluate_prompts", *SETS) | {f"prompts@{name}" for name in SETS}
+    own["search_clip_score"] = own.pop("clip_score")  # and the one that it uses changes nothing else
+    changed_by = workspace(params_with(LOCAL | own), files)
+    assert changed_by(files[0]) == SEARCHES
+    own["merge_search"] = {"objective": "frechet"}
+    assert params_with(LOCAL | own)["inputs"]["search_clip"] == UNCHANGING
 
 
 def test_without_prompts_and_with_all_from_the_hub_there_is_nothing_to_look_at(empty_folder: Path) -> None:
@@ -223,6 +229,7 @@ def test_folders_outside_the_repository(
         ({"pretrain_load": {"source": "here/too"}}, "base", "here/too"),
         ({"clip_score": {"model": "here/too", "pretrained": None}}, "clip", "here/too"),
         ({"clip_score": {"model": "here", "pretrained": "openai"}}, "clip", UNCHANGING),
+        ({"search_clip_score": {"model": "here", "pretrained": None}}, "search_clip", UNCHANGING),  # of no objective
         ({"merge_search": {"prompts": ["a", "b"]}}, "search_prompts", "data/prompts"),
         ({"merge_search": {"extractors": []}}, "search_extractors", UNCHANGING),
         ({"merge_search": {"extractors": ["zoo/mine/a"]}}, "search_extractors", "zoo/mine/a"),

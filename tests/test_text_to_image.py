@@ -134,7 +134,7 @@ def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
     for name, own in (CHANGES | {"prompts": SETS, "analyse": SMALL}).items():
         params[name] |= own
     params["merge_search"]["objective"], params["sample"]["images"] = "frechet+clip_score", 40
-    params["clip_score"] = {"model": "compass", "pretrained": None, "revision": None}
+    params["clip_score"] = params["search_clip_score"] = {"model": "compass", "pretrained": None, "revision": None}
     params["gate"]["must_win"], params["own_samples"]["images"] = "ignore", 20
     params["judges"] = {"folder": "judges", "development": "judges"}
     for folder in ("judges/pixels", "compass"):

@@ -8,7 +8,7 @@ from deme_core.data.no_images import NONE
 from deme_core.data.sources import has_captions, image_shape
 from deme_core.errors import InputError
 from deme_core.fit import META, check_architecture, check_base, check_images
-from deme_core.inputs import is_hub_model
+from deme_core.inputs import is_hub_model, scores_texts
 from deme_core.launching.settings import told
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams
@@ -62,6 +62,8 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
         *optimizer_artefacts(training.optimizer),
     ]
     found += measure_artefacts(prompts, section(params, "clip_score", ClipScoreParams))
+    if scores_texts(params):
+        found += measure_artefacts(prompts, section(params, "search_clip_score", ClipScoreParams))
     found = list(dict.fromkeys(found))  # packages that several parts need
     lines = [
         f"{top.name}: what it needs",

@@ -43,8 +43,8 @@ SECTIONS = {
     "data": DataParams, "reference": FeatureParams, "pretrain_load": PretrainParams, "finetune_range": TrainingParams,
     "finetune_baseline": BaselineParams, "merge_search": SearchParams, "merge": MergeParams, "sampler": SamplerParams,
     "sample": SampleParams, "evaluate": EvaluateParams, "calibrate": CalibrateParams, "loss_matrix": LossMatrixParams,
-    "encode": EncodeParams, "clip_score": ClipScoreParams, "judges": JudgeParams, "gate": GateParams,
-    "own_samples": OwnParams, "away": AwayParams, "early": EarlyParams, "analyse": AnalyseParams,
+    "encode": EncodeParams, "clip_score": ClipScoreParams, "search_clip_score": ClipScoreParams, "judges": JudgeParams,
+    "gate": GateParams, "own_samples": OwnParams, "away": AwayParams, "early": EarlyParams, "analyse": AnalyseParams,
 }  # fmt: skip
 
 

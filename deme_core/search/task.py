@@ -53,7 +53,7 @@ class SearchTask:
         further = [Scorer.on(folder, pixels) for folder in search.extractors if pixels is not None]
         assert len(further) == len(search.extractors), "further extractors need the images"
         extractor = section(params, "reference", FeatureParams).extractor
-        clip = section(params, "clip_score", ClipScoreParams)
+        clip = section(params, "search_clip_score", ClipScoreParams)
         scorer = Scorer.of(search.objective, extractor, reference, clip, further)
         sampler = Sampler.of(pretrained, section(params, "sampler", SamplerParams), best_device(), tuple(prompts))
         loss = MergedLoss.of(

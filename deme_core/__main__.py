@@ -25,6 +25,7 @@ COMMANDS = {
     "merge": Command("deme_core.merging.__main__", "merge models that were finetuned from one base"),
     "features": Command("deme_core.metrics.__main__", "features of a folder of real images, for Frechet distances"),
     "samplers": Command("deme_core.report.samplers", "which sampler suits a model, and do gains survive the others"),
+    "explore": Command("deme_core.explore.__main__", "merge weights by hand, in a window of the browser"),
     "calls": Command("deme_core.report.calls", "how many network calls a model saves, of the rows of studies"),
     "check": Command("conf.check", "what an experiment needs, and what it will cost (in a checkout)", checkout=True),
     "study": Command("studies.run", "run a study of several training seeds (in a checkout)", checkout=True),

@@ -1,8 +1,8 @@
 """The shape of the code: imports point down, stages depend on what they reach, and cheap stages stay cheap.
 
-Layers, from the top: stages > analysis, report, preflight > search > merging, training, sampling, metrics > data,
-prompts, launching > the files at the root of deme_core. A module may import its own layer and those below, at the top
-of the file or inside a function.
+Layers, from the top: stages > analysis, report, preflight, explore > search > merging, training, sampling, metrics >
+data, prompts, launching > the files at the root of deme_core. A module may import its own layer and those below, at the
+top of the file or inside a function.
 """
 
 import ast
@@ -25,7 +25,7 @@ LAYERS = (
     {"data", "prompts", "launching"},
     {"merging", "training", "sampling", "metrics"},
     {"search"},
-    {"analysis", "report", "preflight"},
+    {"analysis", "report", "preflight", "explore"},
 )
 
 CODE = [module for module, path in MODULES.items() if path not in INITS]

@@ -14,7 +14,8 @@ from deme_core.__main__ import COMMANDS
 
 ALONE = {"merge": ["-m", "deme_core.merging"], "features": ["-m", "deme_core.metrics"], "check": ["conf/check.py"],
          "samplers": ["-m", "deme_core.report.samplers"], "calls": ["-m", "deme_core.report.calls"],
-         "study": ["-m", "studies.run"], "repro": ["-m", "deme_core.launching.repro"]}  # fmt: skip
+         "study": ["-m", "studies.run"], "repro": ["-m", "deme_core.launching.repro"],
+         "explore": ["-m", "deme_core.explore"]}  # fmt: skip
 
 
 def deme(*words: object, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import files_of, write_expert, write_experts, write_vectors
+from conftest import files_of, search_result, write_expert, write_experts, write_vectors
 from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline
 from exploring import asked, sampled, write_run
 from searching import searched
@@ -177,6 +177,15 @@ def test_a_folder_without_a_run_is_told_what_to_do(run_folder: Path, empty_folde
         of_run(read())
     with pytest.raises(InputError, match="models/pretrained: no such directory; `dvc repro` makes it"):
         of_run(read(run_folder / "params.yaml"))
+
+
+def test_a_search_of_other_task_vectors_is_refused(
+    pipeline: Path, vectors: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write_run(tmp_path, pipeline, vectors))
+    search_result([0.1, 0.2, 0.3]).write(Path("search/n2/merged/result.json"))
+    with pytest.raises(InputError, match="weights of 3 task vectors, and there are 2; run `dvc repro` again"):
+        Session(of_run(read()))
 
 
 def test_experts_of_anyone(

@@ -180,7 +180,7 @@ def test_in_a_browser(folder: Path, pipeline: Path, tmp_path: Path, monkeypatch:
     assert found["sliders"] == ["1: t in [0, 500)", "2: t in [500, 1000)", "self"]
     assert found["buttons"] == ["searched", "searched self", "uniform", "zero"]
 
-    base = sampled(pipeline, 0, 8)
+    base = sampled(pipeline, 0, 16)
     for name in ("searched", "moved", "zero", "uniform"):
         shown = found[name]
         assert torch.equal(torch.stack([pixels(source) for source in shown["base"]]), base)
@@ -195,10 +195,10 @@ def test_in_a_browser(folder: Path, pipeline: Path, tmp_path: Path, monkeypatch:
     scheduler = DDIMScheduler.from_config(parts["scheduler"].config, timestep_spacing="leading")
     stock = DDIMPipeline(parts["unet"].eval(), scheduler)
     stock.set_progress_bar_config(disable=True)
-    for half in range(2):  # a network call sees blocks of four
-        noise = image_generators(SeedBlock.EVALUATION, range(4 * half, 4 * half + 4))
+    for first in range(0, 16, 4):  # a network call sees blocks of four
+        noise = image_generators(SeedBlock.EVALUATION, range(first, first + 4))
         theirs = stock(4, noise, num_inference_steps=4, output_type="pil").images
-        ours = [pixels(source) for source in found["uniform"]["merged"][4 * half : 4 * half + 4]]
+        ours = [pixels(source) for source in found["uniform"]["merged"][first : first + 4]]
         assert all(np.array_equal(own[0].numpy(), np.asarray(image)) for own, image in zip(ours, theirs, strict=True))
 
     assert found["asked"] and all(name.startswith(f"{address}/") for name in found["asked"])

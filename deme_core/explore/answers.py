@@ -15,7 +15,8 @@ from deme_core.explore.session import Session
 from deme_core.search.result import SearchResult
 
 MINUS = "−"
-IMAGES = 8
+IMAGES, FROM_TEXT = 16, 2  # at first: of small models, of text-to-image pipelines
+OBJECTIVES = {"frechet": "the Fréchet distance", "kid": "the kernel distance", "clip_score": "100 − the CLIP score"}
 
 
 def opened(session: Session) -> dict[str, Any]:
@@ -35,8 +36,8 @@ def opened(session: Session) -> dict[str, Any]:
     buttons.append({"label": "zero", "weights": [0.0] * len(sliders), "said": "the base itself"})
     return {
         "title": source.title, "sliders": sliders, "buttons": buttons, "steps": source.sampler.steps,
-        "images": IMAGES, "seed": 0, "text": session.text, "prompts": list(source.prompts[:IMAGES]),
-        "sampler": source.sampler.kind, "run": not source.experts,
+        "images": FROM_TEXT if session.text else IMAGES, "seed": 0, "text": session.text,
+        "prompts": list(source.prompts[:FROM_TEXT]), "sampler": source.sampler.kind,
     }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def predicted(session: Session, asked: Asked) -> dict[str, Any]:
     steps = session.source.sampler.steps
     return {
         "value": change.value, "low": change.low, "high": change.high,
-        "said": f"{value}{unit} [{low}, {high}]", "of": result.objective,
+        "said": f"{value}{unit} [{low}, {high}]", "of": OBJECTIVES.get(result.objective, result.objective),
         "by": f"a quadratic through {found.search.surrogate.trials} trials of the search {found.search.model}, which"
         f" samples with {steps} steps; 95 % interval of a trial",
     }  # fmt: skip

@@ -32,7 +32,18 @@ class Session:
     """One base in memory, its task vectors as maps of their files, and one merged model that changes."""
 
     def __init__(self, source: Source) -> None:
+        """Load the base.
+
+        Raises:
+            InputError: task vectors are of another base, or a search was one of other task vectors.
+        """
         self.source, self.places = source, source.directions.places
+        for search in source.searches:
+            found, there = search.result.N, sum(len(self.places[name]) for name in search.directions)
+            if found != there:
+                raise InputError(
+                    f"{search.folder}: weights of {found} task vectors, and there are {there}; run `dvc repro` again"
+                )
         self.model = MergedModel(source.base, source.directions.vectors)
         self.text = is_text_to_image(source.base)
         self.sampler = Sampler.of(source.base, source.sampler, best_device(), source.prompts)

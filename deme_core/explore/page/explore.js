@@ -1,6 +1,5 @@
 "use strict";
 const at = name => document.getElementById(name);
-const number = w => (Math.abs(w) < 5e-4 ? "0" : String(Number(w.toPrecision(3)))).replace("-", "−");
 let weights = [], rows = [], buttons = [], busy = false, again = false;
 
 const ask = async (path, body) => {
@@ -23,7 +22,7 @@ const follow = () => {
     if (document.activeElement !== field) field.value = Number(weights[i].toFixed(4));
   });
   buttons.forEach(({button, own}) => button.setAttribute("aria-pressed", own.every((w, i) => Math.abs(w - weights[i]) < 1e-12)));
-  at("formula").textContent = weights.some(Boolean) ? `θ + Σ wᵢτᵢ, w = (${weights.map(number).join(", ")})` : "θ, w = 0";
+  at("formula").textContent = weights.some(Boolean) ? "θ + Σ wᵢτᵢ" : "θ, w = 0";
 };
 
 const slider = ({label, low, high}, i) => {
@@ -44,9 +43,15 @@ const slider = ({label, low, high}, i) => {
   return row;
 };
 
+const columns = n => {  // of a sheet near a square, whole where it can be
+  const least = Math.ceil(Math.sqrt(n));
+  for (let k = least; k <= 2 * least; k++) if (n % k === 0) return k;
+  return least;
+};
+
 const sheet = (name, images) => {
-  const own = at(name), columns = Math.ceil(Math.sqrt(images.length));
-  own.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
+  const own = at(name);
+  own.style.gridTemplateColumns = `repeat(${columns(images.length)}, 1fr)`;
   while (own.children.length > images.length) own.lastChild.remove();
   images.forEach((source, k) => {
     const image = own.children[k] || own.appendChild(document.createElement("img"));
@@ -88,7 +93,7 @@ const show = async () => {
       tell("state", `images ${asked.seed} … ${last}, the same noise on both sides; ${found.seconds.toFixed(2)} s`);
     } catch (error) { tell("state", error.message, true); }
   } while (again);
-  busy = false;
+  busy = false;  // how many answers have been drawn, for what drives the page
   document.body.dataset.shown = Number(document.body.dataset.shown || 0) + 1;
 };
 

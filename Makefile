@@ -57,9 +57,10 @@ zoo-fashion-32: $(BIN)/.installed
 	python zoo/train_ddpm.py zoo/fashion-mnist-ddpm
 	python zoo/convergence.py zoo/fashion-mnist-ddpm
 
-# The text-to-image pipeline of the digits and the CLIP that measures it (about 50 minutes on one core).
+# The text-to-image pipeline of the digits and two CLIP models, for search and measure (about 50 minutes on one core).
 zoo-text: $(BIN)/.installed
 	OMP_NUM_THREADS=1 python zoo/train_clip.py zoo/digits-clip
+	OMP_NUM_THREADS=1 python zoo/train_clip.py zoo/digits-clip-vit
 	OMP_NUM_THREADS=1 python zoo/train_sd.py zoo/digits-sd
 
 # PyPI's torchvision is built for CUDA. Beside a CPU build of torch its compiled operators, which nothing here calls, do

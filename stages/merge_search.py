@@ -46,7 +46,9 @@ def main() -> str:
     with only_one(work):
         log = TrialLog(work / "trials.csv", task.loss.model.weights)
         blocks, calls = task.loss.model.blocks, task.sampler.params.calls
-        found = search(task.objective, task.loss, len(vectors), asked, log, calls, blocks, space, task.slope)
+        found = search(
+            task.objective, task.loss, len(vectors), asked, log, calls, blocks, space, task.slope, task.apart
+        )  # fmt: skip
     log.export(args.out / "trials.csv")
     by_main(lambda: found.write(args.out / "result.json"))
     return f"{' '.join(args.kind)}: {found} -> {args.out}"

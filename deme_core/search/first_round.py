@@ -1,6 +1,6 @@
 """The first round of a search as its method sees it: free numbers, scores on blocks of seeds, a budget of images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ class FirstRound:
     def __init__(
         self, N: int, params: SearchParams, score: Score, loss: Score, gradient: Gradient, steps: int,
         *, groups: int = 1, study: Path | None = None, space: Space | None = None,
+        expect: Callable[[list[tuple[Weights, int]]], None] | None = None,
     ) -> None:  # fmt: skip
         """The three map (all weights, block k of `images` images) to what is made small; `gradient` adds its slope: of
         the loss where that is the objective, else of the distance.
@@ -49,7 +50,9 @@ class FirstRound:
             groups: parts of the network that have N weights each, part after part.
             study: where Optuna keeps its study; None: in memory.
             space: what w means; None: every free weight for itself.
+            expect: is told what `score` will be asked for next.
         """
+        self._expect = expect
         self.params, self.steps, self.vectors, self.study = params, steps, N, study
         self.price = 1 / steps if params.objective == "loss" else 1.0  # of an image of a trial, in sampled images
         each = Each.of(N, params, groups)
@@ -112,6 +115,18 @@ class FirstRound:
         if block == 0:
             self._points.setdefault(tuple(map(float, w)))
         return self.tried[key]
+
+    def expect(self, points: Iterable[Sequence[float]], block: int = 0) -> None:
+        """Say that `score` comes for all of these next, in this order: several processes do them side by side."""
+        cost, spent, coming = self.params.images * self.price, self.spent, dict[tuple[Weights, int], None]()
+        for key in ((self.full(w), block) for w in points) if self._expect else ():
+            if key not in self.tried and key not in coming:
+                spent += cost
+                if spent > self.params.budget:
+                    break
+                coming[key] = None
+        if self._expect and coming:
+            self._expect([*coming])
 
     def loss(self, w: Sequence[float], block: int = 0) -> float:
         """The denoising loss on a block: one network call for each of its `images` images."""

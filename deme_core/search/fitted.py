@@ -80,7 +80,9 @@ def _lowest_points(round: FirstRound, trials: int, *, logarithm: bool = False) -
     lowest: list[np.ndarray] = []
     step, last = STAYS * np.diff(np.array(round.bounds)).ravel(), round.count + trials
     with suppress(BudgetSpent):
-        for w in [*first, *round.spread(trials - trials // 5 - len(first))]:
+        points = [*first, *round.spread(trials - trials // 5 - len(first))]
+        round.expect(points)
+        for w in points:
             round.score(w)
         while (len(lowest) < 2 or _moved(lowest[-1] - lowest[-2], step)) and round.count < last:
             point = _Quadratic(round, logarithm=logarithm).lowest()

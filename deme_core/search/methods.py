@@ -4,7 +4,7 @@ A method ends by returning, or when the budget is spent. Candidates that are dra
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -34,7 +34,12 @@ def nominate(round: FirstRound) -> list[Nomination]:
 
 def grid(round: FirstRound) -> list[Nomination]:
     """Every point of values^N (Sec. 3.3, which does not name its values), and the anchors."""
-    for w in itertools.chain(round.anchors(), itertools.product(round.params.values, repeat=round.N)):
+
+    def points() -> Iterator[Weights]:
+        return itertools.chain(round.anchors(), itertools.product(round.params.values, repeat=round.N))
+
+    round.expect(points())
+    for w in points():
         round.score(w)
     return round.ranked()
 
@@ -47,11 +52,14 @@ def grid_count(N: int, params: SearchParams, anchors: list[Weights]) -> int:
 
 def coordinate(round: FirstRound) -> list[Nomination]:
     """Coordinate descent from the better anchor: one weight at a time over the values, until nothing improves."""
+    round.expect(round.anchors())
     best = min(round.anchors(), key=round.score)
     for i in itertools.cycle(range(round.N)):
         if i == 0:
             start = best
-        best = min([best, *((*best[:i], v, *best[i + 1 :]) for v in round.params.values)], key=round.score)
+        around = [best, *((*best[:i], v, *best[i + 1 :]) for v in round.params.values)]
+        round.expect(around)
+        best = min(around, key=round.score)
         if i == round.N - 1 and best == start:
             break
     return round.ranked()
@@ -59,7 +67,9 @@ def coordinate(round: FirstRound) -> list[Nomination]:
 
 def random(round: FirstRound) -> list[Nomination]:
     """Scrambled Sobol points within the bounds (Bergstra & Bengio 2012 argue for random over grid search)."""
-    for w in [*round.anchors(), *round.spread(round.trials)]:
+    points = [*round.anchors(), *round.spread(round.trials)]
+    round.expect(points)
+    for w in points:
         round.score(w)
     return round.ranked()
 
@@ -73,6 +83,7 @@ def halving(round: FirstRound) -> list[Nomination]:
     # c candidates cost c + c/2 + c/4 + … < 2c trials, as each rung adds one block for the half that is left.
     alive = [*round.anchors(), *round.spread(max(0, round.trials // 2 - 2))]
     for rung in range(rungs):
+        round.expect(alive, rung)
         score = {w: float(np.mean([round.score(w, block) for block in range(rung + 1)])) for w in alive}
         alive = sorted(alive, key=lambda w: score[w])
         if len(alive) <= round.params.finalists:
@@ -170,7 +181,9 @@ def _optuna(round: FirstRound, sampler: Callable[[Any, int], Any]) -> list[Nomin
 
 def line(round: FirstRound) -> list[Nomination]:
     """One weight for all vectors, a scale over N; 0 and the line's own step are the anchors."""
-    for w in scale_points(round.N, round.params, round.anchors()):
+    points = scale_points(round.N, round.params, round.anchors())
+    round.expect(points)
+    for w in points:
         round.score(w)
     return round.ranked()
 
@@ -183,9 +196,10 @@ def scale_points(N: int, params: SearchParams, anchors: list[Weights]) -> list[W
 def greedy(round: FirstRound) -> list[Nomination]:
     """A baseline: the greedy soup (Wortsman et al. 2022). From the best model on, add the next best where it helps."""
     N = round.N
+    alone = [tuple(float(i == k) for i in range(N)) for k in range(N)]
+    round.expect([*round.anchors(), *alone])
     for w in round.anchors():
         round.score(w)
-    alone = [tuple(float(i == k) for i in range(N)) for k in range(N)]
     first, *others = sorted(range(N), key=lambda k: round.score(alone[k]))
     soup = {first}
     for k in others:

@@ -193,12 +193,17 @@ def relative(objective: str) -> bool:
     return not {"kid", "clip_score"} & score_weights(objective).keys()
 
 
-def make_objective(name: str, loss: "MergedLoss", sampler: Sampler, scorer: Scorer) -> Objective:
+def make_objective(
+    name: str, loss: "MergedLoss", sampler: Sampler, scorer: Scorer, *, alone: bool = False
+) -> Objective:  # fmt: skip
     """f(w, seed block, first image, number of images), the same noise for every w.
 
     The name is one that `score_weights` reads. The images are those that the stages merge and sample give for the same
     weights and seeds, rounded to uint8; the Fréchet distance is that of evaluate for them, its KID is a mean over
     blocks. Each is scored against its own prompt.
+
+    Args:
+        alone: whether each process makes all images by itself, instead of its share of them.
     """
     if name == LOSS:
         return loss.value
@@ -211,7 +216,7 @@ def make_objective(name: str, loss: "MergedLoss", sampler: Sampler, scorer: Scor
             return f"the merge with w = ({', '.join(f'{weight:g}' for weight in w)})"
 
         generated: Iterable[torch.Tensor] = sampler.generate(denoise, block, first, images, merged)
-        if state().num_processes > 1:
+        if state().num_processes > 1 and not alone:
             whole = sampler.params.block
             generated = [shared(lambda at, n: sampler.images(denoise, block, first + at, n, merged), images, whole)]
         elif len(scores) > 1:

@@ -32,6 +32,7 @@ ROUNDS = {name: SeedBlock.SEARCH for name in ("search", "slope", "loss")} | {"co
 def search(
     objective: Objective, loss: MergedLoss, N: int, params: SearchParams, log: TrialLog, steps: int,
     blocks: Sequence[str] = (), space: Space | None = None, slope: Slope | None = None,
+    apart: Objective | None = None,
 ) -> SearchResult:  # fmt: skip
     """Find w; lower scores are better.
 
@@ -43,10 +44,15 @@ def search(
         blocks: blocks of the network that have N weights each; none: N weights that all share.
         space: what the first round moves; None: every weight that params do not fix for itself.
         slope: the objective and its gradient over w, called as it is; of the method `gradient` on images.
+        apart: the objective by one process alone: several then score trials that do not need each other side by side.
     """
 
     def score(round: str, f: Objective, first: int, images: int, w: Weights) -> float:
         return log.score(Trial(round, first, images, w), lambda: f(w, ROUNDS[round], first, images))
+
+    def expect(trials: list[Trial]) -> None:
+        if apart is not None:
+            log.expect(trials, lambda one: apart(one.weights, ROUNDS[one.round], one.first, one.images))
 
     def sampled_slope(w: Weights, first: int) -> tuple[float, list[float]]:
         assert slope is not None, "the method `gradient` needs a slope"
@@ -67,6 +73,7 @@ def search(
         loss=lambda w, k: score("loss", loss.value, k * n, n, w),
         gradient=lambda w, k: (logged_gradient if params.objective == LOSS else sampled_slope)(w, k * n),
         steps=steps, groups=max(1, len(blocks)), study=log.study, space=space,
+        expect=lambda coming: expect([Trial("search", k * n, n, w) for w, k in coming]),
     )  # fmt: skip
     nominated = nominate(round)
     uniform, *own = (round.full(w) for w in round.anchors()[1:])  # what is fixed stays so, but in w = 0: θ itself
@@ -74,6 +81,7 @@ def search(
     said = {found.weights: found for found in nominated[: params.finalists]}
     finalists = list(dict.fromkeys([zero, uniform, *own, *said]))  # zero stands first and wins ties
     size = params.final_images // params.final_blocks
+    expect([Trial("confirm", k * size, size, w) for w in finalists for k in range(params.final_blocks)])
     final = {
         w: [score("confirm", objective, k * size, size, w) for k in range(params.final_blocks)]
         for w in progress(finalists, desc="finalists", unit="trial", disable=not is_main())

@@ -12,6 +12,7 @@ from deme_core.device import best_device
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import FeatureParams
 from deme_core.params import section
+from deme_core.processes import state
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.search.objective import MergedLoss, Objective, Scorer, Slope, make_objective
@@ -25,7 +26,9 @@ class SearchTask:
     """Two functions of w, and what they are made of."""
 
     objective: Objective
-    """Score of sampled images."""
+    """Score of sampled images, which several processes share."""
+    apart: Objective
+    """The same, by one process alone."""
     loss: MergedLoss
     """Denoising loss on training examples."""
     slope: Slope
@@ -64,4 +67,7 @@ class SearchTask:
             "hashes": [weights_hash(file) for file in (*vectors, reference)],
         }  # fmt: skip
         slope = DistanceSlope(loss.model, sampler, scorer)
-        return cls(make_objective(search.objective, loss, sampler, scorer), loss, slope, sampler, identity)
+        objective = apart = make_objective(search.objective, loss, sampler, scorer)
+        if state().num_processes > 1:
+            apart = make_objective(search.objective, loss, sampler, scorer, alone=True)
+        return cls(objective, apart, loss, slope, sampler, identity)

@@ -4,12 +4,14 @@ import csv
 import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from deme_core.errors import InputError
-from deme_core.processes import agreed, is_main, wait
+from deme_core.processes import agreed, is_main, state, wait
 from deme_core.tensors import atomic_file
 
 Weights = tuple[float, ...]
@@ -28,13 +30,15 @@ class TrialLog:
     """trials.csv, and beside it the slopes that were sampled. Those of the loss are cheap, and computed again by a
     resumed search.
 
-    Of several processes each knows all scores, and the main one writes them.
+    Of several processes each knows all scores, and the main one writes them. They share the images of a trial, but of
+    trials that are expected each scores one.
     """
 
     def __init__(self, path: Path, N: int) -> None:
         self.path, self.header = path, ["round", "first", "images", *(f"w{i}" for i in range(1, N + 1)), "score"]
         self.scores: dict[Trial, float] = {}
         self.used: dict[Trial, float] = {}
+        self.coming: list[Trial] = []  # of `expect`
         there = path.is_file()
         if there:
             # A line cut short by a kill is the last one, and is dropped.
@@ -71,10 +75,37 @@ class TrialLog:
         if trial not in self.scores:
             if not self.path.is_file():
                 self._write(self.path, {})
-            (self.scores[trial],) = agreed([float(score())])
-            self._append(self._line(trial, self.scores[trial]))
+            if not self._together(trial):
+                self._add(trial, *agreed([float(score())]))
         self.used[trial] = self.scores[trial]
         return self.used[trial]
+
+    def expect(self, trials: Iterable[Trial], apart: Callable[[Trial], float]) -> None:
+        """Know which trials will be asked for next, in this order and whatever their scores.
+
+        Args:
+            apart: the score of one, by this process alone.
+        """
+        self.coming, self.apart = [one for one in dict.fromkeys(trials) if one not in self.scores], apart
+
+    def _together(self, trial: Trial) -> bool:
+        """Where it was expected and there are others for the other processes: each scores one, and all are logged."""
+        count = state().num_processes
+        first = self.coming.index(trial) if trial in self.coming else len(self.coming)
+        part = self.coming[first : first + count]
+        if not 1 < count == len(part):
+            return False
+        from accelerate.utils import gather
+
+        own = float(self.apart(part[state().process_index]))
+        found: torch.Tensor = gather(torch.tensor([own], dtype=torch.float64, device=state().device))
+        for one, value in zip(part, found.tolist(), strict=True):
+            self._add(one, value)
+        return True
+
+    def _add(self, trial: Trial, score: float) -> None:
+        self.scores[trial] = score
+        self._append(self._line(trial, score))
 
     def slope(self, trial: Trial, slope: Callable[[], tuple[float, list[float]]]) -> tuple[float, list[float]]:
         """The logged score and slope of this trial, or new ones, logged."""

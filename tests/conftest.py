@@ -7,13 +7,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch, and for the processes that 
 import hashlib
 import json
 import runpy
-import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
@@ -22,17 +20,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from hypothesis import settings
 from torch.profiler import ProfilerActivity, profile
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, save_denoiser, weights_file
-from deme_core.dag import dag
 from deme_core.data.images import DataParams
 from deme_core.data.sources import read_digits
 from deme_core.denoising import single
-from deme_core.inputs import inputs
 from deme_core.merging import __main__ as merging
 from deme_core.merging.task_vectors import vector_files, write_task_vector
 from deme_core.metrics.networks import SmallClassifier
@@ -230,51 +225,6 @@ def stage(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> Non
     """Run a stage's script in this process and this folder."""
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
     runpy.run_path(str(REPOSITORY / "stages" / f"{name}.py"), run_name="__main__")
-
-
-def link_judges(folder: Path) -> None:
-    """Make `zoo/judges` the repository's in a folder that a run starts in."""
-    (folder / "zoo").mkdir(exist_ok=True)
-    if not (folder / "zoo" / "judges").exists():
-        (folder / "zoo" / "judges").symlink_to(REPOSITORY / "zoo" / "judges")
-
-
-ASKED = ("range", "self")  # directions of the default
-whole_dag = partial(dag, directions=ASKED)
-
-
-def make_what_is_named(params: dict[str, Any], folder: Path) -> None:
-    """Make data and prompt files that a preset names and the repository lacks, empty; and take a base that is trained.
-
-    In `folder` the zoo is the repository's.
-    """
-    named = [None if params["data"]["source"] == "hub" else params["data"]["path"]]
-    named += [own.get(key) for own in params["prompts"].values() for key in ("path", "reference")]
-    for path in (folder / name.replace("*", "0") for name in named if name and not (REPOSITORY / name).exists()):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch() if path.suffix else path.mkdir(exist_ok=True)
-    if params["pretrain_load"]["source"] == "zoo/fashion-mnist-ddpm":  # of which the recipe alone is there
-        params["data"]["size"], params["pretrain_load"]["source"] = 16, "zoo/fashion-mnist-16-ddpm"
-        params["inputs"] |= {key: "zoo/fashion-mnist-16-ddpm" for key in ("base", "validate")}
-
-
-def run_dag(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Run the commands that DVC makes of dvc.yaml and these params, in the order of its graph; the scripts that ran."""
-    import networkx
-    from dvc.repo import Repo
-
-    Path("params.yaml").write_text(yaml.safe_dump(params | {"inputs": inputs(params)}))
-    shutil.copy(REPOSITORY / "dvc.yaml", ".")
-    Path(".dvc").mkdir()
-    Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
-    graph = Repo(".").index.graph  # from a stage to what it depends on
-    ran = set()
-    for one in reversed(list(networkx.topological_sort(graph))):
-        python, module, name, *arguments = shlex.split(one.cmd)
-        assert (python, module) == ("python", "-m")
-        stage(name.removeprefix("stages."), *arguments, monkeypatch=monkeypatch)
-        ran.add(name.removeprefix("stages."))
-    return ran
 
 
 def never(*_: object, **__: object) -> Any:

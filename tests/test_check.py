@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import ASKED, REPOSITORY, never, sampler_params, training_params
+from conftest import REPOSITORY, never, sampler_params, training_params
+from dag_runs import ASKED
 from huggingface_hub.errors import LocalEntryNotFoundError
 from text_to_image import write_stable_diffusion
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY, run_dag
+from conftest import REPOSITORY
+from dag_runs import run_dag
 from hub_files import GEOMETRIES, write_flat
 from image_files import BROKEN, encoded, noise, users_images, write_folder
 from toy_run import TOY

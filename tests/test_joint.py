@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, link_judges, stage
+from conftest import REPOSITORY, stage
+from dag_runs import link_judges
 from searching import STEPS, Counted, quadratic, search_params
 from toy_run import TOY
 

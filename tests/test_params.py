@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 import yaml
 from composing import Example, Inner, composed, validate
-from conftest import (
-    ASKED,
-    REPOSITORY,
-)
+from conftest import REPOSITORY
+from dag_runs import ASKED
 from hydra.errors import MissingConfigException
 
 from deme_core.dag import BASELINES, dag

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY, files_of, whole_dag, write_pipeline
+from conftest import REPOSITORY, files_of, write_pipeline
+from dag_runs import whole_dag
 from diffusers import DiffusionPipeline
 from toy_run import change_params, dvc, make_toy, repro, stages_run
 

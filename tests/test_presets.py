@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY, make_what_is_named
+from conftest import REPOSITORY
+from dag_runs import make_what_is_named
 
 PAPER = {
     "cifar10": {"p": 0.4, "steps": 100, "source": "google/ddpm-cifar10-32", "size": 32},

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import ASKED, REPOSITORY
+from conftest import REPOSITORY
+from dag_runs import ASKED
 from study_rows import STUDIES, rows_of
 
 from conf.compose import compose_params

@@ -17,7 +17,8 @@ import yaml
 from analysed import SMALL
 from clip_stand_in import Compass, direction
 from conftest import REPOSITORY as ROOT
-from conftest import N, files_of, job_of, never, run_dag, stage, training_params, whole_dag
+from conftest import N, files_of, job_of, never, stage, training_params
+from dag_runs import run_dag, whole_dag
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from text_to_image import SIZE, UNET, write_stable_diffusion
 

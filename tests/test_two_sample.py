@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, link_judges, stage
+from conftest import REPOSITORY, stage
+from dag_runs import link_judges
 
 from deme_core.data.archive import PROTOCOL, write_archive
 from deme_core.data.images import DataParams, save_part

@@ -9,14 +9,8 @@ from typing import Any
 import pytest
 import torch
 from composing import Example, composed, validate
-from conftest import (
-    ARCHITECTURE,
-    REPOSITORY,
-    make_what_is_named,
-    stage,
-    training_params,
-    write_pipeline,
-)
+from conftest import ARCHITECTURE, REPOSITORY, stage, training_params, write_pipeline
+from dag_runs import make_what_is_named
 
 from deme_core.dag import dag
 from deme_core.data.images import Images, save_part

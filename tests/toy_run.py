@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 from analysed import SMALL
-from conftest import REPOSITORY, whole_dag
+from conftest import REPOSITORY
+from dag_runs import whole_dag
 
 TOY = {
     "name": "toy",

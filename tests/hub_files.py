@@ -1,11 +1,13 @@
-"""Models as hubs lay them out, for the tests of what reads them."""
+"""Models as hubs lay them out, and a hub's cache without the hub, for the tests of what reads them."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from diffusers import UNet2DModel
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from deme_core.checkpoints import (
@@ -80,3 +82,17 @@ def write_flat(
     else:
         save_file(old, folder / WEIGHTS, metadata={"format": "pt"})
     return state
+
+
+def offline_hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """The hub's cache: id -> snapshot; anything that reaches for the network fails."""
+    cache: dict[str, Path] = {}
+
+    def snapshot_download(name: str, *, local_files_only: bool, **_: Any) -> str:
+        assert local_files_only
+        if name not in cache:
+            raise LocalEntryNotFoundError(name)
+        return str(cache[name])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return cache

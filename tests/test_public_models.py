@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ARCHITECTURE, REPOSITORY, sampler_params, training_params
-from test_check import hub  # noqa: F401 (nothing reaches for the network)
+from hub_files import offline_hub
 from text_to_image import TOKENS, UNET, write_stable_diffusion
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -24,6 +24,11 @@ PARAMETERS = {  # as published of the models
     **{f"google/ddpm-{name}-256": LARGE for name in ("church", "ema-church", "bedroom", "ema-bedroom")},
     "CompVis/stable-diffusion-v1-4": 859_520_964,
 }
+
+
+@pytest.fixture(autouse=True)
+def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    return offline_hub(monkeypatch)
 
 
 def parameters(network: Any) -> int:

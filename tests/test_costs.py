@@ -14,7 +14,9 @@ from deme_core.amounts import amount
 from deme_core.dag import dag
 from deme_core.errors import InputError
 from deme_core.preflight.check import fits
-from deme_core.preflight.costs import Counts, measure, timed
+from deme_core.preflight.costs import measure
+from deme_core.preflight.counts import Counts
+from deme_core.preflight.steps import timed
 from deme_core.sampling.settings import OwnParams, SampleParams
 from deme_core.search.settings import SearchParams
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deme_core.preflight.costs import timed
+from deme_core.preflight.steps import timed
 
 IMAGE = 2**26  # bytes
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -16,6 +16,7 @@ from deme_core.params import read
 from deme_core.preflight import check, costs
 from deme_core.preflight.costs import estimate, measure
 from deme_core.preflight.public_models import PUBLIC, STABLE_DIFFUSION_1, Architecture
+from deme_core.preflight.steps import activation_bytes
 from deme_core.training.settings import TrainingParams
 
 LARGE = 113_673_219
@@ -101,7 +102,7 @@ def test_times_follow_from_flops(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_autocasts_copies_of_weights_do_not_grow_with_the_batch() -> None:
     """A batch of many images keeps them once, so that half precision never takes more than full."""
     kept = {
-        (batch, precision): costs._activations(
+        (batch, precision): activation_bytes(
             tiny().model(), training_params(batch_size=batch, mixed_precision=precision)
         )
         for batch in (1, 2, 100)

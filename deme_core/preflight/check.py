@@ -24,7 +24,8 @@ from deme_core.preflight.artefacts import (
     model_folder,
     optimizer_artefacts,
 )
-from deme_core.preflight.costs import Counts, Measured, estimate, measure
+from deme_core.preflight.costs import Measured, estimate, measure
+from deme_core.preflight.counts import Counts
 from deme_core.preflight.public_models import PUBLIC
 from deme_core.prompts.settings import PromptParams
 from deme_core.prompts.table import load_prompts, prompt_params

@@ -32,3 +32,10 @@ def direction(degrees: torch.Tensor) -> torch.Tensor:
 
 def images(*degrees: int) -> torch.Tensor:
     return torch.tensor(degrees, dtype=torch.uint8)[:, None, None, None] // 2
+
+
+class Lengths(Compass):
+    """A stand-in for a CLIP model: a text's direction is its length."""
+
+    def text_features(self, texts: Sequence[str]) -> torch.Tensor:
+        return direction(torch.tensor([len(text) for text in texts]))

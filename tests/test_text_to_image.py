@@ -6,69 +6,33 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 import yaml
-from analysed import SMALL
-from clip_stand_in import Compass, direction
+from clip_stand_in import Lengths
 from conftest import REPOSITORY as ROOT
 from conftest import N, files_of, job_of, never, stage, training_params
-from dag_runs import run_dag, whole_dag
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
-from text_to_image import SIZE, UNET, write_stable_diffusion
+from text_to_image import CHANGES, SIZE, UNET, write_stable_diffusion
 
 from deme_core import components
-from deme_core.analyses import READS
-from deme_core.checkpoints import WEIGHTS, load_denoiser, load_noise_schedule, verify_pipeline
+from deme_core.checkpoints import WEIGHTS, load_denoiser, load_noise_schedule
 from deme_core.data.archive import read_images, read_protocol
 from deme_core.data.examples import load_examples
-from deme_core.errors import InputError
-from deme_core.hub_layouts import import_pipeline, local_pipeline
 from deme_core.inputs import inputs
 from deme_core.projection import fold_projections, insert_projections
 from deme_core.tensors import read_tensors
 from deme_core.training.loop import train
 
 FROZEN = ("feature_extractor", "safety_checker", "scheduler", "text_encoder", "tokenizer", "vae")
-CHANGES: dict[str, dict[str, Any]] = {
-    "data": {"source": "digits_t2i", "size": SIZE, "held_out": 0.02},
-    "finetune_range": {"iterations": 4, "batch_size": 8, "log_every": 2, "checkpoint_every": 4, "caption_dropout": 0.5},
-    "merge_search": {
-        "method": "grid", "objective": "loss", "budget": 100, "images": 20, "values": [0.0, 0.5], "finalists": 1,
-        "final_images": 40, "final_blocks": 2,
-    },
-    "sampler": {"kind": "pndm", "steps": 2, "block": 4, "guidance": 3.0},
-    "sample": {"images": 6, "prompts": "captions"},
-    "evaluate": {"blocks": 2},
-    "loss_matrix": {"draws": 1},
-    "prompts": {
-        "captions": {"source": "heldout", "path": "data/images"},
-        "two": {"source": "heldout", "path": "data/images", "count": 2, "each": 3, "template": "{} again"},
-    },
-}  # fmt: skip
-
-SETS: dict[str, dict[str, Any]] = {
-    "captions": {"source": "heldout", "path": "data/images", "reference": "data/reference/heldout.safetensors"},
-    "few": {"source": "heldout", "path": "data/images", "count": 2, "each": 3},
-}
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As the hub has it, pickles included; not to be written to."""
     return write_stable_diffusion(tmp_path_factory.mktemp("hub") / "sd")
-
-
-@pytest.fixture
-def pipeline(hub: Path, tmp_path: Path) -> Path:
-    """As the stage pretrain_load leaves it; may be written to."""
-    import_pipeline(hub, tmp_path / "pipeline")
-    return tmp_path / "pipeline"
 
 
 @pytest.fixture(scope="module")
@@ -116,48 +80,6 @@ def project(hub: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-class Lengths(Compass):
-    """A stand-in for a CLIP model: a text's direction is its length."""
-
-    def text_features(self, texts: Sequence[str]) -> torch.Tensor:
-        return direction(torch.tensor([len(text) for text in texts]))
-
-
-def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
-    hub: Path, extractor_dir: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The commands that DVC makes of dvc.yaml, in the order of its graph; a stand-in takes the place of open_clip."""
-    references = {name: own.get("reference") for name, own in SETS.items()}
-    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {
-        "N": N, "dag": whole_dag(N, [], references, analyses="all"), "analyses": "all",
-    }  # fmt: skip
-    params["pretrain_load"]["source"], params["reference"]["extractor"] = str(hub), str(extractor_dir)
-    for name, own in (CHANGES | {"prompts": SETS, "analyse": SMALL}).items():
-        params[name] |= own
-    params["merge_search"]["objective"], params["sample"]["images"] = "frechet+clip_score", 40
-    params["clip_score"] = params["search_clip_score"] = {"model": "compass", "pretrained": None, "revision": None}
-    params["gate"]["must_win"], params["own_samples"]["images"] = "ignore", 20
-    params["judges"] = {"folder": "judges", "development": "judges"}
-    for folder in ("judges/pixels", "compass"):
-        Path(folder).mkdir(parents=True)
-    Path("judges/pixels/config.json").write_text('{"_class_name": "Pixels", "side": 4}')
-    monkeypatch.setattr("deme_core.metrics.clip_score.load_open_clip", lambda *_: Lengths([]))
-    ran = run_dag(params, monkeypatch)
-    assert ran == {path.stem for path in (ROOT / "stages").glob("*.py")} - {
-        "__init__",
-        "finetune_baseline",
-        "direction",
-    }
-    assert {"safety_checker", "feature_extractor"} <= {path.name for path in Path(f"models/n{N}/merged").iterdir()}
-    assert json.loads(Path(f"search/n{N}/merged/result.json").read_text())["objective"] == "frechet+clip_score"
-    assert {path.stem for path in Path("reports/analyses").glob("*.md")} == set(READS)
-    table = pd.read_csv("reports/prompts/table2.csv")
-    assert {*table["set"]} == {*SETS}
-    assert {*table["model"]} == {"pretrained", "ensemble", "merged_uniform", "merged", "random1", "neon"}
-    assert table["clip_score"].between(0, 100).all()
-    assert table["frechet"].notna().tolist() == (table["set"] == "captions").tolist()
-
-
 LAUNCHED = """
 import runpy, sys
 from pathlib import Path
@@ -202,63 +124,6 @@ def test_two_processes_share_a_stage_and_make_the_same_bytes(project: Path, tmp_
         assert len(list(folder.glob(f"process-*-of-{count}"))) == count
         made[count] = files_of(folder / "out")
     assert made[1] == made[2] != {}
-
-
-# The pipeline on disk
-
-
-def test_the_layout_of_the_hub_is_read_without_its_pickles(hub: Path, pipeline: Path) -> None:
-    verify_pipeline(pipeline)
-    found, original = files_of(pipeline), files_of(hub)
-    assert found == {name: sha for name, sha in original.items() if not name.endswith((".bin", ".md"))}
-
-
-@pytest.mark.parametrize("part", ["vae", "tokenizer", "text_encoder"])
-def test_a_pipeline_without_a_part_is_refused(pipeline: Path, part: str) -> None:
-    shutil.rmtree(pipeline / part)
-    with pytest.raises(InputError, match=f"'{part}' is missing") as error:
-        verify_pipeline(pipeline)
-    assert "\n" not in str(error.value)
-
-
-def test_a_missing_part_is_seen_before_anything_is_copied(hub: Path, tmp_path: Path) -> None:
-    shutil.copytree(hub, tmp_path / "sd")
-    shutil.rmtree(tmp_path / "sd" / "vae")
-    for call in (
-        lambda: import_pipeline(tmp_path / "sd", tmp_path / "out"),
-        lambda: local_pipeline(str(tmp_path / "sd")),
-    ):
-        with pytest.raises(InputError, match="'vae' is missing"):
-            call()
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_second_text_encoder_is_refused(pipeline: Path) -> None:
-    index = json.loads((pipeline / "model_index.json").read_text())
-    index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
-    (pipeline / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match="has a text_encoder_2; only pipelines with one text encoder"):
-        verify_pipeline(pipeline)
-
-
-def test_a_part_that_the_index_does_not_name_is_missing(pipeline: Path) -> None:
-    index = json.loads((pipeline / "model_index.json").read_text())
-    for nothing in ({"vae": [None, None]}, {}):
-        changed = {key: value for key, value in index.items() if key != "vae"} | nothing
-        (pipeline / "model_index.json").write_text(json.dumps(changed))
-        with pytest.raises(InputError, match="'vae' is missing"):
-            verify_pipeline(pipeline)
-
-
-def test_a_part_of_an_unknown_class_or_without_weights_is_refused(pipeline: Path) -> None:
-    text = (pipeline / "model_index.json").read_text()
-    (pipeline / "model_index.json").write_text(text.replace("AutoencoderKL", "VQModel"))
-    with pytest.raises(InputError, match="vae is a VQModel; read is AutoencoderKL"):
-        verify_pipeline(pipeline)
-    (pipeline / "model_index.json").write_text(text)
-    (pipeline / "text_encoder" / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="text_encoder: holds no weights; fetch them"):
-        verify_pipeline(pipeline)
 
 
 def test_the_merged_pipeline_keeps_every_other_component_byte_for_byte(hub: Path, project: Path) -> None:

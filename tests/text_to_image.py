@@ -1,4 +1,4 @@
-"""A tiny StableDiffusionPipeline of random weights, in the layout that Stable Diffusion v1.4 has on the hub."""
+"""A tiny StableDiffusionPipeline of random weights, as v1.4 lies on the hub, and the params of a short run with it."""
 
 import json
 import string
@@ -34,6 +34,22 @@ INDEX = {
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
+}  # fmt: skip
+CHANGES: dict[str, dict[str, Any]] = {
+    "data": {"source": "digits_t2i", "size": SIZE, "held_out": 0.02},
+    "finetune_range": {"iterations": 4, "batch_size": 8, "log_every": 2, "checkpoint_every": 4, "caption_dropout": 0.5},
+    "merge_search": {
+        "method": "grid", "objective": "loss", "budget": 100, "images": 20, "values": [0.0, 0.5], "finalists": 1,
+        "final_images": 40, "final_blocks": 2,
+    },
+    "sampler": {"kind": "pndm", "steps": 2, "block": 4, "guidance": 3.0},
+    "sample": {"images": 6, "prompts": "captions"},
+    "evaluate": {"blocks": 2},
+    "loss_matrix": {"draws": 1},
+    "prompts": {
+        "captions": {"source": "heldout", "path": "data/images"},
+        "two": {"source": "heldout", "path": "data/images", "count": 2, "each": 3, "template": "{} again"},
+    },
 }  # fmt: skip
 
 

@@ -4,18 +4,15 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from conftest import REPOSITORY, files_of, write_pipeline
+from conftest import write_pipeline
 from dag_runs import whole_dag
 from diffusers import DiffusionPipeline
-from toy_run import change_params, dvc, make_toy, repro, stages_run
+from toy_run import CORE, change_params, dvc, every_stage, make_toy, outputs, repro, stages_run
 
 from deme_core.checkpoints import WEIGHTS, load_denoiser
 from deme_core.dag import BASELINES, DEME
@@ -25,17 +22,7 @@ from deme_core.search.lines import LINES
 from deme_core.tensors import read_recipe, weights_hash
 
 slow = [pytest.mark.slow, pytest.mark.timeout(1800)]
-DAG = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
 MODELS = ("pretrained", *DEME)
-CORE = ["full_range", "soup_full_range"]
-OUTPUTS = ("data", "models", "samples", "features", "search", "scores", "measures", "metrics", "reports")
-
-
-def outputs(project: Path) -> dict[str, str]:
-    """Every file of every output but the mark of validate, which DVC clears before that stage runs."""
-    files = {f"{name}/{file}": value for name in OUTPUTS for file, value in files_of(project / name).items()}
-    no_outputs = ("data/params.checked", "reports/analyses/README.md")
-    return {file: value for file, value in files.items() if file not in no_outputs}
 
 
 @pytest.fixture(scope="module")
@@ -57,105 +44,9 @@ def finished(first: tuple[Path, list[str]], tmp_path: Path) -> Path:
     return Path(shutil.copytree(first[0], tmp_path / "project", symlinks=True))
 
 
-def every_stage(N: int, baselines: Sequence[str] = ()) -> list[str]:
-    """The stages of dvc.yaml with their foreach spelled out: over a list its entries, over a section its keys."""
-    section = {f"${{dag.{name}}}": items for name, items in whole_dag(N, baselines).items()} | {"${inputs.prompts}": []}
-    items = {name: section[stage["foreach"]] if "foreach" in stage else None for name, stage in DAG.items()}
-    names = [name for name, each in items.items() if each is None]
-    return names + [f"{name}@{item}" for name, each in items.items() if each is not None for item in each]
-
-
 def choose_baselines(project: Path, baselines: list[str]) -> None:
     """What `dvc exp run -S baselines=…` composes into params.yaml."""
     change_params(project, {"baselines": baselines, "dag": whole_dag(2, baselines)})
-
-
-@pytest.mark.parametrize(("N", "baselines"), [(1, []), (8, []), (2, CORE), (4, list(BASELINES))])
-def test_the_stages_follow_N_and_the_baselines(toy: Path, tmp_path: Path, N: int, baselines: list[str]) -> None:
-    shutil.copytree(toy, tmp_path / "project", symlinks=True)
-    change_params(tmp_path / "project", {"N": N, "baselines": baselines, "dag": whole_dag(N, baselines)})
-    run = dvc(tmp_path / "project", "stage", "list", "--name-only")
-    assert run.returncode == 0, run.stdout
-    assert sorted(run.stdout.split()) == sorted(every_stage(N, baselines))
-
-
-def test_a_copy_of_the_repository_runs_its_own_code(toy: Path, tmp_path: Path) -> None:
-    """Not what is installed: `dvc exp run --temp` and `--queue` work in such copies, each of its own commit."""
-    shutil.copytree(toy, tmp_path / "project", symlinks=True)
-    with (tmp_path / "project" / "deme_core" / "stage.py").open("a") as file:
-        file.write('\nsys.exit(f"own code: {__file__}")\n')
-    run = dvc(tmp_path / "project", "repro", "validate")
-    assert run.returncode != 0
-    assert f"own code: {tmp_path / 'project' / 'deme_core' / 'stage.py'}" in run.stdout
-
-
-def test_a_wrong_param_ends_a_fresh_run_in_one_line(toy: Path, tmp_path: Path) -> None:
-    shutil.copytree(toy, tmp_path / "project", symlinks=True)
-    change_params(tmp_path / "project", {"p": 1.5})
-    run = dvc(tmp_path / "project", "repro")
-    assert run.returncode != 0
-    assert stages_run(run.stdout) == ["validate"]
-    (line,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
-    assert line == "error: params: p = 1.5: a probability must lie in [0, 1]"
-    assert "Traceback" not in run.stdout
-    assert outputs(tmp_path / "project") == {}
-
-
-def test_baselines_without_their_dag_end_a_fresh_run_in_one_line(toy: Path, tmp_path: Path) -> None:
-    """params.yaml edited by hand: its dag is still that of no baselines, and so are the stages."""
-    shutil.copytree(toy, tmp_path / "project", symlinks=True)
-    change_params(tmp_path / "project", {"baselines": CORE})
-    run = dvc(tmp_path / "project", "repro")
-    assert run.returncode != 0
-    assert stages_run(run.stdout) == ["validate"]
-    (line,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: params: dag is not that of N = 2, baselines = ['full_range', 'soup_full_range']")
-    assert "Traceback" not in run.stdout
-    assert outputs(tmp_path / "project") == {}
-
-
-def test_a_model_without_any_image_comes_to_a_merge_in_one_command(toy: Path, tmp_path: Path) -> None:
-    project = Path(shutil.copytree(toy, tmp_path / "project", symlinks=True))
-    change_params(project, {"data": {"source": "none", "held_out": None}, "away": {"w": 0.5}})
-    own = {f"{name}@pretrained" for name in ("own_samples", "own_examples", "finetune_own", "gate_own", "merge_away")}
-    assert set(repro(project, "merge_away@pretrained")) == {"validate", "data", "pretrain_load", *own}
-    base, *experts = (
-        load_denoiser(project / "models" / name).state_dict() for name in ("pretrained/unet", "own/1", "own/2")
-    )
-    merged = DiffusionPipeline.from_pretrained(project / "models" / "away").unet.state_dict()
-    for key, theta in base.items():
-        step = sum(expert[key] - theta for expert in experts) / 2
-        assert merged[key].numpy() == pytest.approx((theta - 0.5 * step).numpy(), abs=1e-6), key
-    for stage in ("encode", "reference", "judge_reference"):
-        run = dvc(project, "repro", stage)
-        assert run.returncode != 0
-        (line,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
-        assert line.startswith("error: params: data.source = none: there is no image to train on")
-
-
-def test_an_edit_of_the_users_own_files_runs_their_readers_again(toy: Path, tmp_path: Path) -> None:
-    project = Path(shutil.copytree(toy, tmp_path / "project", symlinks=True))
-    np.savez(project / "statistics.npz", mu=np.zeros(8), sigma=np.eye(8))
-    shutil.copytree(project / "zoo" / "digits-ddpm", project / "mine" / "base")
-    change_params(
-        project,
-        {
-            "reference": {"statistics": "statistics.npz"}, "pretrain_load": {"source": "mine/base"},
-            "inputs": {"statistics": "statistics.npz", "base": "mine/base", "validate": "mine/base"},
-        },
-    )  # fmt: skip
-    assert set(repro(project, "reference", "pretrain_load")) == {"validate", "data", "reference", "pretrain_load"}
-    before = outputs(project)
-    np.savez(project / "statistics.npz", mu=np.ones(8), sigma=np.eye(8))
-    with (project / "mine" / "base" / "scheduler" / "scheduler_config.json").open("a") as file:
-        file.write("\n")
-    (project / "zoo" / "digits-ddpm" / "model_index.json").unlink()  # of another experiment
-    assert set(repro(project, "reference", "pretrain_load")) == {"validate", "reference", "pretrain_load"}
-    after = outputs(project)
-    assert after.keys() == before.keys()
-    assert {file for file in before if after[file] != before[file]} == {
-        "data/reference/statistics.safetensors", "models/pretrained/scheduler/scheduler_config.json",
-    }  # fmt: skip
 
 
 class TestFinished:

@@ -5,14 +5,18 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from analysed import SMALL
-from conftest import REPOSITORY
+from conftest import REPOSITORY, files_of
 from dag_runs import whole_dag
 
+DAG = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+CORE = ["full_range", "soup_full_range"]
+OUTPUTS = ("data", "models", "samples", "features", "search", "scores", "measures", "metrics", "reports")
 TOY = {
     "name": "toy",
     "N": 2,
@@ -85,3 +89,18 @@ def make_toy(project: Path, pipeline: Path, extractor_dir: Path) -> Path:
     (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    check_update = false\n")
     change_params(project, TOY)
     return project
+
+
+def outputs(project: Path) -> dict[str, str]:
+    """Every file of every output but the mark of validate, which DVC clears before that stage runs."""
+    files = {f"{name}/{file}": value for name in OUTPUTS for file, value in files_of(project / name).items()}
+    no_outputs = ("data/params.checked", "reports/analyses/README.md")
+    return {file: value for file, value in files.items() if file not in no_outputs}
+
+
+def every_stage(N: int, baselines: Sequence[str] = ()) -> list[str]:
+    """The stages of dvc.yaml with their foreach spelled out: over a list its entries, over a section its keys."""
+    section = {f"${{dag.{name}}}": items for name, items in whole_dag(N, baselines).items()} | {"${inputs.prompts}": []}
+    items = {name: section[stage["foreach"]] if "foreach" in stage else None for name, stage in DAG.items()}
+    names = [name for name, each in items.items() if each is None]
+    return names + [f"{name}@{item}" for name, each in items.items() if each is not None for item in each]

@@ -1,13 +1,12 @@
 """Any bytes in the place of a file: a reader gives a result or an InputError of one line, without a gigabyte.
 
-Files in order are torn (bytes changed, cut out, doubled, moved), and texts are drawn. `DEME_FUZZ=100 pytest
-tests/test_fuzz_readers.py` takes a hundred times as many examples.
+Files in order are torn: bytes changed, cut out, doubled, moved. `DEME_FUZZ=100 pytest tests/test_fuzz_readers.py` takes
+a hundred times as many examples.
 """
 
 import gzip
 import io
 import json
-import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -18,89 +17,16 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzz, outcome, source, torn
+from hypothesis import given
 from hypothesis import strategies as st
 from image_files import encoded, idx_bytes, noise, of_every_format
 
-from deme_core.data.images import DataParams
-from deme_core.data.sources import SOURCES
-from deme_core.errors import InputError
-from deme_core.json_files import read_json
 from deme_core.metrics.feature_files import read_features
-from deme_core.metrics.features import read_config
 from deme_core.metrics.statistics_files import import_statistics
-from deme_core.prompts.table import SOURCES as PROMPTS
 from deme_core.tensors import map_tensors, read_tensors, write_tensors
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-MOST_MEMORY = 10**9  # bytes beyond what the imports take
-MORE = float(os.environ.get("DEME_FUZZ", "1"))
-
-Reader = Callable[[Path, bytes], object]
-
-
-def fuzz(examples: int) -> settings:
-    healthy = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
-    return settings(max_examples=max(1, int(examples * MORE)), suppress_health_check=healthy)
-
-
-@st.composite
-def torn(draw: st.DrawFn, files: list[bytes]) -> bytes:
-    """One of some files with a few pieces changed; of many a number in the header, where what is claimed stands."""
-    data = bytearray(draw(st.sampled_from(files)))
-    for _ in range(draw(st.integers(1, 6))):
-        near = draw(st.sampled_from((16, 64, 512, len(data) or 1)))
-        at = draw(st.integers(0, max(0, min(near, len(data)) - 1)))
-        kind = draw(st.sampled_from(("byte", "number", "cut", "double", "insert", "end", "tail")))
-        if kind == "byte" and data:
-            data[at] = draw(st.integers(0, 255))
-        elif kind == "number":
-            width = draw(st.sampled_from((2, 4, 8)))
-            claimed = draw(st.sampled_from((0, 1, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1)))
-            data[at : at + width] = (claimed % 2 ** (8 * width)).to_bytes(
-                width, draw(st.sampled_from(("big", "little")))
-            )
-        elif kind == "cut":
-            del data[at : at + draw(st.integers(1, 64))]
-        elif kind == "double":
-            data[at:at] = data[at : at + draw(st.integers(1, 64))]
-        elif kind == "insert":
-            data[at:at] = draw(st.binary(min_size=1, max_size=16))
-        elif kind == "end":
-            del data[at:]
-        elif data:
-            data[-1 - at % len(data)] = draw(st.integers(0, 255))
-    return bytes(data)
-
-
-def outcome(read: Reader, data: bytes) -> None:
-    """Read a file of these bytes in a folder of its own."""
-    with TemporaryDirectory() as folder:
-        try:
-            read(Path(folder), data)
-        except InputError as error:
-            message = str(error)
-            assert "\n" not in message and len(message) < 2000
-            message.encode()  # it can be printed
-    assert peak() < AT_START + MOST_MEMORY
-
-
-def peak() -> int:
-    """The most memory that this process has held, in bytes; ru_maxrss would be that of the process that started it."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-
-
-AT_START = peak()
-
-
-def source(name: str, file: str, **options: object) -> Reader:
-    def read(folder: Path, data: bytes) -> object:
-        (folder / file).write_bytes(data)
-        given = {"source": name, "path": str(folder if name in ("folder", "idx") else folder / file), "size": 8}
-        return SOURCES[name].read(DataParams(**{**given, "held_out": 0.0, **options}))
-
-    return read
 
 
 # Images
@@ -233,73 +159,3 @@ def test_tensors(data: bytes) -> None:
             return read(folder / "a.safetensors")
 
         outcome(of_file, data)
-
-
-# Texts
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(("text", "file_name", "annotations", "id", "image_id", "caption", "0", "1")), inner
-        )
-    ),
-    max_leaves=8,
-)
-
-PIECES = (
-    "0", "1", "tench", "n01440764", " ", "\n", "\t", ",", '"', "'", "{", "}", "[", "]", ":", "\\ud800", "\ufeff", "\0",
-    "Prompt", "file_name", "text", "a.png", "\r", "\u2028", "é", "1e999", "NaN", "null", "9" * 5000,
-)  # fmt: skip
-
-TEXTS = (
-    st.binary(max_size=64)
-    | st.lists(st.sampled_from(PIECES), max_size=20).map(lambda pieces: "".join(pieces).encode())
-    | JSON.map(lambda value: json.dumps(value).encode())
-    | torn([b'{"file_name": "a.png", "text": "a"}\n', b"file_name,text\na.png,a\n", b"Prompt\tCategory\na\tb\n",
-            b"{0: 'tench, Tinca tinca', 1: 'goldfish'}", b"0 tench\n1 goldfish\n", b'{"0": ["n01440764", "tench"]}',
-            b'{"annotations": [{"image_id": 1, "id": 1, "caption": "a"}]}', b'{"_class_name": "Pixels"}'])
-)  # fmt: skip
-
-
-@fuzz(500)
-@given(TEXTS)
-def test_prompts(data: bytes) -> None:
-    def read(folder: Path, data: bytes) -> object:
-        (folder / "a.json").write_bytes(data)
-        (folder / "a.txt").write_bytes(data)
-        for own in PROMPTS.values():
-            for file in ("a.json", "a.txt"):
-                try:
-                    own(folder / file)
-                except InputError as error:
-                    assert "\n" not in str(error) and len(str(error)) < 2000
-        return None
-
-    outcome(read, data)
-
-
-@fuzz(300)
-@given(TEXTS, st.sampled_from(("metadata.jsonl", "metadata.csv")))
-def test_captions(data: bytes, table: str) -> None:
-    def read(folder: Path, data: bytes) -> object:
-        (folder / table).write_bytes(data)
-        return source("folder", "a.png", captions="text")(folder, encoded(noise(8, 8)))
-
-    outcome(read, data)
-
-
-@fuzz(300)
-@given(TEXTS)
-def test_configs(data: bytes) -> None:
-    def read(folder: Path, data: bytes) -> object:
-        (folder / "config.json").write_bytes(data)
-        try:
-            read_json(folder / "config.json", {"a": int, "b": str | None})
-        except InputError as error:
-            assert "\n" not in str(error)
-        return read_config(folder)
-
-    outcome(read, data)

@@ -232,10 +232,6 @@ def never(*_: object, **__: object) -> Any:
     raise AssertionError("called")
 
 
-Layout = dict[str, tuple[int, ...]]
-Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
 def search_result(weights: Sequence[float], blocks: Sequence[str] = (), **changes: Any) -> SearchResult:
     """Of a search that found these weights."""
     found = {

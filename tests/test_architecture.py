@@ -204,3 +204,10 @@ def test_a_stage_depends_on_the_params_that_its_script_reads(path: Path) -> None
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.stem)
 def test_a_stage_script_is_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 60
+
+
+def test_no_test_imports_from_a_file_of_tests() -> None:
+    """What several need stands in conftest.py or in a module beside them."""
+    for file in sorted((REPOSITORY / "tests").glob("*.py")):
+        found = re.findall(r"^\s*(?:from|import) (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        assert not found, f"{file.name} imports {', '.join(found)}"

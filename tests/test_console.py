@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, python
-from test_prompt_tables import two_sets
+from made_up_prompt_scores import two_sets
 
 from deme_core.merging.methods import MergeParams, formula
 from deme_core.metrics.headline import said

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chromium import CHROMIUM
 from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline
 from exploring import sampled, write_run
 from PIL import Image
-from test_page import CHROMIUM
 
 from deme_core.errors import InputError
 from deme_core.explore import server

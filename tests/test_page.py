@@ -2,13 +2,13 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from chromium import CHROMIUM
 from conftest import REPOSITORY
 from PIL import Image
 
@@ -18,7 +18,6 @@ from deme_core.report.browser import forest, inlined, rendered, write_document
 from deme_core.report.html_page import changes, write_html_page
 
 RUN, ANALYSES, PROMPTS = (REPOSITORY / "reports" / name for name in ("run", "analyses", "digits_t2i"))
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = """
 <script>
 const found = {errors: []};

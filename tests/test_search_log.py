@@ -55,7 +55,7 @@ def test_a_killed_search_goes_on_to_the_same_result_and_the_same_bytes(tmp_path:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import test_search as t
+import searching as t
 score, calls = t.quadratic(t.OPTIMUM), []
 def killed(*asked):
     if len(calls) == 4:

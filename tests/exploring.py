@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 import yaml
-from conftest import REPOSITORY, sampler_params, whole_dag
+from conftest import REPOSITORY, sampler_params
+from dag_runs import whole_dag
 from searching import searched
 from toy_run import TOY
 

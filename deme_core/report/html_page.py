@@ -36,6 +36,7 @@ def write_html_page(
     lead, _, rest = body.strip().partition("\n\n| ")  # the verdict stands before the first table
     captions = [needed(analyses / f"{name}.md", "analyse").read_text(encoding="utf-8") for name in figures]
     pages = [] if prompts is None else [needed(prompts / f"{name}.md", "report_prompts") for name in PROMPT_PAGES]
+    texts = [page.read_text(encoding="utf-8") for page in pages]
     write_html(
         "run",
         out,
@@ -46,7 +47,9 @@ def write_html_page(
         sheets=[(model_name(model), inlined(needed(sheet, "sample"))) for model, sheet in previews.items()],
         # Their titles stand one level below the heads of this page's sections.
         figures=[rendered(f"##{text}", analyses) for text in captions],
-        prompts=[rendered(re.sub("^#", "###", page.read_text("utf-8"), flags=re.M), page.parent) for page in pages],
+        prompts=[
+            rendered(re.sub("^#", "###", page.read_text(encoding="utf-8"), flags=re.M), page.parent) for page in pages
+        ],
         settings=settings,
     )
 

@@ -48,7 +48,8 @@ def write_html_page(
         # Their titles stand one level below the heads of this page's sections.
         figures=[rendered(f"##{text}", analyses) for text in captions],
         prompts=[
-            rendered(re.sub("^#", "###", page.read_text(encoding="utf-8"), flags=re.M), page.parent) for page in pages
+            rendered(re.sub("^#", "###", text, flags=re.M), page.parent)
+            for page, text in zip(pages, texts, strict=True)
         ],
         settings=settings,
     )

@@ -12,9 +12,9 @@ from deme_core.data.archive import to_pil
 from deme_core.explore.asked import Asked
 from deme_core.explore.prediction import NoPrediction
 from deme_core.explore.session import Session
+from deme_core.report.text import number
 from deme_core.search.result import SearchResult
 
-MINUS = "−"
 IMAGES, FROM_TEXT = 16, 2  # at first: of small models, of text-to-image pipelines
 OBJECTIVES = {"frechet": "the Fréchet distance", "kid": "the kernel distance", "clip_score": "100 − the CLIP score"}
 
@@ -64,7 +64,7 @@ def predicted(session: Session, asked: Asked) -> dict[str, Any]:
     except NoPrediction as reason:
         return {"said": f"no prediction: {reason}"}
     change, unit, result = found.change, found.unit and f" {found.unit}", found.search.result
-    value, low, high = (f"{end:+.1f}".replace("-", MINUS) for end in (change.value, change.low, change.high))
+    value, low, high = (number(end, 1, "+") for end in (change.value, change.low, change.high))
     steps = session.source.sampler.steps
     return {
         "value": change.value, "low": change.low, "high": change.high,

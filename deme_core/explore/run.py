@@ -18,6 +18,7 @@ from deme_core.search.settings import SearchParams
 from deme_core.search.spaces import RANGES, Each, Space, Steps
 from deme_core.stage import run_params
 from deme_core.tensors import read_recipe
+from deme_core.timesteps import span_name
 
 BASE = Path("models/pretrained")
 
@@ -58,7 +59,7 @@ def expert_label(file: Path) -> str:
     """The range of an expert's training, where its task vector tells it."""
     recipe, i = read_recipe(file), int(file.stem)
     bounds = recipe.get("bounds") or []
-    return f"{i}: t in [{bounds[i - 1]}, {bounds[i]})" if i < len(bounds) else f"{i}"
+    return f"{i}: t in {span_name((bounds[i - 1], bounds[i]))}" if i < len(bounds) else f"{i}"
 
 
 def line(name: str, files: Mapping[str, tuple[Path, ...]], search: SearchParams) -> Steps:

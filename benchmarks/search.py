@@ -85,14 +85,14 @@ class Bench:
         """What a method nominates first, and the images that it spent."""
         params = replace(self.params, **changes, seed=seed)
         n, first = params.images, (seed + 1) * APART
-        round = FirstRound(
+        first_round = FirstRound(
             self.N, params,
             score=lambda w, k: self.score(w, first + k * n, n),
             loss=lambda w, k: self.loss(w, first + k * n, n),
             gradient=lambda w, k: self.task.slope(w, SeedBlock.SEARCH, first + k * n, n),
             steps=self.task.sampler.params.calls, groups=self.task.loss.model.groups,
         )  # fmt: skip
-        return nominate(round)[0].weights, round.spent
+        return nominate(first_round)[0].weights, first_round.spent
 
 
 def ground_truth(bench: Bench, values: list[float], finalists: int) -> tuple[Weights, pd.DataFrame]:

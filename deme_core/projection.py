@@ -31,13 +31,13 @@ class ProjectedConv2d(nn.Conv2d):
 
     projection: nn.Conv2d
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Run as the one convolution (W·K, W·b): [N, C_in, H, W] => [N, C, H', W']."""
         # In the parameters' own precision: half precision, under autocast, would round away a W close to I.
-        with torch.autocast(input.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             weight = _product(self.projection.weight, self.weight)
             bias = None if self.bias is None else _product(self.projection.weight, self.bias)
-        return self._conv_forward(input, weight, bias)
+        return self._conv_forward(x, weight, bias)
 
 
 def insert_projections(denoiser: nn.Module, placement: str) -> list[str]:

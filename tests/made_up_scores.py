@@ -35,7 +35,7 @@ def refuse(*_: Any) -> Any:
     raise AssertionError("this method samples or differentiates nothing")
 
 
-def first_round(
+def made_up_round(
     score: Score = refuse, N: int = 2, loss: Score = refuse, gradient: Any = refuse, groups: int = 1,
     study: Path | None = None, **changes: Any,
 ) -> FirstRound:  # fmt: skip
@@ -48,7 +48,7 @@ def first_round(
     return FirstRound(N, SearchParams(**params | changes), score, loss, gradient, steps=20, groups=groups, study=study)
 
 
-def nominated(method: str, round: FirstRound) -> list[Nomination]:
+def nominated(method: str, first_round: FirstRound) -> list[Nomination]:
     """As `search` asks for them."""
-    round.params = replace(round.params, method=method)
-    return nominate(round)
+    first_round.params = replace(first_round.params, method=method)
+    return nominate(first_round)

@@ -34,9 +34,9 @@ def side_by_side(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
     def call(*words: str) -> int:
         monkeypatch.setattr(sys, "argv", ["deme repro", *words])
-        with pytest.raises(SystemExit) as exit:
+        with pytest.raises(SystemExit) as ended:
             repro.main()
-        return int(exit.value.code or 0)
+        return int(ended.value.code or 0)
 
     return call
 

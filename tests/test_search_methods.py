@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up_scores import BEST, Score, bowl, first_round, nominated, slope
+from made_up_scores import BEST, Score, bowl, made_up_round, nominated, slope
 
 from deme_core.search.descent import spread
 from deme_core.search.first_round import FirstRound
@@ -25,7 +25,7 @@ SCORING = [method for method in METHODS if method not in ("loss", "gradient")]
 def round_of(method: str, score: Score = bowl, **changes: Any) -> FirstRound:
     """A round in which a method may only ask what is its own."""
     asked: dict[str, Any] = {"loss": {"loss": score}, "gradient": {"gradient": slope}}
-    return first_round(**asked.get(method, {"score": score}), **changes)
+    return made_up_round(**asked.get(method, {"score": score}), **changes)
 
 
 # The lowest point of a noiseless quadratic
@@ -58,7 +58,7 @@ def test_the_lowest_point_is_found_for_any_number_of_weights(method: str, N: int
         return score(w, block), list(2 * (np.array(w) - best))
 
     changes = {"gradient": with_slope} if method == "gradient" else {"score": score}
-    found, *_ = nominated(method, first_round(N=N, budget=7000, **changes))
+    found, *_ = nominated(method, made_up_round(N=N, budget=7000, **changes))
     np.testing.assert_allclose(found.weights, best, atol=0.02)
 
 
@@ -76,18 +76,18 @@ def test_the_same_seed_proposes_the_same_and_another_one_something_else(method: 
         def gradient(w: Weights, block: int = 0, score: Score = score) -> tuple[float, list[float]]:
             return score(w, block), slope(w)[1]
 
-        nominated(method, first_round(score, loss=score, gradient=gradient, seed=seed, budget=160))
+        nominated(method, made_up_round(score, loss=score, gradient=gradient, seed=seed, budget=160))
     assert asked[0] == asked[1]
     assert (asked[0] != asked[2]) == (method in DRAWING)
 
 
 @pytest.mark.parametrize("method", SCORING)
 def test_what_is_nominated_first_has_the_lowest_score_and_its_change(method: str) -> None:
-    round = round_of(method, budget=300)
-    found = nominated(method, round)
+    first_round = round_of(method, budget=300)
+    found = nominated(method, first_round)
     zero = bowl((0.0, 0.0))
     scores = [bowl(nomination.weights) for nomination in found]
-    assert scores[0] <= min(round.tried.values()) + 1e-4
+    assert scores[0] <= min(first_round.tried.values()) + 1e-4
     assert scores == sorted(scores) or method in FITTED
     for nomination, score in zip(found, scores, strict=True):
         assert nomination.change == pytest.approx(score - zero, abs=2e-3 if method in FITTED else 1e-12)
@@ -95,11 +95,11 @@ def test_what_is_nominated_first_has_the_lowest_score_and_its_change(method: str
 
 @pytest.mark.parametrize(("method", "objective"), [("loss", "frechet"), ("loss", "loss"), ("gradient", "loss")])
 def test_a_method_on_the_loss_samples_nothing(method: str, objective: str) -> None:
-    round = first_round(loss=bowl, gradient=slope, objective=objective)
-    (best,) = nominated(method, round)
-    assert round.tried == {}
+    first_round = made_up_round(loss=bowl, gradient=slope, objective=objective)
+    (best,) = nominated(method, first_round)
+    assert first_round.tried == {}
     assert best.change is None
-    assert 0 < round.spent < 40
+    assert 0 < first_round.spent < 40
 
 
 # Where scores are noisy
@@ -122,7 +122,7 @@ def test_where_each_trial_has_its_own_luck_the_surrogate_lands_nearer_than_the_b
         rng = np.random.default_rng(seed)
         noisy = lambda w, block, rng=rng: bowl(w) + rng.normal(0, 0.1)  # noqa: E731
         values = (-0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
-        best, *_ = nominated(method, first_round(noisy, values=values, budget=370, seed=seed))
+        best, *_ = nominated(method, made_up_round(noisy, values=values, budget=370, seed=seed))
         lost[method].append(bowl(best.weights) - 1)
     assert np.mean(lost["surrogate"]) < np.mean(lost["grid"]) / 2
 
@@ -133,7 +133,7 @@ def test_luck_that_all_weights_share_on_a_block_changes_nothing() -> None:
     def lucky(w: Weights, block: int) -> float:
         return bowl(w) + 100 * (-1) ** block * block
 
-    plain, shifted = (nominated("halving", first_round(score)) for score in (bowl, lucky))
+    plain, shifted = (nominated("halving", made_up_round(score)) for score in (bowl, lucky))
     assert [n.weights for n in shifted] == [n.weights for n in plain]
     np.testing.assert_allclose([n.change for n in shifted], [n.change for n in plain], atol=1e-8)
 
@@ -143,26 +143,26 @@ def test_luck_that_all_weights_share_on_a_block_changes_nothing() -> None:
     [(16, 2, [8, 4, 2]), (16, 3, [8, 4, 3]), (32, 1, [16, 8, 4, 2]), (30, 3, [15, 7, 3]), (8, 3, [4, 3])],
 )
 def test_halving_scores_the_better_half_on_one_more_block(trials: int, finalists: int, rungs: list[int]) -> None:
-    round = first_round(tilted(0), budget=10 * trials, finalists=finalists)
-    found = nominated("halving", round)
-    blocks = [{w for w, at in round.tried if at == block} for block in range(len(rungs))]
+    first_round = made_up_round(tilted(0), budget=10 * trials, finalists=finalists)
+    found = nominated("halving", first_round)
+    blocks = [{w for w, at in first_round.tried if at == block} for block in range(len(rungs))]
     assert [len(alive) for alive in blocks] == rungs
-    assert len(round.tried) == sum(rungs) <= trials
-    assert set(round.anchors()) <= blocks[0]
+    assert len(first_round.tried) == sum(rungs) <= trials
+    assert set(first_round.anchors()) <= blocks[0]
     for k in range(1, len(rungs)):
-        mean = {w: np.mean([round.tried[w, block] for block in range(k)]) for w in blocks[k - 1]}
+        mean = {w: np.mean([first_round.tried[w, block] for block in range(k)]) for w in blocks[k - 1]}
         assert blocks[k] == set(sorted(mean, key=lambda w: mean[w])[: rungs[k]])
-    means = [np.mean([round.tried[n.weights, block] for block in range(len(rungs))]) for n in found]
+    means = [np.mean([first_round.tried[n.weights, block] for block in range(len(rungs))]) for n in found]
     assert means == sorted(means)
     assert len(found) >= min(finalists, rungs[-1])
 
 
 def test_the_surrogate_spreads_four_fifths_and_then_follows_its_lowest_point_until_it_stays() -> None:
-    round = first_round(bowl, budget=300)
-    found = nominated("surrogate", round)
-    assert {block for _, block in round.tried} == {0}
-    tried = [w for w, _ in round.tried]
-    assert tried[:2] == round.anchors()
+    first_round = made_up_round(bowl, budget=300)
+    found = nominated("surrogate", first_round)
+    assert {block for _, block in first_round.tried} == {0}
+    tried = [w for w, _ in first_round.tried]
+    assert tried[:2] == first_round.anchors()
     assert 24 < len(tried) < 30  # the others are left: two lowest points of a noiseless quadratic are the same
     np.testing.assert_allclose(tried[24:], [BEST] * len(tried[24:]), atol=0.02)
     assert len({tuple(np.array(w) > 0.5) for w in tried[2:24]}) == 4  # in every corner
@@ -173,8 +173,8 @@ def test_the_surrogate_spreads_four_fifths_and_then_follows_its_lowest_point_unt
 def test_the_surrogate_nominates_the_point_before_where_it_is_another_one() -> None:
     """Each new trial of this score moves the quadratic's lowest point by much."""
     rng = np.random.default_rng(0)
-    round = first_round(lambda w, block: bowl(w) + rng.normal(0, 0.3), budget=80)
-    found, tried = nominated("surrogate", round), [w for w, _ in round.tried]
+    first_round = made_up_round(lambda w, block: bowl(w) + rng.normal(0, 0.3), budget=80)
+    found, tried = nominated("surrogate", first_round), [w for w, _ in first_round.tried]
     assert len(tried) == 8  # the budget ends before the point stays
     assert [n.weights for n in found[2:]] == [tried[-1]]
     assert max(abs(a - b) for a, b in zip(found[0].weights, tried[-1], strict=True)) > 0.04
@@ -187,7 +187,7 @@ def test_the_fewest_trials_of_the_surrogate_by_hand() -> None:
 
 @pytest.mark.parametrize(("trials", "method"), [(6, "coordinate"), (7, "surrogate"), (30, "surrogate")])
 def test_auto_is_the_surrogate_where_the_budget_fixes_it(trials: int, method: str) -> None:
-    params = first_round(bowl, budget=10 * trials).params
+    params = made_up_round(bowl, budget=10 * trials).params
     assert params.images == 10
     assert auto_method(2, params) == method
     assert auto_method(3, replace(params, fixed=(None, 0.0, None))) == method  # free weights count
@@ -203,17 +203,17 @@ def grouped(low: float, pull: float = 0.0) -> tuple[np.ndarray, FirstRound]:
         (a, da), (b, db) = slope(w[:2]), slope([w[2] - low, w[3]])
         return a + b, [*da, *db]
 
-    round = first_round(
+    first_round = made_up_round(
         loss=lambda w, k: both(w)[0], gradient=both, groups=2, method="gradient", objective="loss",
         towards_shared=pull, budget=3000,
     )  # fmt: skip
-    return np.array(nominate(round)[0].weights).reshape(2, 2), round
+    return np.array(nominate(first_round)[0].weights).reshape(2, 2), first_round
 
 
 def test_every_block_finds_its_own_weights() -> None:
-    found, round = grouped(0.5)
-    assert (round.N, round.vectors) == (4, 2)
-    assert round.anchors() == [(0.0,) * 4, (0.5,) * 4]  # 1/N of two task vectors
+    found, first_round = grouped(0.5)
+    assert (first_round.N, first_round.vectors) == (4, 2)
+    assert first_round.anchors() == [(0.0,) * 4, (0.5,) * 4]  # 1/N of two task vectors
     np.testing.assert_allclose(found, [BEST, (BEST[0] + 0.5, BEST[1])], atol=1e-3)
 
 
@@ -235,6 +235,6 @@ def test_the_spread_by_hand_and_its_slope_by_differences() -> None:
 
 
 def test_what_is_fixed_is_so_in_every_block() -> None:
-    round = first_round(N=2, fixed=(None, 0.75), groups=3)
-    assert (round.N, round.free) == (3, [0, 2, 4])
-    assert round.full((0.1, 0.2, 0.3)) == (0.1, 0.75, 0.2, 0.75, 0.3, 0.75)
+    first_round = made_up_round(N=2, fixed=(None, 0.75), groups=3)
+    assert (first_round.N, first_round.free) == (3, [0, 2, 4])
+    assert first_round.full((0.1, 0.2, 0.3)) == (0.1, 0.75, 0.2, 0.75, 0.3, 0.75)

@@ -34,8 +34,8 @@ def read_digits_t2i(params: DataParams) -> Images:
     if params.size < 8:
         raise InputError(f"params: data.size = {params.size}: the digits are enlarged from 8×8; set data.size=32")
     digits = read_digits(replace(params, size=8))
-    side, filter = (params.size,) * 2, Image.Resampling[params.resize.upper()]
-    large = [np.asarray(Image.fromarray(image[0].numpy()).resize(side, filter)) for image in digits.pixels]
+    side, interpolation = (params.size,) * 2, Image.Resampling[params.resize.upper()]
+    large = [np.asarray(Image.fromarray(image[0].numpy()).resize(side, interpolation)) for image in digits.pixels]
     captions = captions_of_digits(digits.pixels, digits.labels)
     return Images(torch.from_numpy(np.stack(large))[:, None], digits.labels, captions)
 

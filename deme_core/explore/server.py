@@ -117,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._answer(lambda: self.server.posted(self.path, body))
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Nothing: the terminal is for what the user has to know."""
 
     def _refused(self) -> bool:

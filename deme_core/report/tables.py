@@ -148,9 +148,9 @@ def weight_names(N: int) -> list[str]:
     return [f"w{i}" for i in range(1, N + 1)]
 
 
-def first_changes(trials: pd.DataFrame, round: str) -> pd.DataFrame:
+def first_changes(trials: pd.DataFrame, round_name: str) -> pd.DataFrame:
     """The trials of a round with their `change`: score minus that of w = 0 on the same seeds; others are left out."""
-    own = trials[trials["round"] == round]
+    own = trials[trials["round"] == round_name]
     names = [name for name in map(str, trials) if name.startswith("w")]
     zero = own[(own[names] == 0).all(axis=1)].set_index(["first", "images"])["score"]
     base = zero.reindex(pd.MultiIndex.from_frame(own[["first", "images"]])).to_numpy()
@@ -170,7 +170,7 @@ def page(
     """
     base: Any = table.loc["pretrained"]
     blocks = f"{base.seed_blocks} blocks of {base.images // base.seed_blocks:,}"
-    first, last = (trials[trials["round"] == round] for round in ("search", "confirm"))
+    first, last = (trials[trials["round"] == round_name] for round_name in ("search", "confirm"))
     images = f"{', '.join(f'{n:,}' for n in first['images'].unique())} images a trial" if len(first) else "none sampled"
     final = f"{last['first'].nunique()} × {last['images'].iloc[0]:,} images"
     kept = " The search kept w = 0: its merged model is the pretrained one." if not any(result.weights) else ""

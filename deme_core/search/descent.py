@@ -11,30 +11,30 @@ from deme_core.search.trials import Weights
 RATE = 0.05  # of the bounds' width, the first step; cosine decay
 
 
-def descend(round: FirstRound) -> list[Nomination]:
+def descend(first_round: FirstRound) -> list[Nomination]:
     """From w = 0 as many steps as the budget buys, each on fresh images: the last point, and the later half's mean.
 
     A step's slope is noisy, and so is the last point; the mean is less so.
     """
-    steps = int(round.params.budget // (SLOPE_COST * round.params.images))
-    low, high = np.array(round.bounds).T
-    w = torch.zeros(round.N, dtype=torch.float64, requires_grad=True)
+    steps = int(first_round.params.budget // (SLOPE_COST * first_round.params.images))
+    low, high = np.array(first_round.bounds).T
+    w = torch.zeros(first_round.N, dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([w], lr=RATE * float(np.max(high - low)))
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, steps))
     path: list[list[float]] = [w.tolist()]
     with suppress(BudgetSpent):
         for k in range(steps):
-            _, slope = round.slope(w.tolist(), k)
-            _, pull = spread(round.full(w.tolist()), round.vectors)
+            _, slope = first_round.slope(w.tolist(), k)
+            _, pull = spread(first_round.full(w.tolist()), first_round.vectors)
             w.grad = torch.tensor(slope, dtype=torch.float64)
-            w.grad += round.params.towards_shared * torch.from_numpy(pull[round.free])
+            w.grad += first_round.params.towards_shared * torch.from_numpy(pull[first_round.free])
             adam.step()
             decay.step()
             with torch.no_grad():
                 w.clamp_(torch.from_numpy(low), torch.from_numpy(high))
             path.append(w.tolist())
     later = np.mean(path[len(path) // 2 :], axis=0)
-    return [round.nomination(path[-1]), round.nomination(later.tolist())]
+    return [first_round.nomination(path[-1]), first_round.nomination(later.tolist())]
 
 
 def spread(w: Weights, N: int) -> tuple[float, np.ndarray]:

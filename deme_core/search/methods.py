@@ -22,26 +22,28 @@ from deme_core.search.trials import Weights
 Method = Callable[[FirstRound], list[Nomination]]
 
 
-def nominate(round: FirstRound) -> list[Nomination]:
-    """What the method of `round.params` nominates, best first, within its budget."""
+def nominate(first_round: FirstRound) -> list[Nomination]:
+    """What the method of `first_round.params` nominates, best first, within its budget."""
     try:
-        return (METHODS | BASELINE_METHODS)[round.params.method](round)
+        return (METHODS | BASELINE_METHODS)[first_round.params.method](first_round)
     except BudgetSpent:
-        return round.ranked()
+        return first_round.ranked()
     finally:
-        round.bar.close()
+        first_round.bar.close()
 
 
-def grid(round: FirstRound) -> list[Nomination]:
+def grid(first_round: FirstRound) -> list[Nomination]:
     """Every point of values^N (Sec. 3.3, which does not name its values), and the anchors."""
 
     def points() -> Iterator[Weights]:
-        return itertools.chain(round.anchors(), itertools.product(round.params.values, repeat=round.N))
+        return itertools.chain(
+            first_round.anchors(), itertools.product(first_round.params.values, repeat=first_round.N)
+        )
 
-    round.expect(points())
+    first_round.expect(points())
     for w in points():
-        round.score(w)
-    return round.ranked()
+        first_round.score(w)
+    return first_round.ranked()
 
 
 def grid_count(N: int, params: SearchParams, anchors: list[Weights]) -> int:
@@ -50,59 +52,59 @@ def grid_count(N: int, params: SearchParams, anchors: list[Weights]) -> int:
     return len(values) ** N + sum(not values.issuperset(w) for w in anchors)
 
 
-def coordinate(round: FirstRound) -> list[Nomination]:
+def coordinate(first_round: FirstRound) -> list[Nomination]:
     """Coordinate descent from the better anchor: one weight at a time over the values, until nothing improves."""
-    round.expect(round.anchors())
-    best = min(round.anchors(), key=round.score)
-    for i in itertools.cycle(range(round.N)):
+    first_round.expect(first_round.anchors())
+    best = min(first_round.anchors(), key=first_round.score)
+    for i in itertools.cycle(range(first_round.N)):
         if i == 0:
             start = best
-        around = [best, *((*best[:i], v, *best[i + 1 :]) for v in round.params.values)]
-        round.expect(around)
-        best = min(around, key=round.score)
-        if i == round.N - 1 and best == start:
+        around = [best, *((*best[:i], v, *best[i + 1 :]) for v in first_round.params.values)]
+        first_round.expect(around)
+        best = min(around, key=first_round.score)
+        if i == first_round.N - 1 and best == start:
             break
-    return round.ranked()
+    return first_round.ranked()
 
 
-def random(round: FirstRound) -> list[Nomination]:
+def random(first_round: FirstRound) -> list[Nomination]:
     """Scrambled Sobol points within the bounds (Bergstra & Bengio 2012 argue for random over grid search)."""
-    points = [*round.anchors(), *round.spread(round.trials)]
-    round.expect(points)
+    points = [*first_round.anchors(), *first_round.spread(first_round.trials)]
+    first_round.expect(points)
     for w in points:
-        round.score(w)
-    return round.ranked()
+        first_round.score(w)
+    return first_round.ranked()
 
 
-def halving(round: FirstRound) -> list[Nomination]:
+def halving(first_round: FirstRound) -> list[Nomination]:
     """Successive halving (Jamieson & Talwalkar 2016): all on one block of seeds, the better half on one more, …
 
     Scores of a rung are means over the blocks so far, the same for all: differences are paired.
     """
-    rungs = max(1, int(np.log2(round.trials)) - 1)
+    rungs = max(1, int(np.log2(first_round.trials)) - 1)
     # c candidates cost c + c/2 + c/4 + … < 2c trials, as each rung adds one block for the half that is left.
-    alive = [*round.anchors(), *round.spread(max(0, round.trials // 2 - 2))]
+    alive = [*first_round.anchors(), *first_round.spread(max(0, first_round.trials // 2 - 2))]
     for rung in range(rungs):
-        round.expect(alive, rung)
-        score = {w: float(np.mean([round.score(w, block) for block in range(rung + 1)])) for w in alive}
+        first_round.expect(alive, rung)
+        score = {w: float(np.mean([first_round.score(w, block) for block in range(rung + 1)])) for w in alive}
         alive = sorted(alive, key=lambda w: score[w])
-        if len(alive) <= round.params.finalists:
+        if len(alive) <= first_round.params.finalists:
             break
-        alive = alive[: max(round.params.finalists, len(alive) // 2)]
-    return [round.nomination(w) for w in alive]
+        alive = alive[: max(first_round.params.finalists, len(alive) // 2)]
+    return [first_round.nomination(w) for w in alive]
 
 
-def loss(round: FirstRound) -> list[Nomination]:
+def loss(first_round: FirstRound) -> list[Nomination]:
     """The denoising loss on the training images, by Nelder and Mead's simplex: nothing is sampled."""
-    return _minimum_of_loss(round, round.loss, method="Nelder-Mead")
+    return _minimum_of_loss(first_round, first_round.loss, method="Nelder-Mead")
 
 
-def gradient(round: FirstRound) -> list[Nomination]:
+def gradient(first_round: FirstRound) -> list[Nomination]:
     """The slope of what is made small: of the Fréchet distance through the sampler, or of the loss if that is named."""
-    return descent_of_loss(round) if round.params.objective == LOSS else descend(round)
+    return descent_of_loss(first_round) if first_round.params.objective == LOSS else descend(first_round)
 
 
-def descent_of_loss(round: FirstRound) -> list[Nomination]:
+def descent_of_loss(first_round: FirstRound) -> list[Nomination]:
     """The loss by backpropagation to the weights (torch.func.functional_call), by L-BFGS-B.
 
     With weights of every block of the network, `towards_shared` times `spread` is added, so that a block leaves the
@@ -110,17 +112,17 @@ def descent_of_loss(round: FirstRound) -> list[Nomination]:
     """
 
     def f(w: Weights) -> tuple[float, np.ndarray]:
-        value, slope = round.loss_gradient(w)
-        penalty, its_slope = spread(round.full(w), round.vectors)
-        pull = round.params.towards_shared
-        return value + pull * penalty, np.array(slope) + pull * its_slope[round.free]
+        value, slope = first_round.loss_gradient(w)
+        penalty, its_slope = spread(first_round.full(w), first_round.vectors)
+        pull = first_round.params.towards_shared
+        return value + pull * penalty, np.array(slope) + pull * its_slope[first_round.free]
 
-    return _minimum_of_loss(round, f, method="L-BFGS-B", jac=True)
+    return _minimum_of_loss(first_round, f, method="L-BFGS-B", jac=True)
 
 
-def _minimum_of_loss(round: FirstRound, f: Callable[[Weights], Any], **how: Any) -> list[Nomination]:
-    zero, uniform = round.anchors()
-    losses = {zero: round.loss(zero)}
+def _minimum_of_loss(first_round: FirstRound, f: Callable[[Weights], Any], **how: Any) -> list[Nomination]:
+    zero, uniform = first_round.anchors()
+    losses = {zero: first_round.loss(zero)}
 
     def value(w: np.ndarray) -> Any:
         at = tuple(w.tolist())
@@ -129,27 +131,29 @@ def _minimum_of_loss(round: FirstRound, f: Callable[[Weights], Any], **how: Any)
         return found
 
     with suppress(BudgetSpent):
-        minimize(value, uniform, bounds=[round.params.bounds] * round.N, **how)
+        minimize(value, uniform, bounds=[first_round.params.bounds] * first_round.N, **how)
     best = min(losses, key=lambda w: losses[w])
-    return [round.nomination(best)]
+    return [first_round.nomination(best)]
 
 
-def cmaes(round: FirstRound) -> list[Nomination]:
+def cmaes(first_round: FirstRound) -> list[Nomination]:
     """CMA-ES (Hansen 2016), through Optuna."""
-    return _optuna(round, lambda optuna, seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False))
+    return _optuna(
+        first_round, lambda optuna, seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+    )
 
 
-def tpe(round: FirstRound) -> list[Nomination]:
+def tpe(first_round: FirstRound) -> list[Nomination]:
     """The tree-structured Parzen estimator (Bergstra et al. 2011), through Optuna."""
-    return _optuna(round, lambda optuna, seed: optuna.samplers.TPESampler(seed=seed, multivariate=True))
+    return _optuna(first_round, lambda optuna, seed: optuna.samplers.TPESampler(seed=seed, multivariate=True))
 
 
-def gp(round: FirstRound) -> list[Nomination]:
+def gp(first_round: FirstRound) -> list[Nomination]:
     """A Gaussian process with expected improvement (Jones et al. 1998), through Optuna."""
-    return _optuna(round, lambda optuna, seed: optuna.samplers.GPSampler(seed=seed))
+    return _optuna(first_round, lambda optuna, seed: optuna.samplers.GPSampler(seed=seed))
 
 
-def _optuna(round: FirstRound, sampler: Callable[[Any, int], Any]) -> list[Nomination]:
+def _optuna(first_round: FirstRound, sampler: Callable[[Any, int], Any]) -> list[Nomination]:
     """One study from the first trial on; logged trials are told, not sampled again, so that a resume is exact.
 
     The study lies on disk, for Optuna's own tools: it is written anew by a resume, which needs the log of trials alone.
@@ -160,32 +164,34 @@ def _optuna(round: FirstRound, sampler: Callable[[Any, int], Any]) -> list[Nomin
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    low, high = round.params.bounds
-    names = [f"w{i}" for i in range(1, round.N + 1)]
+    low, high = first_round.params.bounds
+    names = [f"w{i}" for i in range(1, first_round.N + 1)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         storage = None
-        if round.study:
-            round.study.parent.mkdir(parents=True, exist_ok=True)
-            round.study.unlink(missing_ok=True)
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(round.study)))
+        if first_round.study:
+            first_round.study.parent.mkdir(parents=True, exist_ok=True)
+            first_round.study.unlink(missing_ok=True)
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(first_round.study)))
         study = optuna.create_study(
-            study_name=round.params.method, storage=storage, sampler=sampler(optuna, round.params.seed)
+            study_name=first_round.params.method, storage=storage, sampler=sampler(optuna, first_round.params.seed)
         )
-        for w in round.anchors():
+        for w in first_round.anchors():
             study.enqueue_trial(dict(zip(names, w, strict=True)))
-        for _ in range(round.trials):
-            study.optimize(lambda trial: round.score([trial.suggest_float(n, low, high) for n in names]), n_trials=1)
-    return round.ranked()
+        for _ in range(first_round.trials):
+            study.optimize(
+                lambda trial: first_round.score([trial.suggest_float(n, low, high) for n in names]), n_trials=1
+            )
+    return first_round.ranked()
 
 
-def line(round: FirstRound) -> list[Nomination]:
+def line(first_round: FirstRound) -> list[Nomination]:
     """One weight for all vectors, a scale over N; 0 and the line's own step are the anchors."""
-    points = scale_points(round.N, round.params, round.anchors())
-    round.expect(points)
+    points = scale_points(first_round.N, first_round.params, first_round.anchors())
+    first_round.expect(points)
     for w in points:
-        round.score(w)
-    return round.ranked()
+        first_round.score(w)
+    return first_round.ranked()
 
 
 def scale_points(N: int, params: SearchParams, anchors: list[Weights]) -> list[Weights]:
@@ -193,20 +199,20 @@ def scale_points(N: int, params: SearchParams, anchors: list[Weights]) -> list[W
     return list(dict.fromkeys([*anchors, *((scale / N,) * N for scale in params.scales)]))
 
 
-def greedy(round: FirstRound) -> list[Nomination]:
+def greedy(first_round: FirstRound) -> list[Nomination]:
     """A baseline: the greedy soup (Wortsman et al. 2022). From the best model on, add the next best where it helps."""
-    N = round.N
+    N = first_round.N
     alone = [tuple(float(i == k) for i in range(N)) for k in range(N)]
-    round.expect([*round.anchors(), *alone])
-    for w in round.anchors():
-        round.score(w)
-    first, *others = sorted(range(N), key=lambda k: round.score(alone[k]))
+    first_round.expect([*first_round.anchors(), *alone])
+    for w in first_round.anchors():
+        first_round.score(w)
+    first, *others = sorted(range(N), key=lambda k: first_round.score(alone[k]))
     soup = {first}
     for k in others:
         candidate = soup | {k}
-        if round.score(_average(candidate, N)) < round.score(_average(soup, N)):
+        if first_round.score(_average(candidate, N)) < first_round.score(_average(soup, N)):
             soup = candidate
-    return round.ranked()
+    return first_round.ranked()
 
 
 def _average(soup: set[int], N: int) -> Weights:

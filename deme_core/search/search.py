@@ -47,12 +47,12 @@ def search(
         apart: the objective by one process alone: several then score trials that do not need each other side by side.
     """
 
-    def score(round: str, f: Objective, first: int, images: int, w: Weights) -> float:
-        return log.score(Trial(round, first, images, w), lambda: f(w, ROUNDS[round], first, images))
+    def score(round_name: str, f: Objective, first: int, images: int, w: Weights) -> float:
+        return log.score(Trial(round_name, first, images, w), lambda: f(w, ROUNDS[round_name], first, images))
 
     def expect(trials: list[Trial]) -> None:
         if apart is not None:
-            log.expect(trials, lambda one: apart(one.weights, ROUNDS[one.round], one.first, one.images))
+            log.expect(trials, lambda one: apart(one.weights, ROUNDS[one.round_name], one.first, one.images))
 
     def sampled_slope(w: Weights, first: int) -> tuple[float, list[float]]:
         assert slope is not None, "the method `gradient` needs a slope"
@@ -67,7 +67,7 @@ def search(
     n = params.images
     if params.method == "auto":
         params = replace(params, method=auto_method(N, params))
-    round = FirstRound(
+    first_round = FirstRound(
         N, params,
         score=lambda w, k: score("search", objective, k * n, n, w),
         loss=lambda w, k: score("loss", loss.value, k * n, n, w),
@@ -75,11 +75,12 @@ def search(
         steps=steps, groups=max(1, len(blocks)), study=log.study, space=space,
         expect=lambda coming: expect([Trial("search", k * n, n, w) for w, k in coming]),
     )  # fmt: skip
-    nominated = nominate(round)
-    uniform, *own = (round.full(w) for w in round.anchors()[1:])  # what is fixed stays so, but in w = 0: θ itself
+    nominated = nominate(first_round)
+    # What is fixed stays so, but in w = 0: θ itself.
+    uniform, *others = (first_round.full(w) for w in first_round.anchors()[1:])
     zero = (0.0,) * len(uniform)
     said = {found.weights: found for found in nominated[: params.finalists]}
-    finalists = list(dict.fromkeys([zero, uniform, *own, *said]))  # zero stands first and wins ties
+    finalists = list(dict.fromkeys([zero, uniform, *others, *said]))  # zero stands first and wins ties
     size = params.final_images // params.final_blocks
     expect([Trial("confirm", k * size, size, w) for w in finalists for k in range(params.final_blocks)])
     final = {
@@ -98,9 +99,10 @@ def search(
     change = changes[best]
     winner = best if change.high < 0 else zero
     first = 0.0 if winner == zero else None
-    if any(winner) and round.full(round.anchors()[0]) == zero:  # else no change of the first round is against w = 0
-        first = said[winner].change if winner in said else round.change_of(winner)
-    base = [value for (w, _), value in round.tried.items() if w == zero]
+    # Else no change of the first round is against w = 0.
+    if any(winner) and first_round.full(first_round.anchors()[0]) == zero:
+        first = said[winner].change if winner in said else first_round.change_of(winner)
+    base = [value for (w, _), value in first_round.tried.items() if w == zero]
     return SearchResult(
         method=params.method,
         objective=params.objective,
@@ -118,8 +120,8 @@ def search(
         best=list(best),
         best_change_unit="%" if relative(params.objective) else "",
         **change.named("best_change"),
-        trials=round.count,
-        images_sampled=round.spent + len(finalists) * params.final_images * round.price,
+        trials=first_round.count,
+        images_sampled=first_round.spent + len(finalists) * params.final_images * first_round.price,
     )
 
 

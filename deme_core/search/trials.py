@@ -20,7 +20,7 @@ Weights = tuple[float, ...]
 class Trial(NamedTuple):
     """What a row of trials.csv scores: w on the images `first` to `first + images − 1` of a round's seeds."""
 
-    round: str
+    round_name: str
     first: int
     images: int
     weights: Weights
@@ -43,8 +43,8 @@ class TrialLog:
         if there:
             # A line cut short by a kill is the last one, and is dropped.
             lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-            for round, first, images, *weights, score in list(csv.reader(lines))[1:]:
-                self.scores[Trial(round, int(first), int(images), tuple(map(float, weights)))] = float(score)
+            for round_name, first, images, *weights, score in list(csv.reader(lines))[1:]:
+                self.scores[Trial(round_name, int(first), int(images), tuple(map(float, weights)))] = float(score)
         self.slopes: dict[str, tuple[float, list[float]]] = {}
         sloped = self._beside.is_file()
         if sloped:
@@ -136,7 +136,8 @@ class TrialLog:
 
     @staticmethod
     def _line(trial: Trial, score: float) -> str:
-        return ",".join([trial.round, str(trial.first), str(trial.images), *map(repr, (*trial.weights, score))]) + "\n"
+        numbers = map(repr, (*trial.weights, score))
+        return ",".join([trial.round_name, str(trial.first), str(trial.images), *numbers]) + "\n"
 
 
 def _slope_line(entry: tuple[str, tuple[float, list[float]]]) -> str:

@@ -49,8 +49,8 @@ def input_folders(work: Path, experts: int) -> list[Path]:
 def make_inputs(folders: list[Path], scale: float) -> None:
     """θ and the experts: float32, a tensor at a time."""
     with torch.device("meta"):
-        state = build_denoiser(config(scale)).state_dict()
-    layout = {key: (torch.float32, tuple(value.shape)) for key, value in state.items()}
+        state_dict = build_denoiser(config(scale)).state_dict()
+    layout = {key: (torch.float32, tuple(value.shape)) for key, value in state_dict.items()}
 
     def noise(key: str, i: int) -> torch.Tensor:
         seed = int.from_bytes(hashlib.sha256(f"{key} {i}".encode()).digest()[:4], "little")

@@ -159,25 +159,25 @@ def load_denoiser(directory: Path) -> nn.Module:
     from deme_core.projection import insert_projections, projection_keys
 
     model = _built(directory)
-    state = read_tensors(weights_file(directory))
-    if projection_keys(state):  # those that were folded away stand at the identity
+    state_dict = read_tensors(weights_file(directory))
+    if projection_keys(state_dict):  # those that were folded away stand at the identity
         insert_projections(model, "released")
         fresh = model.state_dict()
-        state = {key: fresh[key] for key in projection_keys(fresh)} | state
+        state_dict = {key: fresh[key] for key in projection_keys(fresh)} | state_dict
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    check_same_layout({k: tuple(v.shape) for k, v in state.items()}, expected, str(directory), "its config.json")
-    model.load_state_dict(state)
+    check_same_layout({k: tuple(v.shape) for k, v in state_dict.items()}, expected, str(directory), "its config.json")
+    model.load_state_dict(state_dict)
     return model.eval()
 
 
 def save_denoiser(
-    directory: Path, config_of: Path, state: Mapping[str, torch.Tensor], recipe: Mapping[str, Any]
+    directory: Path, config_of: Path, state_dict: Mapping[str, torch.Tensor], recipe: Mapping[str, Any]
 ) -> None:
     """A denoiser folder: the config.json of the folder `config_of`, the weights, their recipe in the metadata."""
     directory.mkdir(parents=True, exist_ok=True)
     if config_of != directory:
         shutil.copyfile(config_of / "config.json", directory / "config.json")
-    write_tensors(directory / WEIGHTS, state, recipe)
+    write_tensors(directory / WEIGHTS, state_dict, recipe)
 
 
 def copy_pipeline(source: Path, target: Path, *, weights: bool) -> None:

@@ -5,12 +5,12 @@ from functools import cache
 
 import torch
 
-from deme_core.processes import state
+from deme_core.processes import partial_state
 
 
 def best_device() -> torch.device:
     """CUDA where there is one, under `accelerate launch` the GPU of this process; else the CPU."""
-    device = state().device
+    device = partial_state().device
     if device.type == "cuda":
         _exact()
     return device

@@ -172,9 +172,9 @@ def _import_weights(source: Path, target: Path) -> None:
             shutil.copyfile(part, target / (name if part == file else part.name))
     else:
         read = read_pickle if is_pickled(file) else read_tensors
-        state = {key_of_today(key): value for part in files for key, value in read(part).items()}
-        layout = {key: value.dtype for key, value in state.items()}
-        write_tensors(target / name.removesuffix(INDEX), state, {"converted_from": file.name})
+        state_dict = {key_of_today(key): value for part in files for key, value in read(part).items()}
+        layout = {key: value.dtype for key, value in state_dict.items()}
+        write_tensors(target / name.removesuffix(INDEX), state_dict, {"converted_from": file.name})
     if half := sorted({str(dtype).removeprefix("torch.") for dtype in layout.values() if dtype in HALF}):
         print(
             f"{file}: weights in {' and '.join(half)}, kept so; networks compute in float32 from them, and a merge is"
@@ -191,14 +191,14 @@ def read_pickle(file: Path) -> Mapping[str, torch.Tensor]:
     """The tensors of a `.bin` file; nothing in it is executed, and anything but tensors is refused."""
     print(f"{file}: pickled weights; read as tensors alone (weights_only=True) and written as safetensors")
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state_dict = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise InputError(
             f"{file}: no file of plain tensors ({said(error)}); fetch it again, or as safetensors"
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise InputError(f"{file}: holds more than named tensors; give the weights of the denoiser alone")
-    return state
+    return state_dict
 
 
 def key_of_today(key: str) -> str:

@@ -18,7 +18,7 @@ def launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
-def state() -> "PartialState":
+def partial_state() -> "PartialState":
     """This process among those of its launch; the only one where there was none.
 
     What is first made here stays: an Accelerator that came before would know neither a CPU's other processes nor
@@ -33,12 +33,12 @@ def state() -> "PartialState":
 
 def is_main() -> bool:
     """Whether this process is the one that writes."""
-    return state().is_main_process
+    return partial_state().is_main_process
 
 
 def wait() -> None:
     """Until all processes have come here."""
-    state().wait_for_everyone()
+    partial_state().wait_for_everyone()
 
 
 def by_main(write: Callable[[], None]) -> None:
@@ -52,9 +52,9 @@ def agreed(values: Sequence[float]) -> list[float]:
     """The main process' values in all: GPUs may differ in a last bit, and a search must not part ways over it."""
     from accelerate.utils import broadcast
 
-    if state().num_processes == 1:
+    if partial_state().num_processes == 1:
         return list(values)
-    sent: torch.Tensor = broadcast(torch.tensor(values, dtype=torch.float64, device=state().device))
+    sent: torch.Tensor = broadcast(torch.tensor(values, dtype=torch.float64, device=partial_state().device))
     return sent.tolist()
 
 
@@ -67,7 +67,7 @@ def shared(make: Callable[[int, int], torch.Tensor], count: int, whole: int) -> 
     """
     from accelerate.utils import gather
 
-    process = state()
+    process = partial_state()
     share = -(-count // (whole * process.num_processes)) * whole
     first = process.process_index * share
     own = make(min(first, count - 1), max(1, min(share, count - first)))  # without a share: one row, thrown away below

@@ -13,7 +13,7 @@ from deme_core.code_links import check_links
 from deme_core.errors import InputError
 from deme_core.naming import shown
 from deme_core.params import check, section
-from deme_core.processes import is_main, launched, state, wait
+from deme_core.processes import is_main, launched, partial_state, wait
 
 ONE_PROCESS = (
     "one process works on this: `accelerate launch` starts several with --multi_gpu alone, on a CPU as well, whatever"
@@ -43,7 +43,7 @@ def run(main: Callable[[], str | None], *, shared: bool = False) -> None:
             print(f"{script.stem}: {made}", flush=True)
         if not alone:
             wait()
-            state().destroy_process_group()
+            partial_state().destroy_process_group()
     except InputError as error:
         sys.exit(f"error: {shown(error)}")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from deme_core.closure import closure
 from deme_core.errors import InputError
-from deme_core.processes import state, wait
+from deme_core.processes import partial_state, wait
 
 ROOT = Path(".checkpoints")
 
@@ -42,7 +42,7 @@ def only_one(directory: Path) -> Iterator[None]:
         InputError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    own = state().process_index
+    own = partial_state().process_index
     with (directory / (f"lock-{own}" if own else "lock")).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

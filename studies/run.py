@@ -185,7 +185,7 @@ def main() -> None:
                 whole.write(rows.to_csv(index=False).encode())
             draw(args.study, study, points, rows)
             bar.update()
-        running = [state for state in states.values() if state == "Running"]
+        running = [task_state for task_state in states.values() if task_state == "Running"]
         if "Queued" in states.values() and len(running) < args.jobs:
             start(args.jobs)  # a worker has ended: that of DVC 3 does when it meets a task that is just being queued
         absent = absent + 1 if todo.keys() - states.keys() else 0  # a task is in no list while the queue moves it

@@ -41,10 +41,12 @@ class Trainings:
         self.weights: list[int] = []
         train = loop.train
 
-        def seen(student: torch.nn.Module, schedule: Any, data: Any, job: Job, state: Path, teacher: Any) -> Curve:
+        def seen(
+            student: torch.nn.Module, schedule: Any, data: Any, job: Job, state_folder: Path, teacher: Any
+        ) -> Curve:
             self.jobs.append(job)
             self.teachers.append(teacher)
             self.weights.append(sum(parameter.numel() for parameter in student.parameters()))
-            return train(student, schedule, data, job, state, teacher=teacher)
+            return train(student, schedule, data, job, state_folder, teacher=teacher)
 
         monkeypatch.setattr(loop, "train", seen)

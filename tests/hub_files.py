@@ -74,14 +74,14 @@ def write_flat(
     if index:
         write_json(folder / "model_index.json", INDEX)
     torch.manual_seed(seed)
-    state = UNet2DModel.from_config(config).state_dict()
-    old = {old_key(key): value for key, value in state.items()}
-    assert old.keys() != state.keys()
+    state_dict = UNet2DModel.from_config(config).state_dict()
+    old = {old_key(key): value for key, value in state_dict.items()}
+    assert old.keys() != state_dict.keys()
     if pickled:
         torch.save(old, folder / PICKLED)
     else:
         save_file(old, folder / WEIGHTS, metadata={"format": "pt"})
-    return state
+    return state_dict
 
 
 def offline_hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:

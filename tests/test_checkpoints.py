@@ -155,14 +155,14 @@ def test_a_loaded_denoiser_is_that_of_diffusers(pipeline: Path) -> None:
 
 
 def test_a_saved_denoiser_is_read_back_with_its_recipe(pipeline: Path, tmp_path: Path) -> None:
-    state = {key: value + 1 for key, value in load_denoiser(pipeline / "unet").state_dict().items()}
-    save_denoiser(tmp_path / "expert", pipeline / "unet", state, {"range": 2})
+    state_dict = {key: value + 1 for key, value in load_denoiser(pipeline / "unet").state_dict().items()}
+    save_denoiser(tmp_path / "expert", pipeline / "unet", state_dict, {"range": 2})
     loaded = load_denoiser(tmp_path / "expert").state_dict()
-    assert all(torch.equal(loaded[key], state[key]) for key in state)
+    assert all(torch.equal(loaded[key], state_dict[key]) for key in state_dict)
     assert read_recipe(tmp_path / "expert" / WEIGHTS) == {"range": 2}
     assert sorted(path.name for path in (tmp_path / "expert").iterdir()) == ["config.json", WEIGHTS]
     stock = UNet2DModel.from_pretrained(tmp_path / "expert")
-    assert torch.equal(stock.conv_in.bias, state["conv_in.bias"])
+    assert torch.equal(stock.conv_in.bias, state_dict["conv_in.bias"])
 
 
 @pytest.mark.parametrize("scheduler", ["DDPMScheduler", "DDIMScheduler"])

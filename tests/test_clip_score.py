@@ -136,9 +136,9 @@ def test_weights_that_do_not_fit_their_config_are_refused(model: Path, keys: tup
 
 
 def test_a_broken_weights_file_is_refused(model: Path) -> None:
-    state = read_tensors(model / WEIGHTS)
-    del state["visual.proj"]
-    write_tensors(model / WEIGHTS, state)
+    state_dict = read_tensors(model / WEIGHTS)
+    del state_dict["visual.proj"]
+    write_tensors(model / WEIGHTS, state_dict)
     with pytest.raises(InputError, match=rf"{WEIGHTS} does not fit .*visual\.proj"):
         load_open_clip(str(model))
     (model / WEIGHTS).write_bytes(b"no tensors")

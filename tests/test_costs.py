@@ -63,8 +63,8 @@ def test_a_run_without_data_costs_its_own_samples() -> None:
 def test_a_measured_step_gives_time_flops_and_disk(pipeline: Path) -> None:
     measured = measure(pipeline, training_params(batch_size=4), sampler_params(block=4))
     assert (measured.pixels, measured.encoded, measured.encoding, measured.decoding) == (64, 0, 0, 0)
-    assert measured.state == 4 * measured.parameters * 6
-    assert measured.memory == measured.state + max(measured.activations, 4 * measured.parameters)
+    assert measured.model_states == 4 * measured.parameters * 6
+    assert measured.memory == measured.model_states + max(measured.activations, 4 * measured.parameters)
     assert measured.macs > 0
     assert measured.sampling > 0 and measured.training > 0
     counts = Counts(trained=1000, searched=500, sampled=100, calls=10)
@@ -123,10 +123,10 @@ def test_a_text_to_image_model_is_measured_with_its_captions(tmp_path: Path) -> 
     measured = measure(tmp_path / "sd", params, sampler_params(block=2, kind="pndm", guidance=7.5))
     assert measured.pixels == 16 * 16
     assert measured.encoded == 2 * (2 * 4 * 8 * 8 + 12 * 8)
-    assert measured.state == 4 * measured.parameters * 5
+    assert measured.model_states == 4 * measured.parameters * 5
     assert min(measured.macs, measured.encoding, measured.decoding) > 0
     eight = measure(tmp_path / "sd", replace(params, optimizer="adamw_8bit"), sampler_params(block=2))
-    assert eight.state == measured.parameters * (4 * 3 + 2)
+    assert eight.model_states == measured.parameters * (4 * 3 + 2)
 
 
 def test_the_memory_of_a_training_grows_with_its_batch_and_says_what_it_fits(tmp_path: Path) -> None:

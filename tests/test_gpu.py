@@ -38,11 +38,11 @@ def fresh_accelerator() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def run(pipeline: Path, digits: torch.Tensor, state: Path, **changes: Any) -> tuple[Curve, dict[str, torch.Tensor]]:
+def run(pipeline: Path, digits: torch.Tensor, folder: Path, **changes: Any) -> tuple[Curve, dict[str, torch.Tensor]]:
     student = load_denoiser(pipeline / "unet")
     params = training_params(**{"projection": "none"} | changes)
     curve = train(
-        student, load_noise_schedule(pipeline), Pixels(digits), job_of(params), state,
+        student, load_noise_schedule(pipeline), Pixels(digits), job_of(params), folder,
         teacher=copy.deepcopy(student) if params.consistency else None,
     )  # fmt: skip
     return curve, {key: value.cpu() for key, value in student.state_dict().items()}
@@ -58,8 +58,8 @@ def test_a_step_waits_for_nothing(
     if resumed:
         run(pipeline, digits, tmp_path / "state", **settings)
         AcceleratorState._reset_state()
-        state = next(iter((tmp_path / "state").glob("*.safetensors")))
-        assert state.is_file()
+        state_file = next(iter((tmp_path / "state").glob("*.safetensors")))
+        assert state_file.is_file()
     step, ema, seen = loop._Training._step, loop._Training._step_ema, []
 
     def watched(self: Any, number: int, stream: Any) -> None:

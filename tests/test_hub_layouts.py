@@ -43,14 +43,14 @@ from deme_core.training.scratch import PretrainParams
 def test_a_flat_repository_becomes_a_pipeline(
     tmp_path: Path, geometry: str, index: bool, pickled: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = write_flat(tmp_path / "flat", geometry, pickled=pickled, index=index)
+    state_dict = write_flat(tmp_path / "flat", geometry, pickled=pickled, index=index)
     import_pipeline(tmp_path / "flat", tmp_path / "out")
     said = capsys.readouterr().out
     assert ("pickled weights; read as tensors alone" in said) == pickled
     verify_pipeline(tmp_path / "out")
     loaded = load_denoiser(denoiser_dir(tmp_path / "out")).state_dict()
-    assert loaded.keys() == state.keys()
-    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+    assert loaded.keys() == state_dict.keys()
+    assert all(torch.equal(loaded[key], value) for key, value in state_dict.items())
     recipe = read_recipe(tmp_path / "out" / "unet" / WEIGHTS)
     assert recipe == {"converted_from": PICKLED if pickled else WEIGHTS}
     assert train_timesteps(tmp_path / "out") == source_schedule(tmp_path / "flat").config.num_train_timesteps == 1000
@@ -124,9 +124,11 @@ def test_weights_that_are_there_in_one_kind_alone_are_read(
     assert said.count("weights in float16, kept so; networks compute in float32") == half
     assert ("read as tensors alone" in said) == ("pickled" in kind)
     verify_pipeline(tmp_path / "out")
-    state = read_tensors(weights_file(tmp_path / "out" / "unet"))
-    assert state.keys() == expected.keys()
-    assert all(torch.equal(state[key], value) and state[key].dtype == value.dtype for key, value in expected.items())
+    state_dict = read_tensors(weights_file(tmp_path / "out" / "unet"))
+    assert state_dict.keys() == expected.keys()
+    assert all(
+        torch.equal(state_dict[key], value) and state_dict[key].dtype == value.dtype for key, value in expected.items()
+    )
     assert isinstance(DiffusionPipeline.from_pretrained(tmp_path / "out"), DDPMPipeline)
     pretrain = PretrainParams(source=str(pipeline_copy), revision=None, train=None)
     assert model_folder(pretrain) == pipeline_copy  # and `make check` sees them

@@ -21,14 +21,15 @@ from studies import run as studies
 STAGE = """
 import json, os, sys
 from pathlib import Path
-from deme_core.processes import is_main, launched, state
+from deme_core.processes import is_main, launched, partial_state
 from deme_core.stage import run
 
 def main() -> str:
     out = Path(sys.argv[sys.argv.index("--out") + 1])
     if is_main():
-        out.write_text(json.dumps({"processes": state().num_processes, "threads": os.environ.get("OMP_NUM_THREADS"),
-                                   "arguments": sys.argv[1:], "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}))
+        out.write_text(json.dumps({"processes": partial_state().num_processes, "arguments": sys.argv[1:],
+                                   "threads": os.environ.get("OMP_NUM_THREADS"),
+                                   "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}))
     return "it is made"
 
 if __name__ == "__main__":

@@ -125,9 +125,9 @@ def test_inputs_that_cannot_be_are_refused_before_a_tensor_is_read(
     (pickled / WEIGHTS).rename(pickled / "diffusion_pytorch_model.bin")
     integers = foreign(experts[0], tmp_path / "integers", **{"conv_in.bias": torch.zeros(4, dtype=torch.int64)})
     lacking = Path(shutil.copytree(experts[0], tmp_path / "lacking"))
-    state = read_tensors(lacking / WEIGHTS)
-    del state["conv_in.bias"]
-    write_tensors(lacking / WEIGHTS, state)
+    state_dict = read_tensors(lacking / WEIGHTS)
+    del state_dict["conv_in.bias"]
+    write_tensors(lacking / WEIGHTS, state_dict)
     empty = tmp_path / "empty"
     empty.mkdir()
     cut = Path(shutil.copytree(experts[0], tmp_path / "cut"))

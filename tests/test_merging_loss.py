@@ -255,12 +255,14 @@ def test_the_gradient_is_that_of_one_graph_through_all_batches(
     monkeypatch.setattr(examples, "LARGEST", 7)
     w = torch.tensor([0.5, -0.25], requires_grad=True)
     theta, taus = whole.model.theta, whole.model.taus
-    state = {key: theta[key] + sum(wi * tau for wi, tau in zip(w, taus[key], strict=True)) for key in theta}
+    state_dict = {key: theta[key] + sum(wi * tau for wi, tau in zip(w, taus[key], strict=True)) for key in theta}
     denoising.value(seen := Seen(), SeedBlock.SEARCH, 20, 40)
     truth = list(denoising._batches(SeedBlock.SEARCH, 20, 40))
     assert [len(batch.t) for batch in truth] == [len(t) for t in seen.t] == [7, 7, 7, 7, 7, 5]
     errors = [
-        (functional_call(whole.model.model, state, (batch.noisy, batch.t)).sample - batch.target).square().flatten(1)
+        (functional_call(whole.model.model, state_dict, (batch.noisy, batch.t)).sample - batch.target)
+        .square()
+        .flatten(1)
         for batch in truth
     ]
     expected = torch.cat(errors).mean()

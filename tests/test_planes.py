@@ -14,8 +14,8 @@ from deme_core.search.objective import MergedModel
 from deme_core.tensors import read_tensors
 
 
-def flat(state: dict[str, torch.Tensor]) -> np.ndarray:
-    return torch.cat([state[key].double().flatten() for key in sorted(state)]).numpy()
+def flat(state_dict: dict[str, torch.Tensor]) -> np.ndarray:
+    return torch.cat([state_dict[key].double().flatten() for key in sorted(state_dict)]).numpy()
 
 
 @pytest.fixture

@@ -157,12 +157,12 @@ def test_released_model_is_read_back_with_the_projections_that_stay() -> None:
     assert sorted(projection_keys(model.state_dict())) == sorted(f"{name}.weight" for name in names)
     randomize(model, names)
     staying = fold_projections(model)
-    state = model.state_dict()
-    assert sorted(projection_keys(state)) == sorted(f"{name}.weight" for name in staying)
+    state_dict = model.state_dict()
+    assert sorted(projection_keys(state_dict)) == sorted(f"{name}.weight" for name in staying)
 
     fresh = build("lsun")
     insert_projections(fresh, "released")
-    missing, unexpected = fresh.load_state_dict(state, strict=False)
+    missing, unexpected = fresh.load_state_dict(state_dict, strict=False)
     assert unexpected == []
     assert sorted(missing) == sorted(f"{name}.weight" for name in names if name not in staying)
     assert fold_projections(fresh) == staying
@@ -181,9 +181,9 @@ def test_insertion_changes_nothing_under_autocast_and_draws_no_random_number() -
     model = build("cifar10", torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         before = run(model)
-    state = torch.get_rng_state()
+    rng_state = torch.get_rng_state()
     names = insert_projections(model, "foldable")
-    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.get_rng_state(), rng_state)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(run(model), before)
         matrix(model, names[0])[0, 0] += 2**-9  # would vanish in a W of bfloat16

@@ -83,7 +83,7 @@ def test_what_is_told_before_a_model_is_there_is_what_is_told_then(
     monkeypatch.setattr(costs, "TIMED", tiny())
     found = measure(write_stable_diffusion(tmp_path / "sd"), training, sampler_params(block=2))
     before = estimate(tiny(), training, sampler_params(block=2))
-    for name in ("parameters", "macs", "passes", "pixels", "encoded", "state"):
+    for name in ("parameters", "macs", "passes", "pixels", "encoded", "model_states"):
         assert getattr(before, name) == getattr(found, name) > 0, name
     assert before.activations == pytest.approx(found.activations, rel=0.03)  # of half precision a CPU copies some
     assert before.disk(2, 3, 4, 100) == found.disk(2, 3, 4, 100)

@@ -116,8 +116,8 @@ def uninterrupted(
 
 
 def finished(folder: Path) -> tuple[dict[str, str], list[dict[str, float]]]:
-    (state,) = folder.glob("work/*/state.safetensors")
-    return files_of(folder / "out"), read_recipe(state)["curve"]
+    (state_file,) = folder.glob("work/*/state.safetensors")
+    return files_of(folder / "out"), read_recipe(state_file)["curve"]
 
 
 def test_killed_three_times_between_steps(

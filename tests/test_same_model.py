@@ -51,9 +51,9 @@ def moved(name: str, key: str, by: float = 0.5) -> Change:
     """A tensor of the expert with another first value."""
 
     def move(expert: Path) -> None:
-        state = read_tensors(expert / name)
-        state[key].view(-1)[0] += by
-        write_tensors(expert / name, state)
+        state_dict = read_tensors(expert / name)
+        state_dict[key].view(-1)[0] += by
+        write_tensors(expert / name, state_dict)
 
     return move
 

@@ -15,7 +15,7 @@ SEARCHES = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from deme_core.processes import state
+from deme_core.processes import partial_state
 from deme_core.search.search import search
 from deme_core.search.trials import TrialLog
 from deme_core.stage import run
@@ -39,8 +39,8 @@ def main():
             scored("shared"), None, 3, params, log, STEPS, space=space_of(params, 3), apart=scored("apart")
         )
         log.export(out / method / "trials.csv")
-        (out / method / f"calls-{state().process_index}.json").write_text(json.dumps(calls))
-        if state().is_main_process:
+        (out / method / f"calls-{partial_state().process_index}.json").write_text(json.dumps(calls))
+        if partial_state().is_main_process:
             (out / method / "result.json").write_text(json.dumps(asdict(found)))
 
 run(main, shared=True)

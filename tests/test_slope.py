@@ -112,11 +112,11 @@ def smooth_score(slope: DistanceSlope, weights: Any) -> tuple[torch.Tensor, list
     """Score and features of the images of w, by one graph from w to both."""
     w = torch.tensor(weights, dtype=torch.float64, requires_grad=True)
     model = slope.model
-    state = {
+    state_dict = {
         key: theta + sum(wi * tau for wi, tau in zip(w[model.own[key]], model.taus[key], strict=True))
         for key, theta in model.theta.items()
     }  # fmt: skip
-    denoise = lambda x, t, **condition: functional_call(model.model, state, (x, t), condition).sample  # noqa: E731
+    denoise = lambda x, t, **condition: functional_call(model.model, state_dict, (x, t), condition).sample  # noqa: E731
     size, parts = slope.sampler.params.block, []
     _, first, count = WHERE
     for start in range(0, first + count, size):

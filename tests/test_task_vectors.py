@@ -135,9 +135,9 @@ def test_an_expert_of_another_architecture_is_refused(pipeline: Path, tmp_path: 
 
 
 def test_an_expert_that_lacks_a_tensor_is_refused(pipeline: Path, experts: list[Path], tmp_path: Path) -> None:
-    state = read_tensors(experts[0] / WEIGHTS)
-    del state["conv_in.bias"]
-    save_denoiser(tmp_path / "expert", experts[0], state, read_recipe(experts[0] / WEIGHTS))
+    state_dict = read_tensors(experts[0] / WEIGHTS)
+    del state_dict["conv_in.bias"]
+    save_denoiser(tmp_path / "expert", experts[0], state_dict, read_recipe(experts[0] / WEIGHTS))
     with pytest.raises(InputError, match=r"has 'conv_in\.bias', .* has not"):
         write_task_vector(pipeline / "unet", tmp_path / "expert", tmp_path / "tau")
 
@@ -174,9 +174,9 @@ def test_vectors_with_and_without_projections_do_not_mix(pipeline: Path, vectors
 def test_an_expert_that_is_not_finite_is_refused(
     pipeline: Path, experts: list[Path], tmp_path: Path, value: float
 ) -> None:
-    state = read_tensors(experts[0] / WEIGHTS)
-    state["conv_in.bias"][0] = value
-    save_denoiser(tmp_path / "expert", experts[0], state, read_recipe(experts[0] / WEIGHTS))
+    state_dict = read_tensors(experts[0] / WEIGHTS)
+    state_dict["conv_in.bias"][0] = value
+    save_denoiser(tmp_path / "expert", experts[0], state_dict, read_recipe(experts[0] / WEIGHTS))
     with pytest.raises(InputError, match=r"conv_in\.bias"):
         write_task_vector(pipeline / "unet", tmp_path / "expert", tmp_path / "tau")
 

@@ -85,10 +85,10 @@ import runpy, sys
 from pathlib import Path
 import torch
 from deme_core.data import encode
-from deme_core.processes import agreed, shared, state
+from deme_core.processes import agreed, partial_state, shared
 from deme_core.data import archive
 archive.PER_ARCHIVE, encode.CHUNK = 8, 500
-own = state()
+own = partial_state()
 for count in (1, 3, 4, 5, 12):
     rows = shared(lambda first, n: torch.arange(first, first + n)[:, None], count, 4)
     assert rows.squeeze(1).tolist() == list(range(count)), rows

@@ -39,9 +39,9 @@ def test_the_last_good_state_survives_a_loss_that_is_not_finite(
         with pytest.raises(InputError, match=r"range 1 of 2, t in \[0, 500\): the loss is not finite at step 6"):
             train_expert(pipeline, digits, tmp_path / "out", work="b")
     assert not (tmp_path / "out").exists()
-    (state,) = (tmp_path / "b").glob("*/state.safetensors")
-    assert read_recipe(state)["step"] == 4
-    assert all(bool(value.isfinite().all()) for value in read_tensors(state).values())
+    (state_file,) = (tmp_path / "b").glob("*/state.safetensors")
+    assert read_recipe(state_file)["step"] == 4
+    assert all(bool(value.isfinite().all()) for value in read_tensors(state_file).values())
     assert train_expert(pipeline, digits, tmp_path / "out", work="b") == straight
     assert files_of(tmp_path / "out") == files_of(tmp_path / "straight")
 
@@ -61,5 +61,5 @@ def test_weights_that_are_not_finite_are_neither_kept_nor_exported(
     with pytest.raises(InputError, match="not finite"):
         train_expert(pipeline, digits, tmp_path / "out", iterations=4, consistency=0.0, log_every=1, checkpoint_every=1)
     assert not (tmp_path / "out").exists()
-    (state,) = (tmp_path / "work").glob("*/state.safetensors")
-    assert all(bool(value.isfinite().all()) for value in read_tensors(state).values())
+    (state_file,) = (tmp_path / "work").glob("*/state.safetensors")
+    assert all(bool(value.isfinite().all()) for value in read_tensors(state_file).values())

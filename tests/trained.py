@@ -28,14 +28,14 @@ def train_expert(
 
 
 def run(
-    pipeline: Path, digits: torch.Tensor, state: Path, *, schedule: DDPMScheduler | None = None,
+    pipeline: Path, digits: torch.Tensor, state_folder: Path, *, schedule: DDPMScheduler | None = None,
     snapshot: Callable[[int, torch.nn.Module], None] | None = None, **changes: Any,
 ) -> tuple[Curve, dict[str, torch.Tensor]]:  # fmt: skip
     """`train` on range 1, with a snapshot every step: the curve and the final weights."""
     student = load_denoiser(pipeline / "unet")
     params = training_params(**{"projection": "none"} | changes)
     curve = train(
-        student, schedule or load_noise_schedule(pipeline), Pixels(digits), job_of(params), state,
+        student, schedule or load_noise_schedule(pipeline), Pixels(digits), job_of(params), state_folder,
         teacher=copy.deepcopy(student) if params.consistency else None, snapshot=snapshot, snapshot_every=1,
     )  # fmt: skip
     return curve, student.state_dict()
@@ -56,7 +56,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def state_tensors(state: Path, part: str) -> dict[str, torch.Tensor]:
+def state_tensors(state_folder: Path, part: str) -> dict[str, torch.Tensor]:
     """`model`, `ema` or `optimizer` of a resume state."""
-    tensors = read_tensors(state / "state.safetensors")
+    tensors = read_tensors(state_folder / "state.safetensors")
     return {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}

@@ -45,8 +45,8 @@ def main() -> None:
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     curve = train(model, tokenizer, parts["train"], recipe["preprocessing"], recipe["training"])
     pd.DataFrame(curve).to_csv(folder / "training.csv", index=False)
-    state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
-    write_tensors(folder / WEIGHTS, state, recipe)
+    state_dict = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    write_tensors(folder / WEIGHTS, state_dict, recipe)
     figures = quality(folder, parts, recipe["quality"])
     (folder / "quality.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(figures)

@@ -160,14 +160,14 @@ def fit(model: Any, loss: Loss, n: int, training: dict[str, Any], recipe: dict[s
         loss: (indices of the batch among `n` images, generator) -> the loss.
     """
     made_by = {key: recipe[key] for key in ("data", "seed", "tokenizer", label)}
-    state = work_dir(f"zoo-{label}", made_by, __file__)
+    state_folder = work_dir(f"zoo-{label}", made_by, __file__)
     model.train()
     loss(torch.arange(2), torch.Generator().manual_seed(0))  # lazy layers learn their shapes
     steps, seed, curve, first = training["iterations"], recipe["seed"], [], 0
     optimizer = torch.optim.AdamW(model.parameters(), lr=training["learning_rate"])
     ema = EMAModel(model.parameters(), decay=0.999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-    with only_one(state):
-        if saved := load_state(state, model, ema, optimizer):
+    with only_one(state_folder):
+        if saved := load_state(state_folder, model, ema, optimizer):
             first, curve = saved["step"], [{key: row[key] for key in ("step", "loss")} for row in saved["curve"]]
         for step in progress(range(first + 1, steps + 1), desc=label, initial=first, total=steps, unit="step"):
             generator = torch.Generator().manual_seed(step_seed(seed, label, step))
@@ -183,7 +183,7 @@ def fit(model: Any, loss: Loss, n: int, training: dict[str, Any], recipe: dict[s
             ema.step(model.parameters())
             if step % SAVE_EVERY == 0 or step == steps:
                 curve.append({"step": step, "loss": float(value)})
-                save_state(state, model, ema, optimizer, {"step": step, "curve": curve})
+                save_state(state_folder, model, ema, optimizer, {"step": step, "curve": curve})
     ema.copy_to(model.parameters())
     model.eval()
     return curve

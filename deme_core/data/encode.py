@@ -18,7 +18,7 @@ from deme_core.data.images import PARTS, Images, load_part, pixels_hash, to_mode
 from deme_core.device import best_device
 from deme_core.errors import InputError
 from deme_core.fit import check_base
-from deme_core.processes import is_main, state, wait
+from deme_core.processes import is_main, partial_state, wait
 from deme_core.progress import progress
 from deme_core.tensor_files import Tensors
 from deme_core.tensors import nbytes, stream_pieces, write_tensors
@@ -125,7 +125,7 @@ def _chunks(work: Path, name: str, count: int, encode: Callable[[slice], dict[st
     """
     starts = range(0, max(count, 1), CHUNK)
     files = [work / f"{name}-{start:09d}.safetensors" for start in starts]
-    own = list(zip(starts, files, strict=True))[state().process_index :: state().num_processes]
+    own = list(zip(starts, files, strict=True))[partial_state().process_index :: partial_state().num_processes]
     for start, file in progress(own, desc=name, unit="chunk", disable=not is_main()):
         if not file.is_file():
             chunk = {key: value.cpu().to(KEPT) for key, value in encode(slice(start, start + CHUNK)).items()}

@@ -140,8 +140,8 @@ def jobs() -> Iterator[tuple[str, str]]:
     """Id and name of each job of this folder that has not ended."""
     said = asked("squeue", "--noheader", "--me", "--format=%i\t%T\t%Z\t%j")
     for line in said.splitlines():
-        number, state, folder, name = line.split("\t")
-        if Path(folder) == Path.cwd() and state not in ENDED:
+        number, job_state, folder, name = line.split("\t")
+        if Path(folder) == Path.cwd() and job_state not in ENDED:
             yield number, name
 
 
@@ -199,10 +199,10 @@ def follow(number: str, folder: Path, stopped: Sequence[int]) -> int:
             return 130
         ended = job.paths.result_pickle.exists()
         if not ended and time.monotonic() - last > ASK:
-            state, last = state_of(number), time.monotonic()
-            if state != said and state is not None:
-                print(f"SLURM job {number}: {state.lower()}", flush=True)
-            said, ended = state or said, state in ENDED
+            job_state, last = state_of(number), time.monotonic()
+            if job_state != said and job_state is not None:
+                print(f"SLURM job {number}: {job_state.lower()}", flush=True)
+            said, ended = job_state or said, job_state in ENDED
         read = show(job.paths.stdout, read)
         if ended:
             return status_of(job, said)
@@ -221,14 +221,14 @@ def show(log: Path, read: int) -> int:
     return read + len(more)
 
 
-def status_of(job: Any, state: str | None) -> int:
+def status_of(job: Any, job_state: str | None) -> int:
     """The exit status of a job that has ended."""
-    end = time.monotonic() + (PATIENCE if state == "COMPLETED" else LOOK)
+    end = time.monotonic() + (PATIENCE if job_state == "COMPLETED" else LOOK)
     while not job.paths.result_pickle.exists():
         if time.monotonic() > end:
             raise InputError(
-                f"SLURM job {job.job_id} ended as {state} without a result; {job.paths.stdout} is its log. Run again:"
-                " what was saved is not lost"
+                f"SLURM job {job.job_id} ended as {job_state} without a result; {job.paths.stdout} is its log."
+                " Run again: what was saved is not lost"
             )
         time.sleep(LOOK)
     try:

@@ -173,11 +173,11 @@ def write(
             # Placement `released`: W is merged first, and folded after, where it folds (the authors' order).
             model = load_denoiser(target)
             fold_projections(model)
-            state = {key: value.to(layout[key][0]) for key, value in model.state_dict().items()}
+            state_dict = {key: value.to(layout[key][0]) for key, value in model.state_dict().items()}
             for name in parts:
                 (target / name).unlink()
-            layout = {key: layout[key] for key in state}
-            parts, output = _write_hashed(merge, target, layout, lambda key: [state[key]], recipe)
+            layout = {key: layout[key] for key in state_dict}
+            parts, output = _write_hashed(merge, target, layout, lambda key: [state_dict[key]], recipe)
         recipe["output_sha256"] = output
         check(recipe)
         rewrite_recipe(target, parts, recipe)

@@ -37,13 +37,13 @@ def load_network(directory: Path, config: dict[str, Any]) -> Extractor:
     with blamed_on(directory / "config.json", f"no {config['_class_name']} can be built from it"):
         arguments = {key: value for key, value in config.items() if key != "_class_name"}
         model = NETWORKS[config["_class_name"]](**arguments).eval()
-    state = read_tensors(directory / "model.safetensors")
+    state_dict = read_tensors(directory / "model.safetensors")
     check_same_layout(
-        {k: tuple(v.shape) for k, v in state.items()},
+        {k: tuple(v.shape) for k, v in state_dict.items()},
         {k: tuple(v.shape) for k, v in model.state_dict().items()},
         str(directory), "its config.json",
     )  # fmt: skip
-    model.load_state_dict(state)
+    model.load_state_dict(state_dict)
     sha256 = weights_hash(directory / "model.safetensors")
     network: Any = model
     wanted = [config["channels"], *[config["size"]] * 2] if "size" in config else [config["channels"]]

@@ -40,7 +40,7 @@ class Measured:
     """Bytes of an image, a byte a value."""
     encoded: int
     """Bytes on disk of an image's latents and of one caption's embedding; 0 where pixels are trained on."""
-    state: int
+    model_states: int
     """Bytes of a training in the device's memory but for activations: weights, gradients, moments, EMA, teacher."""
     activations: int
     """Bytes that a whole batch takes in the forward and backward pass: as measured on a GPU, counted on a CPU."""
@@ -65,7 +65,7 @@ class Measured:
     @property
     def memory(self) -> int:
         """Bytes of a training at its peak: in the backward pass, or where optimizer or EMA copy all weights."""
-        return self.state + max(self.activations, FLOAT * self.parameters)
+        return self.model_states + max(self.activations, FLOAT * self.parameters)
 
     def disk(self, trained: int, draws: int, models: int, images: int) -> int:
         """Bytes of a run, at most: finetunes with vectors and resume states, vectors of the null, models, samples."""
@@ -120,7 +120,7 @@ def _measure(model: Model, training: TrainingParams, sampler: SamplerParams) -> 
     cuda = model.device.type == "cuda"
     weights = FLOAT * sum(parameter.numel() for parameter in _prepared(model, training).denoiser.parameters())
     step = timed(lambda n: train_step(model, n, training), training.batch_size)
-    held = (step.peak - weights) * training.batch_size // step.batch  # the gradients are in `state`
+    held = (step.peak - weights) * training.batch_size // step.batch  # the gradients are in `model_states`
     activations = held if cuda else activation_bytes(model, training)
     calls = timed(lambda n: network_call(model, n, getattr(torch, sampler.dtype)), sampler.block).seconds
     times = {"training": step.seconds, "sampling": calls}
@@ -147,7 +147,7 @@ def _measured(
         passes=passes(training),
         pixels=prod(model.pixels),
         encoded=sum(KEPT.itemsize * (value.numel() + 2 * prod(model.shape)) for value in model.condition.values()),
-        state=(FLOAT * values + more) * figures["parameters"],
+        model_states=(FLOAT * values + more) * figures["parameters"],
         activations=activations,
         **seconds,
     )

@@ -16,7 +16,7 @@ from deme_core.components import Condition, blank_condition
 from deme_core.data.archive import PER_ARCHIVE, PROTOCOL, read_images, write_archive, write_grid
 from deme_core.denoising import Denoise, single
 from deme_core.device import best_device, device_name
-from deme_core.processes import state
+from deme_core.processes import partial_state
 from deme_core.progress import progress
 from deme_core.sampling.generate import Name, Sampler, ensemble, refuse_one_colour, unnamed
 from deme_core.sampling.settings import SamplerParams
@@ -37,7 +37,7 @@ def sample_model(
         pretrained: the pipeline that gives noise schedule, image shape, text encoder and VAE.
         prompts: image k has the prompt k modulo their number; none for an unconditional pipeline.
     """
-    process, device = state(), best_device()
+    process, device = partial_state(), best_device()
     folders, ranges = denoisers(model)
     sampler = Sampler.of(pretrained, params, device, prompts)
     identity = {

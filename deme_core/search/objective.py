@@ -23,7 +23,7 @@ from deme_core.metrics.features import load_extractor
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.kernel import KernelReference
 from deme_core.metrics.moments import Moments
-from deme_core.processes import shared, state
+from deme_core.processes import partial_state, shared
 from deme_core.projection import fold_projections, insert_projections
 from deme_core.sampling.generate import Sampler
 from deme_core.search.loss import DenoisingLoss
@@ -216,7 +216,7 @@ def make_objective(
             return f"the merge with w = ({', '.join(f'{weight:g}' for weight in w)})"
 
         generated: Iterable[torch.Tensor] = sampler.generate(denoise, block, first, images, merged)
-        if state().num_processes > 1 and not alone:
+        if partial_state().num_processes > 1 and not alone:
             whole = sampler.params.block
             generated = [shared(lambda at, n: sampler.images(denoise, block, first + at, n, merged), images, whole)]
         elif len(scores) > 1:

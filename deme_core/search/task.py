@@ -12,7 +12,7 @@ from deme_core.device import best_device
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import FeatureParams
 from deme_core.params import section
-from deme_core.processes import state
+from deme_core.processes import partial_state
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.search.objective import MergedLoss, Objective, Scorer, Slope, make_objective
@@ -68,6 +68,6 @@ class SearchTask:
         }  # fmt: skip
         slope = DistanceSlope(loss.model, sampler, scorer)
         objective = apart = make_objective(search.objective, loss, sampler, scorer)
-        if state().num_processes > 1:
+        if partial_state().num_processes > 1:
             apart = make_objective(search.objective, loss, sampler, scorer, alone=True)
         return cls(objective, apart, loss, slope, sampler, identity)

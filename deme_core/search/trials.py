@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from deme_core.errors import InputError
-from deme_core.processes import agreed, is_main, state, wait
+from deme_core.processes import agreed, is_main, partial_state, wait
 from deme_core.tensors import atomic_file
 
 Weights = tuple[float, ...]
@@ -90,15 +90,15 @@ class TrialLog:
 
     def _together(self, trial: Trial) -> bool:
         """Where it was expected and there are others for the other processes: each scores one, and all are logged."""
-        count = state().num_processes
+        count = partial_state().num_processes
         first = self.coming.index(trial) if trial in self.coming else len(self.coming)
         part = self.coming[first : first + count]
         if not 1 < count == len(part):
             return False
         from accelerate.utils import gather
 
-        own = float(self.apart(part[state().process_index]))
-        found: torch.Tensor = gather(torch.tensor([own], dtype=torch.float64, device=state().device))
+        own = float(self.apart(part[partial_state().process_index]))
+        found: torch.Tensor = gather(torch.tensor([own], dtype=torch.float64, device=partial_state().device))
         for one, value in zip(part, found.tolist(), strict=True):
             self._add(one, value)
         return True

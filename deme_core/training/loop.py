@@ -31,7 +31,7 @@ def train(
     noise_schedule: Any,
     examples: Examples,
     job: Job,
-    state: Path,
+    state_folder: Path,
     *,
     teacher: nn.Module | None = None,
     snapshot: Snapshot | None = None,
@@ -44,7 +44,7 @@ def train(
     Args:
         noise_schedule: of as many timesteps as the job's ranges cover.
         examples: what x_0 and its condition are drawn from.
-        state: folder of the resume state; a finished state there is exported again without training.
+        state_folder: of the resume state; a finished state there is exported again without training.
         teacher: the pretrained model θ of the consistency loss; stays as it is. Needed where that loss has a weight.
         snapshot: called every `snapshot_every` steps.
 
@@ -61,12 +61,12 @@ def train(
         mixed_precision=params.mixed_precision,
         gradient_accumulation_steps=params.gradient_accumulation,
         log_with=params.report_to,
-        project_dir=str(state) if params.report_to else None,
+        project_dir=str(state_folder) if params.report_to else None,
     )
     if device.type == "cpu" and params.cpu_threads is not None:
         torch.set_num_threads(params.cpu_threads)
-    with only_one(state), Stopping() as stopping:
-        training = _Training(accelerator, model, noise_schedule, examples, job, state, teacher)
+    with only_one(state_folder), Stopping() as stopping:
+        training = _Training(accelerator, model, noise_schedule, examples, job, state_folder, teacher)
         return training.run(snapshot, snapshot_every, stopping)
 
 
@@ -75,9 +75,9 @@ class _Training:
 
     def __init__(
         self, accelerator: Accelerator, model: Any, noise_schedule: Any, examples: Examples, job: Job,
-        state: Path, teacher: nn.Module | None,
+        state_folder: Path, teacher: nn.Module | None,
     ) -> None:  # fmt: skip
-        self.accelerator, self.schedule, self.job, self.state = accelerator, noise_schedule, job, state
+        self.accelerator, self.schedule, self.job, self.state_folder = accelerator, noise_schedule, job, state_folder
         self.params = params = job.settings
         self.device = accelerator.device
         self.raw: Any = model.to(self.device).train()
@@ -116,7 +116,7 @@ class _Training:
         self.first = 0
         self._reset_sums()
         # After `prepare`, which moves all that an optimizer holds to the GPU: AdamW's step counters belong to the CPU.
-        if saved := load_state(state, self.raw, self.ema, self.optimizer.optimizer):
+        if saved := load_state(state_folder, self.raw, self.ema, self.optimizer.optimizer):
             self.first = saved["step"]
             self.curve = [{key: row[key] for key in ROW} for row in saved["curve"]]  # JSON sorted its keys
             self.sums += torch.tensor(saved["sums"], device=self.device)
@@ -151,7 +151,7 @@ class _Training:
                 self._refuse_bad_weights(step)
                 self._settle_ema()
                 if main:
-                    save_state(self.state, self.raw, self.ema, self.optimizer.optimizer, self._progress(step))
+                    save_state(self.state_folder, self.raw, self.ema, self.optimizer.optimizer, self._progress(step))
             if snapshot and main and step % snapshot_every == 0:
                 self._snapshot(step, snapshot)
             if stop:

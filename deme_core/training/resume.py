@@ -28,8 +28,8 @@ def save_state(
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in zip(names, ema.shadow_params, strict=True)}
     for name, parameter in model.named_parameters():
-        state = optimizer.state[parameter]
-        tensors |= {f"optimizer.{name}.{key}": torch.as_tensor(value) for key, value in state.items()}
+        optimizer_state = optimizer.state[parameter]
+        tensors |= {f"optimizer.{name}.{key}": torch.as_tensor(value) for key, value in optimizer_state.items()}
     write_tensors(directory / STATE, tensors, progress)
 
 
@@ -53,8 +53,8 @@ def load_state(
     ema.optimization_step = progress["step"]
     for name, parameter in model.named_parameters():
         prefix = f"optimizer.{name}."
-        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        optimizer.state[parameter] = {k: _step(v) if k == "step" else v.to(device) for k, v in state.items()}
+        optimizer_state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        optimizer.state[parameter] = {k: _step(v) if k == "step" else v.to(device) for k, v in optimizer_state.items()}
     return progress
 
 

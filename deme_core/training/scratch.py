@@ -81,7 +81,7 @@ def train_from_scratch(
     schedule = DDPMScheduler(**params.noise_schedule)
     ranges = TimestepRanges.equal(1, schedule.config.num_train_timesteps)
     job = Job(label="pretrain", ranges=ranges, seed=seed, settings=params.training)
-    state = work_dir("pretrain", job.identity(examples) | {"base": asdict(params)}, __file__)
-    curve = train(model, schedule, examples, job, state, snapshot=snapshot, snapshot_every=snapshot_every)
+    state_folder = work_dir("pretrain", job.identity(examples) | {"base": asdict(params)}, __file__)
+    curve = train(model, schedule, examples, job, state_folder, snapshot=snapshot, snapshot_every=snapshot_every)
     by_main(lambda: DDPMPipeline(model.cpu(), schedule).save_pretrained(out))
     return curve

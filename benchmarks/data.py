@@ -64,10 +64,10 @@ def main() -> None:
         found["cached"].append(rate(mapped, order))
         found["memory"].append(rate(in_memory, order))
         del mapped, in_memory  # pages that are mapped cannot be forgotten
-    rates = {way: {"images_per_s": statistics.median(own), "all": own} for way, own in found.items()}
-    for way, own in rates.items():
-        own["of_memory"] = statistics.median(a / b for a, b in zip(found[way], found["memory"], strict=True))
-        print(f"{way:8} {own['images_per_s']:8,.0f} images/s, {own['of_memory']:.2f} of memory's")
+    rates = {way: {"images_per_s": statistics.median(measured), "all": measured} for way, measured in found.items()}
+    for way, row in rates.items():
+        row["of_memory"] = statistics.median(a / b for a, b in zip(found[way], found["memory"], strict=True))
+        print(f"{way:8} {row['images_per_s']:8,.0f} images/s, {row['of_memory']:.2f} of memory's")
     if args.out:
         args.out.write_text(json.dumps(rates, indent=2) + "\n")
 

@@ -99,13 +99,13 @@ def read_and_write(folders: list[Path], weights: list[float], out: Path) -> None
 def commands(folders: list[Path], weights: list[float], out: Path, mergekit: str | None) -> dict[str, list[str]]:
     """Way -> command line."""
     python, w = sys.executable, [str(weight) for weight in weights]
-    own = [python, __file__, "--work", str(out.parent), "--weights", *w]
+    this_script = [python, __file__, "--work", str(out.parent), "--weights", *w]
     experts = [str(folder) for folder in folders[1:]]
     ways = {
         "ours": [python, "-m", "deme_core.merging", "--base", str(folders[0]), "--experts", *experts,
                  "--weights", *w, "--out", str(out)],
-        "state dicts in memory": [*own, "--way", "in_memory"],
-        "read all, write one": [*own, "--way", "read_and_write"],
+        "state dicts in memory": [*this_script, "--way", "in_memory"],
+        "read all, write one": [*this_script, "--way", "read_and_write"],
     }  # fmt: skip
     if mergekit:
         all_weights = [1 - sum(weights), *weights]
@@ -184,11 +184,11 @@ def table(runs: dict[str, list[dict[str, float]]]) -> tuple[str, dict[str, Any]]
         "|---|---|---|---|---|---|---|",
     ]
     ratios: dict[str, Any] = {}
-    for way, own in runs.items():
-        middle = {name: statistics.median(run[name] for run in own) for name in own[0]}
+    for way, repeats in runs.items():
+        middle = {name: statistics.median(run[name] for run in repeats) for name in repeats[0]}
         ratios[way] = {}
         for name in ("wall", "cpu", "VmHWM", "RssAnon"):
-            quotients = sorted(run[name] / ours[name] for run, ours in zip(own, runs["ours"], strict=True))
+            quotients = sorted(run[name] / ours[name] for run, ours in zip(repeats, runs["ours"], strict=True))
             ratios[way][name] = {"median": round(statistics.median(quotients), 3), "low": round(quotients[0], 3),
                                  "high": round(quotients[-1], 3)}  # fmt: skip
         wall = ratios[way]["wall"]

@@ -85,21 +85,21 @@ def main() -> None:
     args = parser.parse_args()
     found: dict[str, dict[str, list[float]]] = {}
     for name, task in tasks().items():
-        found[name] = own = {"blocks": [], "operations": [], "blocks_busy": [], "operations_busy": []}
+        found[name] = by_way = {"blocks": [], "operations": [], "blocks_busy": [], "operations_busy": []}
         task()
         for _ in range(args.repeats):
-            own["blocks"].append(seconds(task))
+            by_way["blocks"].append(seconds(task))
             with by_operations():
-                own["operations"].append(seconds(task))
+                by_way["operations"].append(seconds(task))
             with busy_core():
-                own["blocks_busy"].append(seconds(task))
+                by_way["blocks_busy"].append(seconds(task))
     if args.old_beside:
         name, task = next(iter(tasks().items()))
         with by_operations(), busy_core():
             found[name]["operations_busy"].append(seconds(task))
     rows = []
-    for name, own in found.items():
-        least = {way: min(times) for way, times in own.items() if times}
+    for name, by_way in found.items():
+        least = {way: min(times) for way, times in by_way.items() if times}
         blocks, operations, busy = (least[way] for way in ("blocks", "operations", "blocks_busy"))
         worst = least.get("operations_busy")
         rows.append([

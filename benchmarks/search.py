@@ -109,12 +109,12 @@ def ground_truth(bench: Bench, values: list[float], finalists: int) -> tuple[Wei
 
 def measure(bench: Bench, best: Weights, budgets: list[int], seeds: int) -> pd.DataFrame:
     """Method, budget, seed -> images spent, weights, change against w = 0, regret with its interval."""
-    zero, rows, own = (0.0,) * bench.N, [], Bench(per_block=True)
+    zero, rows, per_block = (0.0,) * bench.N, [], Bench(per_block=True)
     base, top = bench.blocks(zero, DECIDE), bench.blocks(best, DECIDE)
     methods: dict[str, tuple[Bench, dict[str, Any]]] = {method: (bench, {"method": method}) for method in METHODS}
     for method in ("surrogate", "gp"):
         methods[f"{method}, 1,500 images a trial"] = bench, {"method": method, "images": 1500}
-    methods["gradient, per block"] = own, {"method": "gradient"}
+    methods["gradient, per block"] = per_block, {"method": "gradient"}
     runs = [
         (name, budget, seed)
         for seed, budget, (name, (its, changes)) in itertools.product(range(seeds), budgets, methods.items())
@@ -143,14 +143,14 @@ def rank_interval(pairs: np.ndarray, draws: int = 2000) -> list[float]:
 def summary(table: pd.DataFrame, grid_images: int) -> str:
     """A row a method and budget: mean over its seeds."""
     cells = []
-    for (method, budget), own in table.groupby(["method", "budget"], sort=False):
-        near = (own["regret_value"] <= 1) | (own["regret_low"] <= 0)
+    for (method, budget), runs in table.groupby(["method", "budget"], sort=False):
+        near = (runs["regret_value"] <= 1) | (runs["regret_low"] <= 0)
         cells.append([
-            str(method), f"{budget:,}", f"{own['images'].mean():,.0f}", f"{own['images'].mean() / grid_images:.3f}",
-            f"{number(own['change_value'].mean(), 1, '+')} [{number(own['change_value'].min(), 1, '+')},"
-            f" {number(own['change_value'].max(), 1, '+')}]",
-            number(own["regret_value"].mean(), 1, "+"), f"{near.sum()} of {len(own)}",
-            f"{(own['change_low'] > 0).sum()} of {len(own)}",
+            str(method), f"{budget:,}", f"{runs['images'].mean():,.0f}", f"{runs['images'].mean() / grid_images:.3f}",
+            f"{number(runs['change_value'].mean(), 1, '+')} [{number(runs['change_value'].min(), 1, '+')},"
+            f" {number(runs['change_value'].max(), 1, '+')}]",
+            number(runs["regret_value"].mean(), 1, "+"), f"{near.sum()} of {len(runs)}",
+            f"{(runs['change_low'] > 0).sum()} of {len(runs)}",
         ])  # fmt: skip
     header = [
         "method", "budget", "images spent", "of the grid's", "change against w = 0, %<br>mean [best and worst seed]",
@@ -166,9 +166,9 @@ def draw(table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
     names = list(dict.fromkeys(table["method"]))[::-1]
     budgets = sorted(table["budget"].unique())
     for k, budget in enumerate(budgets):
-        own = table[table["budget"] == budget]
-        at = own["method"].map(names.index) + 0.22 * (k - (len(budgets) - 1) / 2)
-        left.plot(own["change_value"], at, "o", markersize=4, alpha=0.8, label=f"{budget:,} images")
+        runs = table[table["budget"] == budget]
+        at = runs["method"].map(names.index) + 0.22 * (k - (len(budgets) - 1) / 2)
+        left.plot(runs["change_value"], at, "o", markersize=4, alpha=0.8, label=f"{budget:,} images")
     left.axvline(0, color="0.55", linewidth=0.8, zorder=0)
     left.axvline(facts["best_change_percent"][0], color="0.55", linewidth=0.8, linestyle="--", zorder=0)
     left.set_yticks(range(len(names)), names)

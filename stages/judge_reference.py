@@ -25,12 +25,12 @@ def main() -> str:
     floor = {}
     judges = load_judges(Path(section(read(), "judges", JudgeParams).folder))
     for judge in judges:
-        features = {part: judge.extractor([own.pixels]) for part, own in parts.items() if len(own)}
+        features = {part: judge.extractor([images.pixels]) for part, images in parts.items() if len(images)}
         for part, rows in features.items():
             write_features(args.out / judge.name / f"{part}.safetensors", rows, judge.extractor)
         if "heldout" in features:
             floor[judge.name] = judge.distance_to(features["heldout"])(features["train"])
-    statistics = {part: image_statistics(own.pixels.split(1000)) for part, own in parts.items() if len(own)}
+    statistics = {part: image_statistics(images.pixels.split(1000)) for part, images in parts.items() if len(images)}
     found = statistics | {"levels": grey_levels(parts["train"].pixels), "floor": floor}
     (args.out / "statistics.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return f"{', '.join(map(str, statistics))} images by {len(judges)} judges -> {args.out}"

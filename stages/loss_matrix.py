@@ -29,7 +29,7 @@ def main() -> str:
     folders |= {merged.name: denoiser_dir(merged) for merged in args.merged}
     schedule = load_noise_schedule(args.pretrained)
     losses = model_losses(folders, schedule, examples, ranges, draws, best_device())
-    rows = {name: range_losses(own) for name, own in losses.items()}
+    rows = {name: range_losses(of_model) for name, of_model in losses.items()}
     columns = [f"[{low}, {high})" for low, high in map(ranges.range, range(1, ranges.N + 1))]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame.from_dict(rows, orient="index", columns=columns).to_csv(args.out, index_label="model")

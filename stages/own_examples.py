@@ -21,11 +21,12 @@ def main() -> str:
     parser.add_argument("--out", type=Path, required=True, help="folder of the images and of the examples")
     args = parser.parse_args()
     params = read()
-    own, prompts = section(params, "own_samples", OwnParams), load_part(args.data, "train").prompts
-    images, examples, first = args.out / "images", args.out / "examples", own.first(run_params(params).seed)
-    by_main(lambda: save_own_parts(read_images(args.samples, own.whole), own.validation, prompts, first, images))
+    own_samples, prompts = section(params, "own_samples", OwnParams), load_part(args.data, "train").prompts
+    images, examples, first = args.out / "images", args.out / "examples", own_samples.first(run_params(params).seed)
+    whole, validation = own_samples.whole, own_samples.validation
+    by_main(lambda: save_own_parts(read_images(args.samples, whole), validation, prompts, first, images))
     encode_parts(args.pretrained, images, section(params, "encode", EncodeParams), examples, parts=PARTS)
-    return f"{own.whole - own.validation:,} own samples to train on, {own.validation:,} for validation -> {args.out}"
+    return f"{whole - validation:,} own samples to train on, {validation:,} for validation -> {args.out}"
 
 
 if __name__ == "__main__":

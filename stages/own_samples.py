@@ -18,11 +18,11 @@ def main() -> str:
     parser.add_argument("--out", type=Path, required=True, help="folder of the archives")
     args = parser.parse_args()
     params = read()
-    own, sampler = section(params, "own_samples", OwnParams), section(params, "sampler", SamplerParams)
-    first = own.first(run_params(params).seed)
+    own_samples, sampler = section(params, "own_samples", OwnParams), section(params, "sampler", SamplerParams)
+    first = own_samples.first(run_params(params).seed)
     prompts = load_part(args.data, "train").prompts
-    sample_model(args.model, args.model, sampler, own.whole, args.out, prompts, SeedBlock.OWN, first)
-    return f"{own.whole:,} images -> {args.out}"
+    sample_model(args.model, args.model, sampler, own_samples.whole, args.out, prompts, SeedBlock.OWN, first)
+    return f"{own_samples.whole:,} images -> {args.out}"
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ def main() -> str:
     parser.add_argument("--out", type=Path, required=True, help="JSON of its name, its texts, and images each")
     args = parser.parse_args()
     check_inputs(params := read())  # a folder may have come since validate ran
-    own = prompt_params(params)[args.set]
-    prompts = load_prompts(args.set, own)
+    prompt_set = prompt_params(params)[args.set]
+    prompts = load_prompts(args.set, prompt_set)
     extractor = section(params, "reference", FeatureParams).extractor
-    check_measures(own, section(params, "clip_score", ClipScoreParams), extractor)
+    check_measures(prompt_set, section(params, "clip_score", ClipScoreParams), extractor)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(asdict(prompts), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     return f"{args.set}: {len(prompts.texts):,} texts -> {args.out}"

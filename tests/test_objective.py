@@ -140,12 +140,12 @@ def test_several_extractors_see_the_images_of_one_sampling_and_share_a_geometric
     loss, sampler, alone = wired
     beside = tuple(Scorer.on(str(DEVELOPMENT / name), digits) for name in ("code", "dense"))
     asked, sampled = ((0.5, 0.0), SeedBlock.SEARCH, 0, 40), []
-    each = [make_objective("frechet", loss, sampler, own)(*asked) for own in (alone, *beside)]
+    each = [make_objective("frechet", loss, sampler, one)(*asked) for one in (alone, *beside)]
     generate = Sampler.generate
     monkeypatch.setattr(Sampler, "generate", lambda *args: sampled.append(args[2:5]) or generate(*args))
-    beside = tuple(replace(own, extractor=replace(own.extractor, name="code")) for own in beside)  # names may be alike
+    beside = tuple(replace(one, extractor=replace(one.extractor, name="code")) for one in beside)  # names may be alike
     scorer = replace(alone, beside=beside)
-    assert scorer.identity == [*alone.identity, *(own.extractor.sha256 for own in beside)]
+    assert scorer.identity == [*alone.identity, *(one.extractor.sha256 for one in beside)]
     found = make_objective("frechet", loss, sampler, scorer)(*asked)
     assert found == pytest.approx(math.prod(each) ** (1 / 3), rel=1e-12)
     assert sampled == [(SeedBlock.SEARCH, 0, 40)]

@@ -29,10 +29,10 @@ CPU = torch.device("cpu")
 def test_own_samples_come_from_their_own_seeds_another_training_seed_has_others(
     pipeline: Path, empty_folder: Path
 ) -> None:
-    own, params = OwnParams(images=20, ranges=1), sampler_params(block=4)
-    assert (own.validation, own.whole, own.first(0), own.first(3)) == (2, 22, 0, 66)
-    sample_model(pipeline, pipeline, params, own.whole, empty_folder / "a", (), SeedBlock.OWN, own.first(1))
-    found = torch.cat(list(read_images(empty_folder / "a", own.whole)))
+    settings, params = OwnParams(images=20, ranges=1), sampler_params(block=4)
+    assert (settings.validation, settings.whole, settings.first(0), settings.first(3)) == (2, 22, 0, 66)
+    sample_model(pipeline, pipeline, params, settings.whole, empty_folder / "a", (), SeedBlock.OWN, settings.first(1))
+    found = torch.cat(list(read_images(empty_folder / "a", settings.whole)))
     sampler = Sampler.of(pipeline, params, CPU)
     denoise = single(load_denoiser(denoiser_dir(pipeline)), CPU)
     assert torch.equal(found, sampler.images(denoise, SeedBlock.OWN, 22, 22))

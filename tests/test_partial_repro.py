@@ -66,8 +66,8 @@ def test_baselines_without_their_dag_end_a_fresh_run_in_one_line(toy: Path, tmp_
 def test_a_model_without_any_image_comes_to_a_merge_in_one_command(toy: Path, tmp_path: Path) -> None:
     project = Path(shutil.copytree(toy, tmp_path / "project", symlinks=True))
     change_params(project, {"data": {"source": "none", "held_out": None}, "away": {"w": 0.5}})
-    own = {f"{name}@pretrained" for name in ("own_samples", "own_examples", "finetune_own", "gate_own", "merge_away")}
-    assert set(repro(project, "merge_away@pretrained")) == {"validate", "data", "pretrain_load", *own}
+    names = {f"{name}@pretrained" for name in ("own_samples", "own_examples", "finetune_own", "gate_own", "merge_away")}
+    assert set(repro(project, "merge_away@pretrained")) == {"validate", "data", "pretrain_load", *names}
     base, *experts = (
         load_denoiser(project / "models" / name).state_dict() for name in ("pretrained/unet", "own/1", "own/2")
     )

@@ -208,11 +208,11 @@ class TestBaselines:
         scores = {
             m: pd.read_csv(baselines[0] / "scores" / f"{path}.csv", index_col="block") for m, path in models.items()
         }
-        for model, own in scores.items():
+        for model, blocks in scores.items():
             metrics = json.loads((baselines[0] / "measures" / f"{model}.json").read_text())
-            assert list(own.index) == list(range(metrics["seed_blocks"]))
+            assert list(blocks.index) == list(range(metrics["seed_blocks"]))
             for key in ("frechet_train", "frechet_heldout", "kid_train", "kid_heldout"):
-                change = paired_interval(own[key], scores["pretrained"][key])
+                change = paired_interval(blocks[key], scores["pretrained"][key])
                 assert metrics[f"{key}_change"] == pytest.approx(change.value, rel=1e-9, abs=1e-12)
                 assert metrics[f"{key}_change_low"] == pytest.approx(change.low, rel=1e-9, abs=1e-12)
 
@@ -231,11 +231,11 @@ class TestBaselines:
             assert search["trials"] == (3 if made["kind"] in LINES else 4)  # 0, ±1, ±0.5; {0, 0.5}²; 4 soups of 2
             merge = json.loads((models / name / "merge.json").read_text())
             assert (merge["weights"], merge["search"]) == (search["weights"], search)
-        own = json.loads((baselines[0] / "search" / "n2" / "merged_nonnegative" / "result.json").read_text())
+        result = json.loads((baselines[0] / "search" / "n2" / "merged_nonnegative" / "result.json").read_text())
         recipe = read_recipe(models / "baselines" / "loss_equivalent" / "1" / WEIGHTS)
-        assert recipe["merge_weights"] == own["weights"]
+        assert recipe["merge_weights"] == result["weights"]
         same = weights_hash(models / "loss_equivalent" / "unet" / WEIGHTS) == theta
-        assert same == (not any(own["weights"]))
+        assert same == (not any(result["weights"]))
 
     def test_the_report_compares_with_the_best_baseline(self, baselines: tuple[Path, list[str]]) -> None:
         table = pd.read_csv(baselines[0] / "reports" / "run" / "results.csv", index_col="model")

@@ -51,10 +51,10 @@ def test_hub_revisions_can_be_pinned(preset: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_a_preset_leaves_out_is_that_of_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, default = params_of("own", monkeypatch), params_of("digits", monkeypatch)
-    assert own.keys() == default.keys()
-    assert own["merge_search"] == default["merge_search"]
-    assert own["finetune_range"]["ema_decay"] == default["finetune_range"]["ema_decay"]
+    preset, default = params_of("own", monkeypatch), params_of("digits", monkeypatch)
+    assert preset.keys() == default.keys()
+    assert preset["merge_search"] == default["merge_search"]
+    assert preset["finetune_range"]["ema_decay"] == default["finetune_range"]["ema_decay"]
 
 
 def test_the_preset_of_stable_diffusion_holds_the_settings_of_the_paper_and_of_bk_sdm(

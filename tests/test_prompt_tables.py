@@ -58,17 +58,17 @@ def test_one_table_holds_one_protocol(change: dict[str, object]) -> None:
 
 
 def test_measured_files_are_read_or_named(tmp_path: Path) -> None:
-    own = measured(0.1, 3.0)
+    merged = measured(0.1, 3.0)
     (tmp_path / "coco").mkdir()
-    (tmp_path / "coco" / "merged.json").write_text(json.dumps(own.metrics))
+    (tmp_path / "coco" / "merged.json").write_text(json.dumps(merged.metrics))
     with pytest.raises(
         InputError, match=r"merged\.csv: no such file; `dvc repro evaluate_prompts@merged\+coco` writes"
     ):
         read_measured(tmp_path, tmp_path, ["coco"], ["merged"])
-    own.scores.to_csv(tmp_path / "coco" / "merged.csv", index=False)
+    merged.scores.to_csv(tmp_path / "coco" / "merged.csv", index=False)
     found = read_measured(tmp_path, tmp_path, ["coco"], ["merged"])["coco"]["merged"]
-    assert found.blocks == own.blocks
-    np.testing.assert_allclose(found.prompts, own.prompts)
+    assert found.blocks == merged.blocks
+    np.testing.assert_allclose(found.prompts, merged.prompts)
 
 
 # The gallery

@@ -91,8 +91,8 @@ def test_without_held_out_part_and_with_a_large_kid(tmp_path):
 
 def test_without_corrected_values_the_page_says_why(tmp_path):
     none = {f"frechet_{part}_{end}": None for part in ("train", "heldout") for end in ("corrected", "low", "high")}
-    for model, own in all_metrics(**none, feature_count=512).items():
-        (tmp_path / f"{model}.json").write_text(json.dumps(own))
+    for model, values in all_metrics(**none, feature_count=512).items():
+        (tmp_path / f"{model}.json").write_text(json.dumps(values))
     table = results(read_metrics(tmp_path, all_metrics()), 2, 800)
     text = page("toy", table, *searched(tmp_path / "search", 2), {})
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -134,7 +134,7 @@ def test_block_scores_are_read_from_the_path_of_each_model(tmp_path):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         pd.DataFrame({"frechet_train": [k, 2.5]}).to_csv(tmp_path / f"{path}.csv", index_label="block")
     scores = read_scores(tmp_path, models)
-    assert {model: list(own["frechet_train"]) for model, own in scores.items()} == {
+    assert {model: list(blocks["frechet_train"]) for model, blocks in scores.items()} == {
         "pretrained": [0, 2.5],
         "full_range+scale": [1, 2.5],
     }
@@ -168,7 +168,7 @@ def test_training_steps_by_hand(model, steps):
 
 
 def test_training_steps_on_own_samples_by_hand():
-    assert [training_steps("neon", 4, 1600, own) for own in (1, 2)] == ["1,600", "2 × 1,600"]
+    assert [training_steps("neon", 4, 1600, trainings) for trainings in (1, 2)] == ["1,600", "2 × 1,600"]
 
 
 def test_page_with_baselines_by_hand(tmp_path):

@@ -23,8 +23,8 @@ from deme_core.report.text import MODELS
 def test_the_picture_of_a_search_shows_every_trial_and_finalist(tmp_path, monkeypatch, N, method):
     dots, titles, ticks = [], [], []
     draw, title, label = Axes.scatter, SubFigure.suptitle, Axes.set_yticks
-    monkeypatch.setattr(Axes, "scatter", lambda ax, x, y, **own: dots.append((x, y)) or draw(ax, x, y, **own))
-    monkeypatch.setattr(SubFigure, "suptitle", lambda fig, text, **own: titles.append(text) or title(fig, text, **own))
+    monkeypatch.setattr(Axes, "scatter", lambda ax, x, y, **how: dots.append((x, y)) or draw(ax, x, y, **how))
+    monkeypatch.setattr(SubFigure, "suptitle", lambda fig, text, **how: titles.append(text) or title(fig, text, **how))
     monkeypatch.setattr(Axes, "set_yticks", lambda ax, at, text: ticks.append(text) or label(ax, at, text))
     trials, result = searched(tmp_path, N, method)
     for name in "ab":
@@ -48,7 +48,7 @@ def test_the_picture_of_a_search_per_block_shows_the_best_finalists_weights(tmp_
     """Two blocks with two weights each; as many columns in the trials."""
     shown, ticks = [], []
     text, label = Axes.text, Axes.set_yticks
-    monkeypatch.setattr(Axes, "text", lambda ax, x, y, s, **own: shown.append(s) or text(ax, x, y, s, **own))
+    monkeypatch.setattr(Axes, "text", lambda ax, x, y, s, **how: shown.append(s) or text(ax, x, y, s, **how))
     monkeypatch.setattr(Axes, "set_yticks", lambda ax, at, names: ticks.append(names) or label(ax, at, names))
     trials, result = searched(tmp_path, 4, "loss")
     weights = [0.25, -0.5, 0.75, 1.0]
@@ -62,7 +62,7 @@ def test_finalists_are_shown_in_per_cent_of_zero_with_their_interval(tmp_path, m
     """Two blocks: w = 0 has 2 and 4, (0.25, 0) changes them by −1 and −0.5: −25 ± 12.7 · 8.33 % of 3."""
     lines: list[Any] = []
     draw = Axes.plot
-    monkeypatch.setattr(Axes, "plot", lambda ax, *data, **own: lines.append((data, own)) or draw(ax, *data, **own))
+    monkeypatch.setattr(Axes, "plot", lambda ax, *data, **how: lines.append((data, how)) or draw(ax, *data, **how))
     rows = [("confirm", first, 20, *w, score) for first, w, score in [
         (0, (0.0, 0.0), 2.0), (20, (0.0, 0.0), 4.0), (0, (0.25, 0.0), 1.0), (20, (0.25, 0.0), 3.5),
     ]]  # fmt: skip

@@ -110,10 +110,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def processes(folder: Path) -> list[str]:
     """The command lines of what else runs in a folder."""
     found = []
-    for own in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (own / "cwd").readlink() == folder and own.name != str(os.getpid()):
-                found.append((own / "cmdline").read_text().replace("\0", " "))
+            if (process / "cwd").readlink() == folder and process.name != str(os.getpid()):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
         except OSError:  # it has ended
             continue
     return found

@@ -70,9 +70,9 @@ def start(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> Iterator[Call
     trainers = []
 
     def start(params: TrainingParams = PARAMS, **environment: str) -> subprocess.Popen[str]:
-        own = [str(pipeline), str(tmp_path / "data.safetensors"), str(tmp_path), json.dumps(asdict(params))]
+        arguments = [str(pipeline), str(tmp_path / "data.safetensors"), str(tmp_path), json.dumps(asdict(params))]
         trainer = subprocess.Popen(
-            [sys.executable, "-c", TRAINER, *own],
+            [sys.executable, "-c", TRAINER, *arguments],
             env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         trainers.append(trainer)

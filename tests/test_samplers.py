@@ -25,9 +25,9 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("kind", ["ddim", "ddpm", "dpm_solver"])
 def test_own_timesteps_are_taken_as_they_are(kind: str) -> None:
-    own = (990, 700, 400, 100, 0)
-    scheduler = make_scheduler(COSINE, sampler_params(kind=kind, steps=5, timesteps=own))
-    assert scheduler.timesteps.tolist() == list(own)
+    timesteps = (990, 700, 400, 100, 0)
+    scheduler = make_scheduler(COSINE, sampler_params(kind=kind, steps=5, timesteps=timesteps))
+    assert scheduler.timesteps.tolist() == list(timesteps)
     x = torch.ones(1, 1, 2, 2)
     for t in scheduler.timesteps:
         x = scheduler.step(torch.zeros_like(x), t, x).prev_sample
@@ -85,8 +85,8 @@ def test_a_start_from_nothing_is_named_with_the_remedy(schedule: Any, kind: str,
     if note:
         assert "starts at t = 999, where the signal is 4.9e-05" in note
         start = int(note.rpartition("start at ")[2].split()[0])
-        own = tuple(np.linspace(start, 0, 10).astype(int).tolist())
-        assert faint_start(schedule, sampler_params(kind="ddim", steps=10, timesteps=own)) is None
+        timesteps = tuple(np.linspace(start, 0, 10).astype(int).tolist())
+        assert faint_start(schedule, sampler_params(kind="ddim", steps=10, timesteps=timesteps)) is None
 
 
 ZERO = {"rescale_betas_zero_snr": True}
@@ -175,12 +175,12 @@ def test_align_your_steps_is_refused_elsewhere(
 
 def test_a_name_of_timesteps_is_read_from_params() -> None:
     sampler = {"kind": "ddim", "steps": 10, "spacing": "uniform", "block": 4, "dtype": "float32"}
-    read = [sampler_of({"sampler": sampler | {"timesteps": own}}).timesteps for own in ("ays", None)]
+    read = [sampler_of({"sampler": sampler | {"timesteps": value}}).timesteps for value in ("ays", None)]
     assert read == ["ays", None]
     assert sampler_of({"sampler": sampler | {"steps": 2, "timesteps": [9, 0]}}).timesteps == (9, 0)
-    for own, message in (("sdxl", "'sdxl': must be a list, or ays"), (10, "10: must be a list")):
+    for value, message in (("sdxl", "'sdxl': must be a list, or ays"), (10, "10: must be a list")):
         with pytest.raises(InputError, match=rf"sampler\.timesteps = {message}"):
-            sampler_of({"sampler": sampler | {"timesteps": own}})
+            sampler_of({"sampler": sampler | {"timesteps": value}})
     with pytest.raises(InputError, match=r"sampler\.timesteps = 'ays': are no way of unipc; take ddim, ddpm, dpm_sol"):
         sampler_of({"sampler": sampler | {"kind": "unipc", "timesteps": "ays"}})
 
@@ -250,9 +250,9 @@ def test_models_beside_the_base_are_paired_and_their_calls_counted() -> None:
     worse = lambda params: {"a": [2 * value for value in fake(params)["a"]]}  # noqa: E731
     table = compare_models({"neon": better, "worse": worse}, fake, [10, 20], sampler_params())
     assert len(table) == 2 * 2 * len(STOCK)
-    own = table[table["model"] == "neon"]
-    np.testing.assert_allclose(own[["change", "change_low", "change_high"]], -50)
-    np.testing.assert_allclose(own[MEAN], own["pretrained"] / 2)
+    neon = table[table["model"] == "neon"]
+    np.testing.assert_allclose(neon[["change", "change_low", "change_high"]], -50)
+    np.testing.assert_allclose(neon[MEAN], neon["pretrained"] / 2)
     assert calls_saved(table) == [
         "- neon reaches the pretrained model's 1.500 of 20 calls: **with 10 calls**",
         "- worse reaches the pretrained model's 1.500 of 20 calls: **not with 20 calls, but 3.000**",

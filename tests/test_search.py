@@ -108,7 +108,7 @@ def test_a_confirming_score_without_a_ratio_ends_in_one_line(tmp_path: Path, whe
 def test_a_score_by_several_extractors_is_confirmed_as_judges_are_summed_up() -> None:
     rng = np.random.default_rng(0)
     zero, ours = rng.lognormal(0, 1, (2, 3, 6)) * np.array([1.0, 50.0, 1e-3])[:, None]  # judge, block
-    mean = [[geometric_mean([*zip("abc", own, strict=True)]) for own in blocks.T] for blocks in (ours, zero)]
+    mean = [[geometric_mean([*zip("abc", block, strict=True)]) for block in blocks.T] for blocks in (ours, zero)]
     expected = verdict_of(dict(zip("abc", np.log(ours / zero), strict=True))).change
     found = confirmed(*mean, "frechet")
     assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))

@@ -66,11 +66,11 @@ def test_the_lowest_point_is_found_for_any_number_of_weights(method: str, N: int
 def test_the_same_seed_proposes_the_same_and_another_one_something_else(method: str) -> None:
     asked: list[list[tuple[Weights, int]]] = []
     for seed in (0, 0, 1):
-        own: list[tuple[Weights, int]] = []
-        asked.append(own)
+        calls: list[tuple[Weights, int]] = []
+        asked.append(calls)
 
-        def score(w: Weights, block: int = 0, own: list[tuple[Weights, int]] = own) -> float:
-            own.append((w, block))
+        def score(w: Weights, block: int = 0, calls: list[tuple[Weights, int]] = calls) -> float:
+            calls.append((w, block))
             return bowl(w)
 
         def gradient(w: Weights, block: int = 0, score: Score = score) -> tuple[float, list[float]]:

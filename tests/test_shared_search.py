@@ -76,11 +76,11 @@ def test_each_trial_is_scored_by_one_process_where_there_are_others(both: dict[i
         [json.loads(file.read_text()) for file in sorted((both[count] / method).glob("calls-*.json"))] for count in both
     )
     assert one["apart"] == [] and two[0]["shared"] == two[1]["shared"]
-    apart = [{tuple(call) for call in own["apart"]} for own in two]
+    apart = [{tuple(call) for call in process["apart"]} for process in two]
     assert apart[0].isdisjoint(apart[1]) and len(apart[0]) == len(apart[1])
     whole = {tuple(call) for call in one["shared"]}
     assert apart[0] | apart[1] | {tuple(call) for call in two[0]["shared"]} == whole
-    first = {call for own in apart for call in own if call[0] == "SEARCH"}
+    first = {call for calls in apart for call in calls if call[0] == "SEARCH"}
     assert bool(first) == (method != "tpe")  # each of whose trials follows from those before
     assert len(first) < 2 or len(two[0]["shared"]) < len(whole) / 2
     assert any(call[0] == "CONFIRM" for call in apart[1])

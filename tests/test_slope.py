@@ -41,9 +41,9 @@ def scorer(seed: int = 0, beside: tuple[Scorer, ...] = ()) -> Scorer:
     return Scorer(extractor, reference, beside=beside)
 
 
-def slope_of(pipeline: Path, vectors: list[Path], own: Scorer, *, per_block: bool = False, **sampler: Any) -> Any:
+def slope_of(pipeline: Path, vectors: list[Path], target: Scorer, *, per_block: bool = False, **sampler: Any) -> Any:
     made = Sampler.of(pipeline, sampler_params(**{"block": 10, "steps": 3} | sampler), CPU)
-    return DistanceSlope(MergedModel(pipeline, vectors, per_block=per_block), made, own)
+    return DistanceSlope(MergedModel(pipeline, vectors, per_block=per_block), made, target)
 
 
 # The distance
@@ -113,7 +113,7 @@ def smooth_score(slope: DistanceSlope, weights: Any) -> tuple[torch.Tensor, list
     w = torch.tensor(weights, dtype=torch.float64, requires_grad=True)
     model = slope.model
     state_dict = {
-        key: theta + sum(wi * tau for wi, tau in zip(w[model.own[key]], model.taus[key], strict=True))
+        key: theta + sum(wi * tau for wi, tau in zip(w[model.slices[key]], model.taus[key], strict=True))
         for key, theta in model.theta.items()
     }  # fmt: skip
     denoise = lambda x, t, **condition: functional_call(model.model, state_dict, (x, t), condition).sample  # noqa: E731
@@ -124,8 +124,8 @@ def smooth_score(slope: DistanceSlope, weights: Any) -> tuple[torch.Tensor, list
         parts.append(smooth(x))
     levels = torch.cat(parts)[first : first + count]
     scorers = (slope.scorer, *slope.scorer.beside)
-    features = [own.extractor.forward(levels) for own in scorers]
-    distances = [distance(own.reference, found) for own, found in zip(scorers, features, strict=True)]
+    features = [one.extractor.forward(levels) for one in scorers]
+    distances = [distance(one.reference, found) for one, found in zip(scorers, features, strict=True)]
     return torch.stack(distances).prod() ** (1 / len(scorers)), features, w
 
 
@@ -164,9 +164,9 @@ def test_the_gradient_is_that_of_one_graph_and_of_differences(
     exact = torch.autograd.grad(score, w)[0].tolist()
     scorers = (slope.scorer, *slope.scorer.beside)
     slopes = [
-        SlopedReference(Moments.of(own.reference)).slopes(found.detach().numpy())
-        * float(score.detach()) / (2 * FrechetReference(Moments.of(own.reference)).distance(Moments.of(found.detach())))
-        for own, found in zip(scorers, features, strict=True)
+        SlopedReference(Moments.of(one.reference)).slopes(found.detach().numpy())
+        * float(score.detach()) / (2 * FrechetReference(Moments.of(one.reference)).distance(Moments.of(found.detach())))
+        for one, found in zip(scorers, features, strict=True)
     ]  # fmt: skip
     merged = slope.model.load(weights)
     found = slope.model.pulled(slope._backward(merged, WHERE[0], range(WHERE[1], sum(WHERE[1:])), slopes))
@@ -195,12 +195,12 @@ def test_the_score_is_that_of_a_trial_and_the_model_stays(
     pipeline: Path, vectors: list[Path], extractor_dir: Path, digits: torch.Tensor
 ) -> None:
     extractor = load_extractor(str(extractor_dir))
-    own = Scorer(extractor, extractor([digits]))
-    slope = slope_of(pipeline, vectors, own)
+    target = Scorer(extractor, extractor([digits]))
+    slope = slope_of(pipeline, vectors, target)
     asked = SeedBlock.SEARCH, 0, 80
     score, gradient = slope((0.5, -0.25), *asked)
     images = slope.sampler.images(lambda x, t: slope.model.load((0.5, -0.25))(x, t).sample, *asked)
-    assert score == frechet(own)([images], [])
+    assert score == frechet(target)([images], [])
     assert len(gradient) == N and all(map(np.isfinite, gradient)) and any(gradient)
     assert not any(parameter.grad is not None for parameter in slope.model.model.parameters())
     assert slope((0.5, -0.25), *asked) == (score, gradient)

@@ -120,12 +120,12 @@ def test_the_stages_carry_the_statistics_into_the_protocol(
     distances = {f"own_{part}": [1.0, 2.0, 3.0, 2.0, 1.0, 2.0] for part in ("train", "heldout")}
     pd.DataFrame(distances).to_csv("judged.csv", index_label="block")
     Path("judged.json").write_text('{"judges": "group-0123", "names": ["own"], "two_sample": {}}')
-    own = "features.safetensors"
+    file = "features.safetensors"
     arguments = [
         "--features",
-        own,
+        file,
         "--pretrained",
-        own,
+        file,
         "--reference",
         "reference",
         "--out",

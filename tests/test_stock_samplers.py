@@ -160,12 +160,12 @@ def test_quadratic_timesteps_are_the_closed_form(number: int) -> None:
 
 @pytest.mark.parametrize("kind", ["ddpm", "dpm_solver"])
 def test_own_timesteps_are_taken_as_diffusers_takes_them(kind: str) -> None:
-    own = [990, 700, 400, 100, 3]
+    timesteps = [990, 700, 400, 100, 3]
     theirs = KINDS[kind].from_config(LATENT | {"clip_sample": False})
-    theirs.set_timesteps(timesteps=own)
+    theirs.set_timesteps(timesteps=timesteps)
     schedule = noise_schedule(LATENT | {"clip_sample": False})
-    ours = make_scheduler(schedule, sampler_params(kind=kind, steps=5, timesteps=tuple(own)))
-    assert ours.timesteps.tolist() == own
+    ours = make_scheduler(schedule, sampler_params(kind=kind, steps=5, timesteps=tuple(timesteps)))
+    assert ours.timesteps.tolist() == timesteps
     torch.manual_seed(0)
     expected = final(theirs, NOISE)
     torch.manual_seed(0)

@@ -153,7 +153,7 @@ def needed_by(targets: list[str], stages: dict[str, dict[str, Any]]) -> set[str]
         found.add(name := todo.pop())
         for dep in stages[name]["deps"]:
             within = lambda out, dep=f"{dep}/": dep.startswith(f"{out}/") or f"{out}/".startswith(dep)  # noqa: E731
-            makers = (maker for maker, own in outs.items() if any(map(within, own)))
+            makers = (maker for maker, made in outs.items() if any(map(within, made)))
             todo += [maker for maker in makers if maker not in found]
     return found
 

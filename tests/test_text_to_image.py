@@ -41,8 +41,8 @@ def project(hub: Path, extractor_dir: Path, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("project")
     params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"N": N}
     params["pretrain_load"]["source"], params["reference"]["extractor"] = str(hub), str(extractor_dir)
-    for name, own in CHANGES.items():
-        params[name] |= own
+    for name, changes in CHANGES.items():
+        params[name] |= changes
     (folder / "params.yaml").write_text(yaml.safe_dump(params | {"inputs": inputs(params)}))
     base = ["--pretrained", "models/pretrained"]
     with pytest.MonkeyPatch.context() as patch:
@@ -88,12 +88,12 @@ from deme_core.data import encode
 from deme_core.processes import agreed, partial_state, shared
 from deme_core.data import archive
 archive.PER_ARCHIVE, encode.CHUNK = 8, 500
-own = partial_state()
+process = partial_state()
 for count in (1, 3, 4, 5, 12):
     rows = shared(lambda first, n: torch.arange(first, first + n)[:, None], count, 4)
     assert rows.squeeze(1).tolist() == list(range(count)), rows
-assert agreed([own.process_index + 0.1, 2.0]) == [0.1, 2.0]
-Path(f"process-{own.process_index}-of-{own.num_processes}").touch()
+assert agreed([process.process_index + 0.1, 2.0]) == [0.1, 2.0]
+Path(f"process-{process.process_index}-of-{process.num_processes}").touch()
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """  # small files, so that each process has some
 
@@ -128,10 +128,10 @@ def test_two_processes_share_a_stage_and_make_the_same_bytes(project: Path, tmp_
 
 def test_the_merged_pipeline_keeps_every_other_component_byte_for_byte(hub: Path, project: Path) -> None:
     merged, original = files_of(project / "models" / "merged"), files_of(hub)
-    own = {name for name in merged if name.startswith("unet/")} | {"README.md", "merge.json"}
-    assert merged.keys() - own == {name for name in original if not name.endswith(".bin")} - own
-    assert all(merged[name] == original[name] for name in merged.keys() - own)
-    assert {name.split("/")[0] for name in merged.keys() - own} == {*FROZEN, "model_index.json"}
+    made = {name for name in merged if name.startswith("unet/")} | {"README.md", "merge.json"}
+    assert merged.keys() - made == {name for name in original if not name.endswith(".bin")} - made
+    assert all(merged[name] == original[name] for name in merged.keys() - made)
+    assert {name.split("/")[0] for name in merged.keys() - made} == {*FROZEN, "model_index.json"}
 
 
 def test_stock_diffusers_loads_the_merged_pipeline_with_its_safety_checker(project: Path) -> None:
@@ -182,10 +182,10 @@ def test_memory_params_change_nothing_but_memory(
     schedule.register_to_config(prediction_type=prediction)
     examples, weights = load_examples(project / "data" / "examples", "train"), []
     plain = {"iterations": 2, "log_every": 1, "checkpoint_every": 2, "consistency": 0.0, "projection": "none"}
-    for name, own in (("a", {}), ("b", {"gradient_checkpointing": True, "ema_offload": True})):
+    for name, options in (("a", {}), ("b", {"gradient_checkpointing": True, "ema_offload": True})):
         student = load_denoiser(hub / "unet")
         train(
-            student, schedule, examples, job_of(training_params(**plain | own)), tmp_path / name
+            student, schedule, examples, job_of(training_params(**plain | options)), tmp_path / name
         )  # fmt: skip
         weights.append(student.state_dict())
     first, second = weights

@@ -32,13 +32,13 @@ def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
     hub: Path, extractor_dir: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commands that DVC makes of dvc.yaml, in the order of its graph; a stand-in takes the place of open_clip."""
-    references = {name: own.get("reference") for name, own in SETS.items()}
+    references = {name: keys.get("reference") for name, keys in SETS.items()}
     params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {
         "N": N, "dag": whole_dag(N, [], references, analyses="all"), "analyses": "all",
     }  # fmt: skip
     params["pretrain_load"]["source"], params["reference"]["extractor"] = str(hub), str(extractor_dir)
-    for name, own in (CHANGES | {"prompts": SETS, "analyse": SMALL}).items():
-        params[name] |= own
+    for name, changes in (CHANGES | {"prompts": SETS, "analyse": SMALL}).items():
+        params[name] |= changes
     params["merge_search"]["objective"], params["sample"]["images"] = "frechet+clip_score", 40
     params["clip_score"] = params["search_clip_score"] = {"model": "compass", "pretrained": None, "revision": None}
     params["gate"]["must_win"], params["own_samples"]["images"] = "ignore", 20

@@ -13,8 +13,8 @@ from deme_core.timesteps import TimestepRanges, draw_timesteps
 OWN, T = (250, 500), 1000
 
 
-def draw(n: int, p: float, *, seed: int = 0, own: tuple[int, int] = OWN, **options: object) -> torch.Tensor:
-    return draw_timesteps(n, own, T, p, generator=torch.Generator().manual_seed(seed), **options)
+def draw(n: int, p: float, *, seed: int = 0, trained_range: tuple[int, int] = OWN, **options: object) -> torch.Tensor:
+    return draw_timesteps(n, trained_range, T, p, generator=torch.Generator().manual_seed(seed), **options)
 
 
 def outside(t: torch.Tensor) -> torch.Tensor:

@@ -146,8 +146,8 @@ def test_samples_are_judged_at_the_grey_levels_of_the_data(empty_folder: Path, m
     found = judge_samples(raw, "raw", monkeypatch)
     assert found == judge_samples(pixels, "clean", monkeypatch)
     assert set(found) == {"code", "dense", "pixels", "place"}
-    assert all(len(own["samples"]) == len(own["real"]) == 2 for own in found.values())
-    assert all(abs(np.mean(own["samples"]) - 0.5) < 0.1 for own in found.values())
+    assert all(len(of_judge["samples"]) == len(of_judge["real"]) == 2 for of_judge in found.values())
+    assert all(abs(np.mean(of_judge["samples"]) - 0.5) < 0.1 for of_judge in found.values())
     (judge,) = [judge for judge in load_judges(Path(FINAL)) if judge.name == "pixels"]
     assert separability(judge.extractor([raw[:180]]), judge.extractor([train])) > 0.95
 

@@ -57,14 +57,14 @@ def measure() -> Callable[[float, float, Weights], tuple[dict[str, float], str, 
         made = {"pretrained": images(theta, length, ()), "merged": images(theta, length, w)}
         distances: dict[str, dict[str, list[float]]] = {name: {} for name in made}
         for judge in judges:
-            for name, own in made.items():
-                distances[name] |= block_distances(judge, judge.extractor([own]), references[judge.name], BLOCKS)
+            for name, pixels in made.items():
+                distances[name] |= block_distances(judge, judge.extractor([pixels]), references[judge.name], BLOCKS)
         names = [judge.name for judge in judges]
-        features = {name: extractor([own]) for name, own in made.items()}
+        features = {name: extractor([pixels]) for name, pixels in made.items()}
         metrics, _ = evaluate(features["merged"], features["pretrained"], reference, EvaluateParams(blocks=BLOCKS))
         metrics |= judged_metrics(distances["merged"], distances["pretrained"], names, ["train"])
         metrics["base"] = FrechetReference(Moments.of(reference["train"])).distance(Moments.of(features["pretrained"]))
-        scores = {name: pd.DataFrame(own).add_prefix(JUDGE) for name, own in distances.items()}
+        scores = {name: pd.DataFrame(by_judge).add_prefix(JUDGE) for name, by_judge in distances.items()}
         return metrics, words(scores, "merged", "train"), names
 
     return measured

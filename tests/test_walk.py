@@ -59,7 +59,7 @@ def test_none_begins_before_what_it_needs_and_each_runs_once(needs, jobs, fails,
 def test_no_slot_is_idle_while_a_task_may_begin(needs, jobs) -> None:
     succeeded: set[str] = set()
     for step in steps(needs, jobs):
-        could = {task for task, own in needs.items() if succeeded.issuperset(own)} - succeeded
+        could = {task for task, needed in needs.items() if succeeded.issuperset(needed)} - succeeded
         assert len(step) == min(jobs, len(could)) and could.issuperset(step)
         succeeded |= set(step)
     assert succeeded == set(needs)

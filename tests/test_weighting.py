@@ -113,10 +113,10 @@ def test_the_identities_of_appendix_a1(schedule: str) -> None:
 def test_a_weighted_loss_is_the_same_whatever_the_network_predicts(name: str, schedule: str) -> None:
     losses = {}
     for kind in KINDS:
-        own = DDPMScheduler(prediction_type=kind, **SCHEDULES[schedule])
-        truth, guess, t = predictions(own)
-        target = regression_target(own, truth["sample"], truth["epsilon"], t)
-        losses[kind] = weighting(name, own, GAMMA) * denoising_loss(guess[kind], target)
+        scheduler = DDPMScheduler(prediction_type=kind, **SCHEDULES[schedule])
+        truth, guess, t = predictions(scheduler)
+        target = regression_target(scheduler, truth["sample"], truth["epsilon"], t)
+        losses[kind] = weighting(name, scheduler, GAMMA) * denoising_loss(guess[kind], target)
     for kind in ("epsilon", "v_prediction"):
         torch.testing.assert_close(losses[kind], losses["sample"], rtol=1e-3, atol=0)
 
@@ -193,18 +193,18 @@ def test_a_negative_merge_weight_is_refused() -> None:
         merge_equivalent_weights(TimestepRanges.equal(2, 1000), 0.4, [0.5, -0.1])
 
 
-def density(own: tuple[int, int], T: int, p: float) -> np.ndarray:
+def density(trained: tuple[int, int], T: int, p: float) -> np.ndarray:
     """P(t) of Eq. 6."""
     t = np.arange(T)
-    return p / T + (1 - p) * ((own[0] <= t) & (t < own[1])) / (own[1] - own[0])
+    return p / T + (1 - p) * ((trained[0] <= t) & (t < trained[1])) / (trained[1] - trained[0])
 
 
 @pytest.mark.parametrize("antithetic", [False, True])
-@pytest.mark.parametrize("own", [(0, 3), (3, 12)])
-def test_the_density_of_equation_6_is_that_of_the_draw(own: tuple[int, int], antithetic: bool) -> None:
+@pytest.mark.parametrize("trained", [(0, 3), (3, 12)])
+def test_the_density_of_equation_6_is_that_of_the_draw(trained: tuple[int, int], antithetic: bool) -> None:
     n, T, p = 200_000, 12, 0.4
-    t = draw_timesteps(n, own, T, p, antithetic=antithetic, generator=torch.Generator().manual_seed(0))
-    expected = density(own, T, p)
+    t = draw_timesteps(n, trained, T, p, antithetic=antithetic, generator=torch.Generator().manual_seed(0))
+    expected = density(trained, T, p)
     error = 5 * np.sqrt(expected * (1 - expected) / (n / 2 if antithetic else n))
     assert (abs(np.bincount(t, minlength=T) / n - expected) < error).all()
 
@@ -217,7 +217,7 @@ def test_the_weighted_uniform_draw_expects_what_the_experts_draws_expect(data: s
     bounds = (0, *sorted(inner), T)
     weights = data.draw(st.lists(st.floats(0, 2), min_size=N, max_size=N).filter(lambda w: sum(w) > 1e-3))
     f = np.array(data.draw(st.lists(st.floats(-1, 1), min_size=T, max_size=T)))
-    experts = sum(w * (density(own, T, p) @ f) for w, own in zip(weights, pairwise(bounds), strict=True))
+    experts = sum(w * (density(trained, T, p) @ f) for w, trained in zip(weights, pairwise(bounds), strict=True))
     found = merge_equivalent_weights(TimestepRanges(bounds), p, weights).numpy()
     assert (found * f).mean() == pytest.approx(experts / sum(weights), rel=1e-9, abs=1e-9)
     assert found.mean() == pytest.approx(1)

@@ -20,7 +20,7 @@ from deme_core.tensors import write_tensors
 
 def main() -> None:
     folder, recipe = read_recipe(__doc__)
-    parts = {part: own for part, own in read_parts(section(recipe, "data", DataParams)).items() if len(own)}
+    parts = {part: images for part, images in read_parts(section(recipe, "data", DataParams)).items() if len(images)}
     network, training = recipe["network"], recipe["training"]
     torch.manual_seed(training["seed"])
     model = NETWORKS[network["_class_name"]](**{key: value for key, value in network.items() if key != "_class_name"})
@@ -38,7 +38,7 @@ def main() -> None:
             optimizer.zero_grad()
             schedule.step()
     model.eval()
-    found = {f"{name}_{part}": value for part, own in parts.items() for name, value in quality(model, own).items()}
+    found = {f"{name}_{part}": v for part, images in parts.items() for name, v in quality(model, images).items()}
     (folder / "config.json").write_text(json.dumps(network, indent=2) + "\n")
     (folder / "quality.json").write_text(json.dumps(found, indent=2) + "\n")
     write_tensors(folder / "model.safetensors", model.state_dict(), recipe)

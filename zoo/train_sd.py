@@ -57,7 +57,7 @@ Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 def main() -> None:
     folder, recipe = read_recipe(__doc__)
     parts = read_parts(section(recipe, "data", DataParams))
-    captions = sorted({caption for own in parts["train"].captions or () for caption in own})
+    captions = sorted({caption for of_image in parts["train"].captions or () for caption in of_image})
     words = write_tokenizer(folder / "tokenizer", captions, recipe["tokenizer"]["tokens"])
     curves = {
         "autoencoder": train_autoencoder(recipe, parts["train"], folder / "vae"),
@@ -102,14 +102,14 @@ def train_text_encoder(recipe: dict[str, Any], images: Images, folder: Path, wor
     )  # fmt: skip
     torch.manual_seed(recipe["seed"])
     towers = nn.ModuleDict({"text": CLIPTextModel(config), "image": image_tower(params["width"], config.hidden_size)})
-    own = [
+    captions = [
         tokenizer(list(texts), padding="max_length", max_length=tokens, truncation=True, return_tensors="pt").input_ids
         for texts in images.captions or ()
     ]
 
     def loss(index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         which = torch.rand(len(index), generator=generator).tolist()
-        ids = torch.stack([own[k][int(u * len(own[k]))] for k, u in zip(index.tolist(), which, strict=True)])
+        ids = torch.stack([captions[k][int(u * len(captions[k]))] for k, u in zip(index.tolist(), which, strict=True)])
         text = functional.normalize(towers["text"](ids).pooler_output, dim=1)
         image = functional.normalize(towers["image"](to_model(images.pixels[index])), dim=1)
         scores, right = 10 * text @ image.T, torch.arange(len(index))

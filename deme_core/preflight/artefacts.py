@@ -59,9 +59,9 @@ def artefacts(
     names = () if data.source == NONE else (features.extractor, *extractors)
     found += [one for name in names for one in _extractor(name)]
     found += [
-        _file("prompts", own.path, f"put the file of the set prompts.{name} there, source '{own.source}'")
-        for name, own in (prompts or {}).items()
-        if own.source != "heldout"  # the captions of the run's own data
+        _file("prompts", prompt_set.path, f"put the file of the set prompts.{name} there, source '{prompt_set.source}'")
+        for name, prompt_set in (prompts or {}).items()
+        if prompt_set.source != "heldout"  # the captions of the run's own data
     ]
     if features.statistics is not None:
         found.append(_file("reference", features.statistics, "put the npz with mu and sigma there"))
@@ -165,9 +165,10 @@ def measure_artefacts(sets: Mapping[str, PromptParams], clip: ClipScoreParams) -
     if not sets:
         return []
     found = []
-    for own in sets.values():
-        if own.reference is not None and not own.reference.startswith("data/"):  # those are made by the run
-            found.append(_file("reference", own.reference, f"python -m deme_core.metrics … --out {own.reference}"))
+    for prompt_set in sets.values():
+        reference = prompt_set.reference
+        if reference is not None and not reference.startswith("data/"):  # those are made by the run
+            found.append(_file("reference", reference, f"python -m deme_core.metrics … --out {reference}"))
     packages = [_package("open_clip_torch", "open_clip"), _package("torchvision", "torchvision")]
     if clip.pretrained is None:
         source = clip.model

@@ -44,18 +44,20 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     top, pretrain = run_params(params), section(params, "pretrain_load", PretrainParams)
     training, sampler = section(params, "finetune_range", TrainingParams), section(params, "sampler", SamplerParams)
     search, sample = section(params, "merge_search", SearchParams), section(params, "sample", SampleParams)
-    own = section(params, "own_samples", OwnParams)
+    own_samples = section(params, "own_samples", OwnParams)
     features, prompts = section(params, "reference", FeatureParams), prompt_params(params)
     data, dag = section(params, "data", DataParams), params["dag"]
-    prompted = {name: _prompted(name, own) for name, own in prompts.items()}
+    prompted = {name: _prompted(name, prompt_set) for name, prompt_set in prompts.items()}
     if data.source == NONE:  # merge_away alone
-        counts = Counts.of_own(training, sampler, own)
-        judges, warning, kept = [], [], (own.ranges, 0, 2, own.whole)
+        counts = Counts.of_own(training, sampler, own_samples)
+        judges, warning, kept = [], [], (own_samples.ranges, 0, 2, own_samples.whole)
     else:
-        counts = Counts.of(top.N, dag, training, search, sampler, sample, own, sum(n or 0 for n in prompted.values()))
+        counts = Counts.of(
+            top.N, dag, training, search, sampler, sample, own_samples, sum(n or 0 for n in prompted.values())
+        )
         judges = judge_artefacts(section(params, "judges", JudgeParams))
         warning = _uncovered(features.extractor, sample.images, section(params, "evaluate", EvaluateParams).blocks)
-        trained, images = top.N + len(dag["own"]) * own.ranges, counts.sampled // len(dag["sampled"])
+        trained, images = top.N + len(dag["own"]) * own_samples.ranges, counts.sampled // len(dag["sampled"])
         kept = (trained, top.random_draws, len(dag["models"]), images)
     found = [
         *artefacts(data, pretrain, features, prompts, search.extractors),
@@ -142,10 +144,10 @@ def _counts(counts: Counts) -> list[str]:
     ]
 
 
-def _prompted(name: str, own: PromptParams) -> int | None:
+def _prompted(name: str, prompt_set: PromptParams) -> int | None:
     """Images of a prompt set, of one model."""
     try:
-        return load_prompts(name, own).images
+        return load_prompts(name, prompt_set).images
     except InputError:  # its file is missing, and named above; or the run has yet to make it
         return None
 

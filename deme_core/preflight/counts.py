@@ -25,25 +25,25 @@ class Counts:
     """Network calls an image."""
 
     @classmethod
-    def of_own(cls, training: TrainingParams, sampler: SamplerParams, own: OwnParams) -> "Counts":
+    def of_own(cls, training: TrainingParams, sampler: SamplerParams, own_samples: OwnParams) -> "Counts":
         """Of a run without data, which ends with merge_away."""
-        batch = training.batch_size * training.gradient_accumulation
-        return cls(own.ranges * most_steps(training) * batch, searched=0, sampled=own.whole, calls=sampler.calls)
+        trained = own_samples.ranges * most_steps(training) * training.batch_size * training.gradient_accumulation
+        return cls(trained, searched=0, sampled=own_samples.whole, calls=sampler.calls)
 
     @classmethod
     def of(
         cls, N: int, dag: dict[str, Any], training: TrainingParams, search: SearchParams, sampler: SamplerParams,
-        sample: SampleParams, own: OwnParams, prompted: int = 0,
+        sample: SampleParams, own_samples: OwnParams, prompted: int = 0,
     ) -> "Counts":  # fmt: skip
         """Of a run of N ranges whose stages the section `dag` names; `prompted` images of prompt sets a model."""
-        steps = ((1 + len(dag["finetunes"])) * N + len(dag["own"]) * own.ranges) * most_steps(training)
+        steps = ((1 + len(dag["finetunes"])) * N + len(dag["own"]) * own_samples.ranges) * most_steps(training)
         kinds = ["deme", *(row["kind"] for row in dag["searches"].values())]
         asked = [(kind.split(), 1 if kind in LINES else N) for kind in kinds]
         searches = [(searched(lines, search, [n] * len(lines))[0], 1 + len(lines)) for lines, n in asked]
-        images = sum(own.budget + (own.finalists + anchors) * own.final_images for own, anchors in searches)
+        images = sum(params.budget + (params.finalists + anchors) * params.final_images for params, anchors in searches)
         return cls(
             trained=steps * training.batch_size * training.gradient_accumulation,
             searched=images,
-            sampled=len(dag["sampled"]) * (sample.images + prompted) + len(dag["own"]) * (own.whole),
+            sampled=len(dag["sampled"]) * (sample.images + prompted) + len(dag["own"]) * (own_samples.whole),
             calls=sampler.calls,
         )

@@ -57,8 +57,8 @@ def timed(step: Callable[[int], object], most: int) -> Timed:
 
 
 def _inputs(model: Model, n: int) -> Inputs:
-    own = {key: value.expand(n, *value.shape[1:]) for key, value in model.condition.items()}
-    return torch.randn(n, *model.shape, device=model.device), torch.zeros(n, dtype=torch.long, device=model.device), own
+    x, t = torch.randn(n, *model.shape, device=model.device), torch.zeros(n, dtype=torch.long, device=model.device)
+    return x, t, {key: value.expand(n, *value.shape[1:]) for key, value in model.condition.items()}
 
 
 def train_step(model: Model, n: int, training: TrainingParams) -> None:
@@ -89,12 +89,12 @@ def _kept(model: Model, n: int, training: TrainingParams) -> int:
     """
     (x, t, condition), dtype, unet = _inputs(model, n), training.dtype, model.denoiser
     # The address of a storage itself, not that of its content: without content that is 0 everywhere.
-    own = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
+    parameter_storages = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
+        if storage._cdata not in parameter_storages:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 

@@ -56,7 +56,7 @@ def check_params(params: dict[str, Any]) -> None:
     """
     check_keys(params, [*RunParams.__dataclass_fields__, *SECTIONS, "analyses", "prompts", "dag", "inputs"])
     top, sets = run_params(params), prompt_params(params)
-    references = {name: own.reference for name, own in sets.items()}
+    references = {name: prompts.reference for name, prompts in sets.items()}
     figures = params.get("analyses", ())
     check_dag(params.get("dag"), top.N, top.baselines, references, top.random_draws, top.directions, figures)
     parsed: dict[str, Any] = {name: section(params, name, cls) for name, cls in SECTIONS.items()}
@@ -101,7 +101,7 @@ def _check_held_out(data: DataParams, sets: Mapping[str, PromptParams], calibrat
     if data.held_out != 0:
         return
     remedy = "hold some out with data.held_out, as 0.1"
-    for name, own in sets.items():
-        check(own.source != "heldout", f"prompts.{name}.source", own.source, f"data.held_out = 0: {remedy}")
+    for name, prompts in sets.items():
+        check(prompts.source != "heldout", f"prompts.{name}.source", prompts.source, f"data.held_out = 0: {remedy}")
     wants = calibrate.value is not None and calibrate.metric.endswith("heldout")
     check(not wants, "calibrate.metric", calibrate.metric, f"data.held_out = 0: {remedy}, or take another metric")

@@ -22,9 +22,9 @@ def read_coco(path: Path) -> list[str]:
     blank = set()
     try:
         for row in parse_json(text)["annotations"]:
-            image, own = _whole(row["image_id"]), (_whole(row["id"]), " ".join(row["caption"].split()))
-            if own[1]:
-                captions[image] = min(own, captions.get(image, own))
+            image, caption = _whole(row["image_id"]), (_whole(row["id"]), " ".join(row["caption"].split()))
+            if caption[1]:
+                captions[image] = min(caption, captions.get(image, caption))
             else:
                 blank.add(image)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

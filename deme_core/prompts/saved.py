@@ -17,8 +17,8 @@ def read_prompts(folder: Path, name: str) -> Prompts:
     path = folder / f"{name}.json"
     if not path.is_file():
         raise InputError(f"{path}: no such file; `dvc repro prompts@{name}` writes it, if params: prompts has the set")
-    own = json.loads(path.read_text(encoding="utf-8"))
-    return Prompts(name, tuple(own["texts"]), own["each"])
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return Prompts(name, tuple(stored["texts"]), stored["each"])
 
 
 def search_prompts(captions: Sequence[str], folder: Path, names: Sequence[str]) -> tuple[str, ...]:

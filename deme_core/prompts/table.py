@@ -27,7 +27,7 @@ def prompt_params(params: dict[str, Any]) -> dict[str, PromptParams]:
     sets = params.get("prompts") or {}
     if not isinstance(sets, dict):
         raise InputError(f"params: prompts = {sets!r}: must map the name of a set to its keys; conf/ shows how")
-    return {name: section({f"prompts.{name}": own}, f"prompts.{name}", PromptParams) for name, own in sets.items()}
+    return {name: section({f"prompts.{name}": keys}, f"prompts.{name}", PromptParams) for name, keys in sets.items()}
 
 
 def load_prompts(name: str, params: PromptParams) -> Prompts:

@@ -57,7 +57,7 @@ def check_rows(rows: pd.DataFrame) -> None:
 
 def by_calls(rows: pd.DataFrame) -> dict[int, Scores]:
     """Calls -> the scores of the models, fewest calls first."""
-    return {int(str(calls)): scores_of(own) for calls, own in rows.groupby("calls")}
+    return {int(str(calls)): scores_of(of_calls) for calls, of_calls in rows.groupby("calls")}
 
 
 def beside_the_most(found: Mapping[int, Scores], calls: int, model: str) -> Verdict:
@@ -135,7 +135,7 @@ def main() -> None:
     check_rows(rows)
     found = by_calls(rows)
     picture = args.out.with_suffix(".png")
-    call_curves(picture, {model_name(model): own for model, own in curves(found).items()})
+    call_curves(picture, {model_name(model): curve for model, curve in curves(found).items()})
     args.out.write_text(text := page(rows, found, picture.name), encoding="utf-8")
     print(text)
 

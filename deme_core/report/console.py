@@ -24,7 +24,7 @@ def console(table: pd.DataFrame, scores: Scores, group: str, note: str | None = 
     first, *rest = parts_of(scores)
     header = ["model", *(f"{who},\n{PARTS[first]}" for who in ("all judges", "worst judge"))]
     header += [f"all judges,\n{PARTS[part]}" for part in rest] + ["search's own\nextractor"]
-    rows, own = [], table["frechet_train_change_percent"]
+    rows, by_extractor = [], table["frechet_train_change_percent"]
     for model in scores:
         if model == UNTRAINED:
             continue
@@ -33,7 +33,7 @@ def console(table: pd.DataFrame, scores: Scores, group: str, note: str | None = 
         rows.append([
             model_name(model), shown(found[first].change), f"{worst} {shown(found[first].judges[worst])}",
             *(shown(found[part].change) for part in rest),
-            f"{number(own.loc[model], 1, '+')} %",
+            f"{number(by_extractor.loc[model], 1, '+')} %",
         ])  # fmt: skip
     paragraphs = [verdict(scores, group), *([note] if note else [])]
     plain = [textwrap.fill(text.replace("**", "").replace("`", ""), WIDTH) for text in paragraphs]

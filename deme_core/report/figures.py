@@ -80,7 +80,7 @@ def image_statistics(path: Path, statistics: Mapping[str, Mapping[str, Sequence[
         axes = fig.subplots(1, len(target), sharey=True, squeeze=False)[0]
         for ax, name in zip(axes, target, strict=True):
             ax.axvline(float(np.mean(target[name])), color=CHOSEN, linewidth=1)
-            ax.plot([float(np.mean(own[name])) for _, own in models], range(len(models)), "o", color=PLAIN, ms=5)
+            ax.plot([float(np.mean(values[name])) for _, values in models], range(len(models)), "o", color=PLAIN, ms=5)
             ax.set_title(name)
             ax.margins(x=0.15)
         axes[0].set_yticks(range(len(models)), [textwrap.fill(model, 34) for model, _ in models])
@@ -165,10 +165,10 @@ def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[flo
     size = f"{final['first'].nunique()} blocks of {final['images'].iloc[0]:,} fresh images"
     base = abs(final["zero"].mean())
     labels, rows = [], []
-    for at, own in final.groupby(names):
+    for at, finalist in final.groupby(names):
         weights = np.array(at, dtype=float)
         if weights.any():
-            rows.append((weights, t_interval(100 * own["change"] / base)))
+            rows.append((weights, t_interval(100 * finalist["change"] / base)))
     for y, (w, change) in enumerate(sorted(rows, key=lambda row: -row[1].value)):
         won, uniform = np.allclose(w, winner), np.allclose(w, 1 / N)
         colour = CHOSEN if won else "k"

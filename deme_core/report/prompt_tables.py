@@ -80,16 +80,16 @@ def table2(measured: Mapping[str, Mapping[str, Measured]]) -> pd.DataFrame:
     rows = []
     for of_set, models in measured.items():
         base = models["pretrained"]
-        for model, own in models.items():
-            _check_protocol(of_set, model, own.metrics, base.metrics)
+        for model, of_model in models.items():
+            _check_protocol(of_set, model, of_model.metrics, base.metrics)
             row: dict[str, Any] = {"set": of_set, "model": model, "name": model_name(model)}
-            row |= {key: own.metrics[key] for key in PROTOCOL if key in own.metrics}
-            row |= {f"clip_score{end}": own.metrics[f"clip_score{end}"] for end in ("", "_low", "_high")}
-            change = paired_bootstrap(own.prompts, base.prompts)
+            row |= {key: of_model.metrics[key] for key in PROTOCOL if key in of_model.metrics}
+            row |= {f"clip_score{end}": of_model.metrics[f"clip_score{end}"] for end in ("", "_low", "_high")}
+            change = paired_bootstrap(of_model.prompts, base.prompts)
             row |= _change("clip_score", change, model, verdict(-change.high, -change.low))  # higher is better
-            if own.blocks:
-                row["frechet"] = own.metrics["frechet"]
-                change = paired_interval(own.blocks, base.blocks)
+            if of_model.blocks:
+                row["frechet"] = of_model.metrics["frechet"]
+                change = paired_interval(of_model.blocks, base.blocks)
                 row |= _change("frechet", change, model, verdict(change.low, change.high))
             rows.append(row)
     return pd.DataFrame(rows).set_index(["set", "model"])
@@ -101,13 +101,13 @@ def page2(title: str, table: pd.DataFrame, paper: bool) -> str:
     models = list(dict.fromkeys(table.index.get_level_values("model")))
     header, rows = ["model"], {model: [model_name(model)] for model in models}
     for of_set in sets:
-        own = table.loc[of_set]
-        real = "frechet" in own and bool(own["frechet"].notna().all())
+        set_table = table.loc[of_set]
+        real = "frechet" in set_table and bool(set_table["frechet"].notna().all())
         header += [f"{of_set}: Fréchet distance ↓", "change, paired [95 %]"] * real
         header += [f"{of_set}: CLIP score ↑ [95 %]", "change, paired [95 %]"]
         header += [f"{of_set}, the paper:<br>FID / CLIP score"] * (paper and of_set in PAPER)
         for model in models:
-            row = own.loc[model]
+            row = set_table.loc[model]
             if real:
                 rows[model] += [number(row["frechet"], 3), _shown(row, "frechet_change", model)]
             rows[model] += [interval(row, "clip_score", 2), _shown(row, "clip_score_change", model)]
@@ -135,11 +135,11 @@ def page2(title: str, table: pd.DataFrame, paper: bool) -> str:
     )
 
 
-def _check_protocol(of_set: str, model: str, own: Mapping[str, Any], base: Mapping[str, Any]) -> None:
-    for key in sorted({*PROTOCOL, *(key for key in {*own, *base} if key.startswith("sampler_"))}):
-        if own.get(key) != base.get(key):
+def _check_protocol(of_set: str, model: str, metrics: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    for key in sorted({*PROTOCOL, *(key for key in {*metrics, *base} if key.startswith("sampler_"))}):
+        if metrics.get(key) != base.get(key):
             raise InputError(
-                f"{of_set}: {model} was measured with {key} = {own.get(key)}, pretrained with {base.get(key)}; one"
+                f"{of_set}: {model} was measured with {key} = {metrics.get(key)}, pretrained with {base.get(key)}; one"
                 " table holds one protocol: `dvc repro` evaluates both"
             )
 

@@ -62,10 +62,10 @@ def write_run_page(
         InputError: a file is missing, or files are from different runs.
     """
     metrics = tables.read_metrics(files.metrics, models)
-    scores = {m: dict(own) for m, own in tables.read_scores(files.scores, models).items()}
+    scores = {m: dict(of_model) for m, of_model in tables.read_scores(files.scores, models).items()}
     experts = pd.read_csv(needed(files.experts, "gate"))
-    own = pd.read_csv(needed(files.own_experts, "gate_own")) if SELF in top.directions else experts[:0]
-    table = tables.results(metrics, top.N, iterations, len(own))
+    own_experts = pd.read_csv(needed(files.own_experts, "gate_own")) if SELF in top.directions else experts[:0]
+    table = tables.results(metrics, top.N, iterations, len(own_experts))
     losses = pd.read_csv(needed(files.loss_matrix, "loss_matrix"), index_col="model")
     trials = pd.read_csv(needed(files.search / "trials.csv", "merge_search"))
     result = SearchResult.read(needed(files.search / "result.json", "merge_search"))
@@ -95,7 +95,7 @@ def write_run_page(
     text = tables.page(
         f"{top.name}: DeMe with N = {top.N}", table, trials, result, pictures,
         verdicts.lead(table, scores, judges.group, real["floor"]),
-        [*verdicts.experts_section(experts, own, gate.must_win), *verdicts.statistics_section(statistics)]
+        [*verdicts.experts_section(experts, own_experts, gate.must_win), *verdicts.statistics_section(statistics)]
         + [NOTHING_HELD_OUT] * (not held_out),
     )  # fmt: skip
     message = json.loads(needed(files.calibration, "calibrate").read_text(encoding="utf-8"))["message"]

@@ -59,7 +59,7 @@ Asked = tuple[str, str, int]
 
 def mean_distances(blocks: Blocks) -> dict[str, float]:
     """Judge -> its mean distance, and their geometric mean as MEAN."""
-    found = {judge: float(np.mean(own)) for judge, own in blocks.items()}
+    found = {judge: float(np.mean(distances)) for judge, distances in blocks.items()}
     return found | {MEAN: float(np.exp(np.mean(np.log(list(found.values())))))}
 
 
@@ -94,7 +94,7 @@ def compare_samplers(
     """
     usable = [one for one in asked(calls) if one not in refused]
     rows = [row(measure, base, *one) for one in progress(usable, desc="samplers", unit="sampler")]
-    last = min((own for own in rows if own["calls"] == max(calls)), key=lambda own: own[MEAN])
+    last = min((one for one in rows if one["calls"] == max(calls)), key=lambda one: one[MEAN])
     for _ in range(DOUBLINGS):
         try:
             rows.append(more := row(measure, base, last["kind"], last["spacing"], 2 * last["calls"]))
@@ -152,8 +152,8 @@ def calls_saved(beside: pd.DataFrame) -> list[str]:
     most = beside["calls"].max()
     target = beside.loc[beside["calls"] == most, "pretrained"].min()
     lines = []
-    for name, own in beside.groupby("model", sort=False):
-        best = own.groupby("calls")[MEAN].min()
+    for name, of_model in beside.groupby("model", sort=False):
+        best = of_model.groupby("calls")[MEAN].min()
         enough = [int(count) for count in best.index if best[count] <= target]
         said = f"with {min(enough)} calls" if enough else f"not with {most} calls, but {number(best[most], 3)}"
         lines.append(f"- {name} reaches the pretrained model's {number(target, 3)} of {most} calls: **{said}**")
@@ -166,8 +166,8 @@ def page(
     """Markdown: a row a sampler, a column a number of calls, what is broken or refused named; models `beside` it."""
     calls = sorted(table["calls"].unique())
     cells, broken = [], []
-    for (kind, spacing), own in table.groupby(["kind", "spacing"], sort=False):
-        found = own.set_index("calls")
+    for (kind, spacing), of_sampler in table.groupby(["kind", "spacing"], sort=False):
+        found = of_sampler.set_index("calls")
         line = [f"{kind}, {spacing}"]
         for count in calls:
             if count not in found.index:

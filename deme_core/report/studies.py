@@ -75,7 +75,7 @@ def write_report(
 def _bars(scores: Scores) -> list[Bar]:
     """Every judged model beside the pretrained one."""
     found = {m: against(scores, m, UNTRAINED, TRAIN) for m in scores if m != UNTRAINED}
-    return [(model_name(m), own.change, [judge.value for judge in own.judges.values()]) for m, own in found.items()]
+    return [(model_name(m), seen.change, [judge.value for judge in seen.judges.values()]) for m, seen in found.items()]
 
 
 def curve_of(points: pd.DataFrame) -> pd.Series:
@@ -88,10 +88,10 @@ def scores_of(table: pd.DataFrame) -> Scores:
     columns = [match for column in map(str, table) if (match := re.fullmatch(r"(.+)_block\d+", column))]
     names = list(dict.fromkeys(column[1] for column in columns))
     found: dict[str, dict[str, np.ndarray]] = {}
-    for model, own in table.groupby("model", sort=False):
-        own = own.sort_values("seed")
+    for model, rows in table.groupby("model", sort=False):
+        rows = rows.sort_values("seed")
         found[str(model)] = {
-            name: own[[column[0] for column in columns if column[1] == name]].to_numpy(float) for name in names
+            name: rows[[column[0] for column in columns if column[1] == name]].to_numpy(float) for name in names
         }
     return found
 
@@ -116,7 +116,7 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
         lines += [f"- {heading}, {word}: {', '.join(group) or 'none'}" for word, group in groups.items()]
     forest(
         picture,
-        {model_name(m): (own.change, _by_seed(scores, leading, m)) for m, own in shown_beside.items()},
+        {model_name(m): (seen.change, _by_seed(scores, leading, m)) for m, seen in shown_beside.items()},
         "change in % by all judges",
         f"{name}, against each model; left: it is better",
     )
@@ -170,13 +170,13 @@ def _measures(table: pd.DataFrame, scores: Scores) -> tuple[list[str], list[list
     header += ["training steps", "parameters", "MACs a step", "the paper's FID<br>CIFAR10 / Church / Bedroom"]
     rows = []
     for model in scores:
-        own = table[table["model"] == model]
-        first: Any = own.iloc[0]
+        of_model = table[table["model"] == model]
+        first: Any = of_model.iloc[0]
         by_seed = ", ".join(number(value, 1, "+") for value in _by_seed(scores, model, UNTRAINED))
         same = model == UNTRAINED
         rows.append([
             model_name(model), "—" if same else by_seed, "—" if same else shown(_extractor(scores, model)),
-            f"{100 * own['copy_rate'].mean():.1f} %", f"{own['recall'].mean():.3f}",
+            f"{100 * of_model['copy_rate'].mean():.1f} %", f"{of_model['recall'].mean():.3f}",
             training_steps(model, first["N"], first["iterations"], int(first.get("own_trainings", 1))),
             f"{first['parameters']:,}", f"{first['macs_per_step']:,}", PAPER_TABLE1.get(model, "—"),
         ])  # fmt: skip
@@ -198,12 +198,12 @@ def ablation(table: pd.DataFrame, picture: Path) -> str:
     header = ["N × steps", "probabilistic sampling", "consistency loss", "channel projection"]
     header += ["before merge (ensemble)", "w = 1/N", "the paper's FID, CIFAR10"]
     cells = []
-    for row, own in table.groupby("row"):
+    for row, of_row in table.groupby("row"):
         first: Any
-        first, N = own.iloc[0], own["N"].iloc[0]
+        first, N = of_row.iloc[0], of_row["N"].iloc[0]
         words = f" {first['overrides']} "
         projection = next((word for word in ("none", "released") if f"projection={word} " in words), "foldable")
-        scores = scores_of(own)
+        scores = scores_of(of_row)
         cells.append(
             [
                 f"{N} × {first['iterations']:,}", "—" if N == 1 else "yes",
@@ -227,18 +227,18 @@ def sensitivity(table: pd.DataFrame, picture: Path) -> str:
     """N and p."""
     curves: dict[str, dict[str, list[dict[str, Any]]]] = {}
     cells = []
-    for (curve, x), own in table.groupby(["curve", "x"]):
-        first = own.iloc[0]
+    for (curve, x), of_point in table.groupby(["curve", "x"]):
+        first = of_point.iloc[0]
         cells.append(
             [str(curve), f"{x:g}", f"{first['N']} × {first['iterations']:,} = {first['N'] * first['iterations']:,}"]
         )
-        scores = scores_of(own)
+        scores = scores_of(of_point)
         for model in MERGES:
             change = against(scores, model, UNTRAINED, TRAIN).change
             cells[-1].append(_change(scores, model))
             line = curves.setdefault(str(curve), {}).setdefault(model, [])
             line.append({"x": x, **vars(change), "seeds": _by_seed(scores, model, UNTRAINED)})
-    lines = {curve: {model: pd.DataFrame(line) for model, line in own.items()} for curve, own in curves.items()}
+    lines = {curve: {model: pd.DataFrame(line) for model, line in models.items()} for curve, models in curves.items()}
     sensitivity_curves(picture, lines, {model: model_name(model) for model in MERGES})
     header = ["curve", "value", "training steps", *map(model_name, MERGES)]
     return "\n\n".join(

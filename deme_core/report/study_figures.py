@@ -16,8 +16,10 @@ def sampler_curves(path: Path, table: pd.DataFrame) -> None:
     """Distance over network calls, a line a sampler, of the table of `deme_core.report.samplers`."""
     with figure(path, 6, 3.6) as fig:
         ax = fig.subplots()
-        for k, ((kind, spacing), own) in enumerate(table.groupby(["kind", "spacing"], sort=False)):
-            ax.plot(own["calls"], own["all judges"], "o-", ms=4, linewidth=1, color=f"C{k}", label=f"{kind}, {spacing}")
+        for k, ((kind, spacing), rows) in enumerate(table.groupby(["kind", "spacing"], sort=False)):
+            ax.plot(
+                rows["calls"], rows["all judges"], "o-", ms=4, linewidth=1, color=f"C{k}", label=f"{kind}, {spacing}"
+            )
         calls = sorted(table["calls"].unique())
         _over_calls(ax, calls, "distance, all judges")
         ax.yaxis.minorticks_off()
@@ -30,10 +32,10 @@ def call_curves(path: Path, curves: Mapping[str, Mapping[int, Interval]]) -> Non
     with figure(path, 6.5, 4) as fig:
         ax = fig.subplots()
         ax.axhline(1, color=PLAIN, linewidth=0.8, zorder=0)
-        calls = sorted({count for own in curves.values() for count in own})
-        for k, (model, own) in enumerate(curves.items()):
-            at = np.array(list(own)) * 1.02 ** (k - (len(curves) - 1) / 2)  # side by side
-            value, low, high = (np.array([getattr(own[c], end) for c in own]) for end in ("value", "low", "high"))
+        calls = sorted({count for curve in curves.values() for count in curve})
+        for k, (model, curve) in enumerate(curves.items()):
+            at = np.array(list(curve)) * 1.02 ** (k - (len(curves) - 1) / 2)  # side by side
+            value, low, high = (np.array([getattr(curve[c], end) for c in curve]) for end in ("value", "low", "high"))
             ax.errorbar(
                 at, value, [value - low, high - value], fmt="o-", ms=4, linewidth=1, elinewidth=0.8, color=f"C{k}",
                 label=textwrap.fill(model, 40),

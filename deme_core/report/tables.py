@@ -91,13 +91,13 @@ def results(
         | {"judges"} & base.keys()
         | {k for k in base if k.startswith(("sampler_", "seed_", "reference_"))}
     )
-    for model, own in metrics.items():
-        for key in sorted(set(own) ^ set(base)):
+    for model, values in metrics.items():
+        for key in sorted(set(values) ^ set(base)):
             raise InputError(f"metrics: only one of {model} and pretrained has '{key}'; `dvc repro` evaluates both")
         for key in sorted(protocol):
-            if own[key] != base[key]:
+            if values[key] != base[key]:
                 raise InputError(
-                    f"metrics: {model} was measured with {key} = {own[key]}, pretrained with {base[key]}; one table"
+                    f"metrics: {model} was measured with {key} = {values[key]}, pretrained with {base[key]}; one table"
                     " holds one protocol: `dvc repro` evaluates both"
                 )
     table = pd.DataFrame(list(metrics.values()), index=pd.Index(list(metrics), name="model"))
@@ -150,11 +150,11 @@ def weight_names(N: int) -> list[str]:
 
 def first_changes(trials: pd.DataFrame, round_name: str) -> pd.DataFrame:
     """The trials of a round with their `change`: score minus that of w = 0 on the same seeds; others are left out."""
-    own = trials[trials["round"] == round_name]
+    of_round = trials[trials["round"] == round_name]
     names = [name for name in map(str, trials) if name.startswith("w")]
-    zero = own[(own[names] == 0).all(axis=1)].set_index(["first", "images"])["score"]
-    base = zero.reindex(pd.MultiIndex.from_frame(own[["first", "images"]])).to_numpy()
-    return own.assign(change=own["score"].to_numpy() - base, zero=base).dropna()
+    zero = of_round[(of_round[names] == 0).all(axis=1)].set_index(["first", "images"])["score"]
+    base = zero.reindex(pd.MultiIndex.from_frame(of_round[["first", "images"]])).to_numpy()
+    return of_round.assign(change=of_round["score"].to_numpy() - base, zero=base).dropna()
 
 
 def page(

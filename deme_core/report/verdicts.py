@@ -31,7 +31,7 @@ def parts_of(scores: Scores) -> list[str]:
 
 def ratios(scores: Scores, model: str, other: str, part: str) -> dict[str, np.ndarray]:
     """Judge -> `log_ratios` of a model beside another, on the same noise."""
-    ours, theirs = ({key.removeprefix(JUDGE): own for key, own in scores[m].items()} for m in (model, other))
+    ours, theirs = ({key.removeprefix(JUDGE): blocks for key, blocks in scores[m].items()} for m in (model, other))
     return log_ratios(ours, theirs, part, judges_of(scores, part))
 
 
@@ -78,10 +78,10 @@ def floor_section(scores: Scores, floor: Mapping[str, float]) -> list[str]:
     base = {judge: float(np.asarray(scores[UNTRAINED][f"{JUDGE}{judge}_heldout"]).mean()) for judge in floor}
     if not floor or min(*base.values(), *floor.values()) <= 0:
         return []
-    logs = {judge: math.log(own / base[judge]) for judge, own in floor.items()}
+    logs = {judge: math.log(distance / base[judge]) for judge, distance in floor.items()}
     shares = {"": sum(logs.values()) / len(logs), **logs}
-    change, *each = (number(100 * math.expm1(own), 1, "+") for own in shares.values())
-    said = ", ".join(f"`{judge}` {own}" for judge, own in zip(logs, each, strict=True))
+    change, *each = (number(100 * math.expm1(share), 1, "+") for share in shares.values())
+    said = ", ".join(f"`{judge}` {value}" for judge, value in zip(logs, each, strict=True))
     return [
         f"On the {PARTS['heldout']} real images of the {PARTS['train']} themselves read {change} % ({said} %): no model"
         " can be expected to gain more there."
@@ -120,8 +120,8 @@ def lead(table: pd.DataFrame, scores: Scores, group: str, floor: Mapping[str, fl
     found = {(model, part): against(scores, model, UNTRAINED, part) for model in scores for part in parts}
     others = [model for model in (*STEPS, *nulls(scores), MATCHED) if model in scores]
     beside = "; ".join(f"{model_name(m)} {shown(found[m, parts[0]].change)}" for m in others)
-    own: Any = table.loc["merged"]
-    optimised = number(own["frechet_train_change_percent"], 1, "+")
+    merged: Any = table.loc["merged"]
+    optimised = number(merged["frechet_train_change_percent"], 1, "+")
     judges = ", ".join(f"`{judge}`" for judge in judges_of(scores, parts[0]))
     return [
         verdict(scores, group),
@@ -132,7 +132,7 @@ def lead(table: pd.DataFrame, scores: Scores, group: str, floor: Mapping[str, fl
         *_beside_the_best_baseline(
             scores, {m: seen.change.value for (m, part), seen in found.items() if part == parts[0]}
         ),
-        f"Judges: {judges} of `{own['judges']}`, which no search has seen. {HOW_TO_READ} over the seed"
+        f"Judges: {judges} of `{merged['judges']}`, which no search has seen. {HOW_TO_READ} over the seed"
         " blocks. The intervals cover the luck of sampling; that of training needs several seeds (`make table1`).",
     ]
 
@@ -178,7 +178,7 @@ def _beside_the_best_baseline(scores: Scores, changes: Mapping[str, float]) -> l
         found = [(against(scores, model, best, part), PARTS[part]) for part in parts]
         lines.append(
             f"- {model_name(model)}: "
-            + "; ".join(f"{shown(own.change)} on the {part}, worst judge `{own.worst}`" for own, part in found)
+            + "; ".join(f"{shown(seen.change)} on the {part}, worst judge `{seen.worst}`" for seen, part in found)
         )
     return [
         f"Beside the best baseline, {model_name(best)} (the lowest mean of the judges on the {PARTS[parts[0]]}, on the"
@@ -193,16 +193,16 @@ def shown(change: Interval, digits: int = 1) -> str:
     return f"{value} % [{low}, {high}]"
 
 
-def experts_section(experts: pd.DataFrame, own: pd.DataFrame, must_win: str) -> list[str]:
+def experts_section(experts: pd.DataFrame, own_experts: pd.DataFrame, must_win: str) -> list[str]:
     """What the gate measured.
 
     Args:
-        own: of the finetune on own samples; no row without one.
+        own_experts: of the finetune on own samples; no row without one.
     """
     if not len(experts):
         return ["## Experts", f"Not measured: gate.must_win = {must_win}."]
     rows, warning = [], []
-    for row in [*experts.to_dict("records"), *(row | {"expert": "own samples"} for row in own.to_dict("records"))]:
+    for row in [*experts.to_dict("records"), *own_experts.assign(expert="own samples").to_dict("records")]:
         name = f"{row['expert']}: {row['range']}"
         losses = [f"{row[key]:.5f}" for key in ("loss", "loss_against", "loss_trained")]
         change = Interval(row["change"], row["low"], row["high"])
@@ -229,8 +229,8 @@ def statistics_section(statistics: Mapping[str, Mapping[str, Sequence[float]]]) 
     """Plain statistics of each model's images beside the real ones'; channels are joined by a slash."""
     names = list(next(iter(statistics.values())))
     rows = [
-        [name, *(" / ".join(f"{value:.4f}" for value in own[statistic]) for statistic in names)]
-        for name, own in statistics.items()
+        [name, *(" / ".join(f"{value:.4f}" for value in of_model[statistic]) for statistic in names)]
+        for name, of_model in statistics.items()
     ]
     return [
         "## What a gain consists of",

@@ -97,18 +97,18 @@ def make_scheduler(noise_schedule: Any, params: SamplerParams) -> Any:
     """A scheduler of diffusers, its timesteps set, for the noise schedule of a pipeline."""
     T = noise_schedule.config.num_train_timesteps
     check(params.steps <= T, "sampler.steps", params.steps, f"must be at most T = {T}")
-    own = AYS if params.timesteps == "ays" else params.timesteps
-    check(own is None or own[0] < T, "sampler.timesteps", own, f"must lie below T = {T}")
+    timesteps = AYS if params.timesteps == "ays" else params.timesteps
+    check(timesteps is None or timesteps[0] < T, "sampler.timesteps", timesteps, f"must lie below T = {T}")
     cls, options = KINDS[params.kind]
     if params.kind == "dpm_solver" and noise_schedule.config.beta_schedule == "squaredcos_cap_v2":
         options = options | CLIPPED
     scheduler = cls.from_config(noise_schedule.config, timestep_spacing=SPACINGS[params.spacing], **options)
-    if own is None and params.spacing == "quadratic":
-        own = quadratic_timesteps(params.steps, T)
-    if own is None:
+    if timesteps is None and params.spacing == "quadratic":
+        timesteps = quadratic_timesteps(params.steps, T)
+    if timesteps is None:
         scheduler.set_timesteps(params.steps)
     else:
-        scheduler.set_timesteps(timesteps=list(own))
+        scheduler.set_timesteps(timesteps=list(timesteps))
     return scheduler
 
 

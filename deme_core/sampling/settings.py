@@ -37,13 +37,13 @@ class SamplerParams:
             "is quadratic with the ddim sampler only; take uniform, trailing or linspace",
         )  # fmt: skip
         check(self.kind != "pndm" or self.steps >= 2, "sampler.steps", self.steps, "must be at least 2 with pndm")
-        if (own := self.timesteps) is not None:
+        if (timesteps := self.timesteps) is not None:
             name, takes = "sampler.timesteps", ("ddim", "ddpm", "dpm_solver")
-            check(self.kind in takes, name, own, f"are no way of {self.kind}; take {', '.join(takes)}")
-        if isinstance(own, tuple):
-            check(len(own) == self.steps, name, own, f"must be as many as sampler.steps = {self.steps}")
-            falling = all(a > b for a, b in pairwise(own)) and own[-1] >= 0
-            check(falling, name, own, "must fall from step to step, to 0 or above")
+            check(self.kind in takes, name, timesteps, f"are no way of {self.kind}; take {', '.join(takes)}")
+        if isinstance(timesteps, tuple):
+            check(len(timesteps) == self.steps, name, timesteps, f"must be as many as sampler.steps = {self.steps}")
+            falling = all(a > b for a, b in pairwise(timesteps)) and timesteps[-1] >= 0
+            check(falling, name, timesteps, "must fall from step to step, to 0 or above")
         check(math.isfinite(self.guidance), "sampler.guidance", self.guidance, "must be a finite number; 1 is none")
 
     @property

@@ -30,14 +30,14 @@ def joint(first_round: FirstRound) -> list[Nomination]:
     """
     steps, trials = first_round.space, first_round.trials
     assert isinstance(steps, Steps), "joint searches steps along directions"
-    own = split_trials(len(steps.shares[0]))
-    own = own if trials - own >= surrogate_trials(first_round.N) else 0
+    reserved = split_trials(len(steps.shares[0]))
+    reserved = reserved if trials - reserved >= surrogate_trials(first_round.N) else 0
     ratio = relative(first_round.params.objective)
-    found = _lowest_points(first_round, trials - own, logarithm=ratio)
-    if own:
+    found = _lowest_points(first_round, trials - reserved, logarithm=ratio)
+    if reserved:
         even = found[0]
         first_round.enter(steps.split(even.weights))
-        split = _lowest_points(first_round, own, logarithm=ratio)[0]
+        split = _lowest_points(first_round, reserved, logarithm=ratio)[0]
         first_round.enter(steps)
         if split.weights != even.weights:
             change = None if even.change is None or split.change is None else even.change + split.change

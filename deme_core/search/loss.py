@@ -73,7 +73,7 @@ class DenoisingLoss:
 
     def _noise(self, generator: torch.Generator, pairs: int) -> Iterator[torch.Tensor]:
         """ε of one draw after the other, drawn when it is asked for; `generator` is left as if all had been."""
-        own = generator.clone_state()
+        before = generator.clone_state()
         for _ in range(pairs):
             torch.randn(self.examples.shape, generator=generator)
-        return (eps for _ in range(pairs) for eps in [torch.randn(self.examples.shape, generator=own)] * 2)
+        return (eps for _ in range(pairs) for eps in [torch.randn(self.examples.shape, generator=before)] * 2)

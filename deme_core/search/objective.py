@@ -48,7 +48,7 @@ class MergedModel:
         found = {key: block_of(key) if per_block else "" for key in self.theta}
         self.blocks = sorted({*found.values()} - {""})
         start = {block: b * len(vectors) for b, block in enumerate(self.blocks)}
-        self.own = {key: slice(at := start.get(found[key], 0), at + len(vectors)) for key in self.theta}
+        self.slices = {key: slice(at := start.get(found[key], 0), at + len(vectors)) for key in self.theta}
         """Key -> which of the weights are its own."""
         self.groups = max(1, len(self.blocks))
         self.weights = self.groups * len(vectors)
@@ -61,7 +61,7 @@ class MergedModel:
     def load(self, weights: Sequence[float]) -> nn.Module:
         """The merged model, with projections that are not folded; the next call changes it."""
         self.model.load_state_dict({
-            key: merge_tensor(theta, self.taus[key], weights[self.own[key]]) for key, theta in self.theta.items()
+            key: merge_tensor(theta, self.taus[key], weights[self.slices[key]]) for key, theta in self.theta.items()
         })  # fmt: skip
         return self.model
 
@@ -70,7 +70,7 @@ class MergedModel:
         gradient = np.zeros(self.weights)
         for key, slope in slopes.items():
             taus = (tau.to(slope.device) for tau in self.taus[key])
-            gradient[self.own[key]] += [float((slope * tau).sum(dtype=torch.float64)) for tau in taus]
+            gradient[self.slices[key]] += [float((slope * tau).sum(dtype=torch.float64)) for tau in taus]
         return gradient.tolist()
 
     def at(self, weights: Sequence[float]) -> nn.Module:
@@ -114,16 +114,18 @@ class Scorer:
     def identity(self) -> list[str | None]:
         """What scores depend on beside images and reference."""
         clip = None if self.clip is None else self.clip.name
-        return [self.extractor.sha256, clip, *(own.extractor.sha256 for own in self.beside)]
+        return [self.extractor.sha256, clip, *(scorer.extractor.sha256 for scorer in self.beside)]
 
 
 def frechet(scorer: Scorer) -> ImageScore:
     """Fréchet distance to the training part; of several extractors the geometric mean."""
-    targets = [(own.extractor, FrechetReference(Moments.of(own.reference))) for own in (scorer, *scorer.beside)]
+    targets = [(one.extractor, FrechetReference(Moments.of(one.reference))) for one in (scorer, *scorer.beside)]
 
     def score(images: Iterable[torch.Tensor], texts: Sequence[str]) -> float:
         seen = list(images) if scorer.beside else images
-        return geometric_mean([(own.name, target.distance(Moments.of(own(seen)))) for own, target in targets])
+        return geometric_mean(
+            [(extractor.name, target.distance(Moments.of(extractor(seen)))) for extractor, target in targets]
+        )
 
     return score
 

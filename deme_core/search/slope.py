@@ -68,13 +68,13 @@ class DistanceSlope:
             InputError: too few images for so many features.
         """
         scorers = (self.scorer, *self.scorer.beside)
-        check_images(images, [(own.extractor.name, own.reference.shape[1]) for own in scorers])
+        check_images(images, [(scorer.extractor.name, scorer.reference.shape[1]) for scorer in scorers])
         merged = self.model.load(weights)
         pixels = self.sampler.images(single(merged, self.sampler.device), block, first, images)
-        seen = [own.extractor([pixels]).astype(np.float64) for own in scorers]
-        targets = [SlopedReference(Moments.of(own.reference)) for own in scorers]
+        seen = [scorer.extractor([pixels]).astype(np.float64) for scorer in scorers]
+        targets = [SlopedReference(Moments.of(scorer.reference)) for scorer in scorers]
         distances = [target.distance(Moments.of(features)) for target, features in zip(targets, seen, strict=True)]
-        score = geometric_mean([(own.extractor.name, d) for own, d in zip(scorers, distances, strict=True)])
+        score = geometric_mean([(scorer.extractor.name, d) for scorer, d in zip(scorers, distances, strict=True)])
         shares = [score / (len(scorers) * d) for d in distances]  # of a geometric mean; 1 of one distance
         slopes = [
             share * target.slopes(features) for share, target, features in zip(shares, targets, seen, strict=True)
@@ -102,8 +102,8 @@ class DistanceSlope:
             levels = straight_through(self.sampler.decode(x))[here].cpu()
             rows = slice(start + here.start - wanted.start, start + here.stop - wanted.start)
             whole: Any = 0.0
-            for own, slope in zip((self.scorer, *self.scorer.beside), slopes, strict=True):
-                found = own.extractor.forward(levels)
+            for scorer, slope in zip((self.scorer, *self.scorer.beside), slopes, strict=True):
+                found = scorer.extractor.forward(levels)
                 whole = whole + (found.double() * torch.from_numpy(slope[rows]).to(found.device)).sum()
             parts = torch.autograd.grad(whole, list(leaves.values()), allow_unused=True)
             for key, part in zip(leaves, parts, strict=True):
@@ -118,7 +118,7 @@ def check_images(images: int, features: Sequence[tuple[str, int]]) -> None:
     Args:
         features: (extractor, number of its features).
     """
-    name, most = max(features, key=lambda own: own[1])
+    name, most = max(features, key=lambda pair: pair[1])
     if images < PER_FEATURE * most:
         raise InputError(
             f"params: merge_search.images = {images}: the gradient of a distance needs {PER_FEATURE} images a feature,"

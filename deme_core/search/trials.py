@@ -97,8 +97,8 @@ class TrialLog:
             return False
         from accelerate.utils import gather
 
-        own = float(self.apart(part[partial_state().process_index]))
-        found: torch.Tensor = gather(torch.tensor([own], dtype=torch.float64, device=partial_state().device))
+        score = float(self.apart(part[partial_state().process_index]))
+        found: torch.Tensor = gather(torch.tensor([score], dtype=torch.float64, device=partial_state().device))
         for one, value in zip(part, found.tolist(), strict=True):
             self._add(one, value)
         return True

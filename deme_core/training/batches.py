@@ -60,8 +60,8 @@ class Batches:
         )  # fmt: skip
         noise = torch.randn(self.params.batch_size, *x0.shape[1:], generator=generator)[self.rows]
         t = draw_timesteps(
-            self.params.batch_size, self.job.own, self.job.ranges.T, self.job.p, draw=self.params.timestep_draw,
-            antithetic=self.params.antithetic, generator=generator,
+            self.params.batch_size, self.job.trained_range, self.job.ranges.T, self.job.p,
+            draw=self.params.timestep_draw, antithetic=self.params.antithetic, generator=generator,
         )  # fmt: skip
         return Batch(x0, condition, noise, t[self.rows])
 

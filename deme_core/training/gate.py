@@ -65,8 +65,8 @@ def measure_experts(
     measured = partial(model_losses, noise_schedule=schedule, ranges=ranges, draws=draws, device=device)
     models = {BASE: denoiser_dir(pretrained), **others}
     compared, known = (measured(models, examples=part) for part in (examples, SomeExamples(trained, len(examples))))
-    own = [measured({"": folder}, examples=examples, which=[i])[""][0] for i, folder in enumerate(folders, 1)]
-    return compare_experts(own, compared, known, ranges)
+    losses = [measured({"": folder}, examples=examples, which=[i])[""][0] for i, folder in enumerate(folders, 1)]
+    return compare_experts(losses, compared, known, ranges)
 
 
 def compare_experts(
@@ -96,8 +96,8 @@ def compare_experts(
 
 def winners(table: pd.DataFrame) -> str:
     """How many experts beat the base on their own range, in words."""
-    own = table[table["against"] == BASE]
-    return f"{int(own['wins'].sum())} of {len(own)} beat the base on their own range" if len(own) else "not measured"
+    wins = table.loc[table["against"] == BASE, "wins"]
+    return f"{int(wins.sum())} of {len(wins)} beat the base on their own range" if len(wins) else "not measured"
 
 
 def refuse_losers(table: pd.DataFrame) -> None:

@@ -36,7 +36,7 @@ class Job:
     """What else its recipe tells, as JSON."""
 
     @property
-    def own(self) -> tuple[int, int]:
+    def trained_range(self) -> tuple[int, int]:
         """[low, high) of the timesteps that are trained."""
         return self.ranges.range(self.i)
 

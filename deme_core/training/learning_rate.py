@@ -57,8 +57,9 @@ def with_rate(
     if not validation:
         raise InputError(NO_IMAGE)
     schedule = load_noise_schedule(pretrained)
-    bounds = sorted({0, *job.own, job.ranges.T})
-    ranges, which, draws = TimestepRanges(tuple(bounds)), [bounds.index(job.own[0]) + 1], -(-LOSSES // len(validation))
+    bounds = sorted({0, *job.trained_range, job.ranges.T})
+    ranges, which = TimestepRanges(tuple(bounds)), [bounds.index(job.trained_range[0]) + 1]
+    draws = -(-LOSSES // len(validation))
 
     def losses(folder: Path) -> np.ndarray:
         """Of each image on the job's range, the same in all processes."""

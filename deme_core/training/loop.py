@@ -259,7 +259,7 @@ class _Training:
             self._refuse(f"the weights are not finite after step {step}", step)
 
     def _refuse(self, what: str, step: int) -> None:
-        low, high = self.job.own
+        low, high = self.job.trained_range
         raise InputError(
             f"{self.job.label}: {what} (timesteps [{low}, {high}), seen at step {step}); lower the"
             " learning rate or use mixed_precision 'no'. The last good state is kept"

@@ -81,8 +81,8 @@ def image_losses(
     sums = {i: np.zeros(len(examples)) for i in which}
     for i, rows, found in in_order(losses, _batches(examples, ranges, draws, which), device):
         np.add.at(sums[i], rows, found)
-    for i, own in sums.items():
-        if not np.isfinite(own).all():
+    for i, summed in sums.items():
+        if not np.isfinite(summed).all():
             raise InputError(
                 f"{name}: its loss on range {i}, timesteps [{', '.join(map(str, ranges.range(i)))}), is not finite;"
                 " look at the curve of its training"
@@ -110,7 +110,7 @@ def model_losses(
 
 def range_losses(losses: np.ndarray) -> list[float]:
     """Mean loss on each range of `image_losses`; NaN where there is no image (a run that holds none out)."""
-    return [float(own.mean()) if own.size else math.nan for own in losses]
+    return [float(of_range.mean()) if of_range.size else math.nan for of_range in losses]
 
 
 def _batches(examples: Examples, ranges: TimestepRanges, draws: int, which: Sequence[int]) -> Iterator[Batch]:

@@ -211,3 +211,17 @@ def test_no_test_imports_from_a_file_of_tests() -> None:
     for file in sorted((REPOSITORY / "tests").glob("*.py")):
         found = re.findall(r"^\s*(?:from|import) (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
         assert not found, f"{file.name} imports {', '.join(found)}"
+
+
+def test_no_variable_is_called_own_or_round() -> None:
+    """`own` does not say what it is, and `round` hides the builtin."""
+    folders = ("deme_core", "stages", "studies", "benchmarks", "conf", "zoo", "hydra_plugins")
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{node.lineno}"
+        for folder in folders
+        for path in sorted((REPOSITORY / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.arg) and node.arg in ("own", "round"))
+        or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in ("own", "round"))
+    ]
+    assert found == []

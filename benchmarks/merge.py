@@ -5,63 +5,26 @@ merging runs in a process of its own, with no page of an input cached, in an ord
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from large import make_inputs, measure
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+from deme_core.checkpoints import WEIGHTS
+from deme_core.tensor_files import Tensors
 
-from deme_core.checkpoints import WEIGHTS, build_denoiser  # noqa: E402
-from deme_core.tensor_files import Tensors  # noqa: E402
-from deme_core.tensors import stream_tensors  # noqa: E402
-
-CROSS, BLOCK = "CrossAttn{}Block2D", "{}Block2D"
 BUFFER = 4 << 20
-
-
-def config(scale: float) -> dict[str, Any]:
-    """SD 1.x, its channels times `scale` in steps of 32."""
-    return {
-        "_class_name": "UNet2DConditionModel", "sample_size": 64, "in_channels": 4, "out_channels": 4,
-        "block_out_channels": [32 * max(1, round(scale * c / 32)) for c in (320, 640, 1280, 1280)],
-        "down_block_types": [CROSS.format("Down")] * 3 + [BLOCK.format("Down")],
-        "up_block_types": [BLOCK.format("Up")] + [CROSS.format("Up")] * 3,
-        "cross_attention_dim": 768, "attention_head_dim": 8, "layers_per_block": 2,
-    }  # fmt: skip
 
 
 def input_folders(work: Path, experts: int) -> list[Path]:
     """θ, θ_1, …, θ_N."""
     return [work / "base", *(work / f"expert{i}" for i in range(1, experts + 1))]
-
-
-def make_inputs(folders: list[Path], scale: float) -> None:
-    """θ and the experts: float32, a tensor at a time."""
-    with torch.device("meta"):
-        state_dict = build_denoiser(config(scale)).state_dict()
-    layout = {key: (torch.float32, tuple(value.shape)) for key, value in state_dict.items()}
-
-    def noise(key: str, i: int) -> torch.Tensor:
-        seed = int.from_bytes(hashlib.sha256(f"{key} {i}".encode()).digest()[:4], "little")
-        return torch.randn(layout[key][1], generator=torch.Generator().manual_seed(seed))
-
-    for i, folder in enumerate(folders):
-        if not (folder / WEIGHTS).is_file():
-            stream_tensors(
-                folder / WEIGHTS, layout, lambda k, i=i: 0.05 * noise(k, 0) + (1e-3 * noise(k, i) if i else 0)
-            )
-            (folder / "config.json").write_text(json.dumps(config(scale)))
 
 
 # The ways to merge; each runs alone, in a process that has imported the same
@@ -120,46 +83,6 @@ def commands(folders: list[Path], weights: list[float], out: Path, mergekit: str
         )  # fmt: skip
         ways["mergekit"] = [mergekit, str(recipe), str(out), "--quiet"]
     return ways
-
-
-def measure(command: list[str], folders: list[Path]) -> dict[str, float]:
-    """Wall and CPU seconds and peak memory (bytes) of a command whose inputs are not cached.
-
-    Peak: VmHWM; pages of the process's own (RssAnon) and of mapped files (RssFile), sampled every 10 ms.
-    """
-    os.sync()
-    for folder in folders:
-        with (folder / WEIGHTS).open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    peak = {"VmHWM": 0, "RssAnon": 0, "RssFile": 0}
-    start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    done = threading.Event()
-
-    def sample() -> None:
-        while not done.wait(0.01):
-            try:
-                lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            except OSError:
-                return
-            for name in peak:
-                peak[name] = max([peak[name], *(int(x.split()[1]) * 1024 for x in lines if x.startswith(name))])
-
-    def drain() -> None:
-        errors.append(process.stderr.read().decode()[-2000:])
-
-    errors: list[str] = []
-    threads = [threading.Thread(target=sample), threading.Thread(target=drain)]
-    for thread in threads:
-        thread.start()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - start
-    done.set()
-    for thread in threads:
-        thread.join()
-    if status:
-        raise SystemExit(f"{' '.join(command)}\n{errors[0]}")
-    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, **peak}
 
 
 def largest_difference(one: Path, other: Path) -> float:

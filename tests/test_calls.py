@@ -69,6 +69,9 @@ def test_the_page_says_what_each_model_is_worth_with_each_number_of_calls(
     assert "ensemble" not in text
     assert "20: pndm, trailing" in text
     assert out.with_suffix(".png").stat().st_size > 10_000
+    browsed = out.with_suffix(".html").read_text(encoding="utf-8")
+    assert "<title>Distance over network calls, 3 training seeds</title>" in browsed
+    assert browsed.count("data:image/png;base64,") == 1 and "−" in browsed
 
 
 @pytest.mark.parametrize(
@@ -92,6 +95,8 @@ def test_what_cannot_be_compared_is_said_in_one_line(
         command(monkeypatch, tmp_path / "rows.csv", *words, "--out", tmp_path / "calls.md")
     with pytest.raises(InputError, match="no such file"):
         command(monkeypatch, tmp_path / "none.csv", "--out", tmp_path / "calls.md")
+    with pytest.raises(InputError, match=r"--out .*calls\.html: a Markdown file is written"):
+        command(monkeypatch, tmp_path / "rows.csv", "--out", tmp_path / "calls.html")
 
 
 def test_guided_calls_and_models_of_other_calls_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

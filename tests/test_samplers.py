@@ -273,7 +273,9 @@ def test_the_command_measures_a_real_model(
     monkeypatch.setattr("sys.argv", list(map(str, arguments)))
     samplers.main()
     assert "# Samplers of the pretrained model" in capsys.readouterr().out
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"samplers.md", "samplers.csv", "samplers.png"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        f"samplers.{kind}" for kind in ("md", "csv", "png", "html")
+    }
     monkeypatch.setattr("sys.argv", [*map(str, arguments), "--beside", f"same={pipeline}"])
     samplers.main()
     beside = pd.read_csv(tmp_path / "out" / "beside.csv")

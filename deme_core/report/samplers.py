@@ -29,6 +29,7 @@ from deme_core.metrics.judges import block_distances, group_name, load_judges
 from deme_core.metrics.verdict import verdict_of
 from deme_core.params import check
 from deme_core.progress import progress
+from deme_core.report.browser import write_document
 from deme_core.report.study_figures import sampler_curves
 from deme_core.report.text import markdown, number
 from deme_core.report.verdicts import shown
@@ -216,7 +217,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000, help="a sampler")
     parser.add_argument("--blocks", type=int, default=4, help="seed blocks, over which distances are averaged")
     parser.add_argument("--block", type=int, default=500, help="images a network call")
-    parser.add_argument("--out", type=Path, required=True, help="folder of samplers.md, .csv and .png")
+    parser.add_argument("--out", type=Path, required=True, help="folder of samplers.md, .csv, .png and .html")
     args = parser.parse_args()
     check(args.images % args.blocks == 0, "--images", args.images, f"must be a multiple of --blocks = {args.blocks}")
     for named in args.beside:
@@ -261,7 +262,9 @@ def main() -> None:
     sampler_curves(args.out / "samplers.png", table)
     if beside is not None:
         beside.to_csv(args.out / "beside.csv", index=False)
-    (args.out / "samplers.md").write_text(text := page(table, protocol, beside, refused), encoding="utf-8")
+    written = args.out / "samplers.md"
+    written.write_text(text := page(table, protocol, beside, refused), encoding="utf-8")
+    write_document(written, [], written.with_suffix(".html"))
     print(text)
 
 

@@ -70,8 +70,8 @@ class Side:
             status, said = await self.run(name, slot)
             if not any(BUSY.match(line) for line in said):
                 if status:
-                    own = [line for line in said if line.startswith("error: ")]  # of the stage; DVC's is less clear
-                    self.failed[name] = [f"exit status {status}", *said, *own][-1]
+                    of_stage = [line for line in said if line.startswith("error: ")]  # DVC's is less clear
+                    self.failed[name] = [f"exit status {status}", *said, *of_stage][-1]
                 elif f"Running stage '{name}':" in said:
                     self.ran.append(name)
                 return status == 0
@@ -122,7 +122,7 @@ async def lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
 def order(pipeline: Pipeline, jobs: int) -> Iterator[str]:
     """A line for each step of a run whose stages all take equally long, without what need not run."""
     runs = pipeline.needs.keys() - pipeline.settled()
-    among = {name: [need for need in own if need in runs] for name, own in pipeline.needs.items() if name in runs}
+    among = {name: [need for need in needs if need in runs] for name, needs in pipeline.needs.items() if name in runs}
     yield from (f"{k:3}  {' '.join(names)}" for k, names in enumerate(steps(among, jobs), 1))
     yield f"{len(runs)} of {len(pipeline.needs)} stages, if each that runs changes all that need it"
 

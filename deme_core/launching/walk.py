@@ -10,8 +10,8 @@ Needs = Mapping[str, Iterable[str]]  # task -> what must have succeeded before; 
 def heights(needs: Needs) -> dict[str, int]:
     """Task -> how many tasks stand on the longest way from it to an end, itself among them."""
     height = dict.fromkeys(needs, 1)
-    for task, own in reversed(list(needs.items())):
-        for need in own:
+    for task, before in reversed(list(needs.items())):
+        for need in before:
             height[need] = max(height[need], height[task] + 1)
     return height
 
@@ -19,8 +19,8 @@ def heights(needs: Needs) -> dict[str, int]:
 def behind(needs: Needs, failed: Iterable[str]) -> list[str]:
     """The tasks that need a failed one, by however many steps."""
     without, found = set(failed), list[str]()
-    for task, own in needs.items():
-        if not without.isdisjoint(own):
+    for task, before in needs.items():
+        if not without.isdisjoint(before):
             without.add(task)
             found.append(task)
     return found

@@ -53,8 +53,8 @@ def compute(run: Run) -> pd.DataFrame:
         first = base if before is None else merged.load(before).to(device)
         maps = _activations(first, inputs)
         second = _activations(merged.load(after).to(device), inputs)
-        for block, own in maps.items():
-            rows.append([name, block, *measures(own, second[block])])
+        for block, activation in maps.items():
+            rows.append([name, block, *measures(activation, second[block])])
     ends = [f"{what}{end}" for what in ("channel", "space") for end in ("", "_low", "_high", "_chance")]
     return pd.DataFrame(rows, columns=["model", "block", "size", *ends])
 
@@ -142,10 +142,10 @@ def draw(table: pd.DataFrame, run: Run, path: Path) -> None:
         axes = fig.subplots(1, 2, sharey=True)
         for ax, what, title in zip(axes, ("channel", "space"), ("channel alone", "position alone"), strict=True):
             for k, name in enumerate(names):
-                own = table[table["model"] == name].set_index("block").loc[blocks]
+                rows = table[table["model"] == name].set_index("block").loc[blocks]
                 x = np.arange(len(blocks)) + 0.5 * (k / max(1, len(names) - 1) - 0.5)
                 null = name.startswith(RANDOM)
-                y, low, high = (own[f"{what}{end}"] / own[f"{what}_chance"] for end in ("", "_low", "_high"))
+                y, low, high = (rows[f"{what}{end}"] / rows[f"{what}_chance"] for end in ("", "_low", "_high"))
                 ax.errorbar(
                     x, y, yerr=[y - low, high - y], fmt="x" if null else "o" if name.startswith(EXPERT) else "s", ms=4,
                     color="0.6" if null else shades[name], linewidth=1, label="null" if null else name,
@@ -164,13 +164,13 @@ def caption(table: pd.DataFrame, run: Run) -> str:
     text = "The paper saw activations change by channel rather than by position (Fig. 3). Here"
     experts, null = (table[table["model"].str.startswith(f"{name}")] for name in (EXPERT, RANDOM))
     said, seeds = [], table[table["model"] == SEEDS]
-    for own, what in ((experts, "experts"), (null, "random vectors of their norms"), (seeds, SEEDS)):
-        if len(own):
-            channel, space = 100 * own["channel"].mean(), 100 * own["space"].mean()
+    for rows, what in ((experts, "experts"), (null, "random vectors of their norms"), (seeds, SEEDS)):
+        if len(rows):
+            channel, space = 100 * rows["channel"].mean(), 100 * rows["space"].mean()
             said.append(
                 f"of the change by {what} {number(channel)} % of the variance is a matter of the channel alone and"
                 f" {number(space)} % of the position alone (without order:"
-                f" {number(100 * own['channel_chance'].mean())} and {number(100 * own['space_chance'].mean())} %)"
+                f" {number(100 * rows['channel_chance'].mean())} and {number(100 * rows['space_chance'].mean())} %)"
             )
     null = null.assign(model=null["model"].str.replace(r"^\S+", EXPERT, regex=True))
     both = experts.merge(null, on=["model", "block"])

@@ -30,7 +30,7 @@ def compute(run: Run) -> pd.DataFrame:
     schedule, result = run.schedule, SearchResult.read(run.search / "result.json")
     ranges = run.ranges(schedule.config.num_train_timesteps)
     kept = not any(result.weights)
-    points = {BASE: run.base} | ({} if kept else {MERGE: denoiser_dir(run.own / "merged")})
+    points = {BASE: run.base} | ({} if kept else {MERGE: denoiser_dir(run.models_of_N / "merged")})
     spans = [ranges.range(i) for i in range(1, ranges.N + 1)]
     name = f"{MERGED}, {'best finalist' if kept else 'searched'}"
     rows, examples = [], run.training_part()
@@ -56,16 +56,16 @@ def combinations(ranges: TimestepRanges, weights: Sequence[float], blocks: Seque
         weights: N that all blocks share, or N for each of `blocks`, block after block.
     """
     shares = np.diff(ranges.bounds) / ranges.T
-    own = dict(zip(blocks or [""], np.reshape(weights, (-1, ranges.N)), strict=True))
-    return {block: np.stack([shares, *np.eye(ranges.N), w]) for block, w in own.items()}
+    of_blocks = dict(zip(blocks or [""], np.reshape(weights, (-1, ranges.N)), strict=True))
+    return {block: np.stack([shares, *np.eye(ranges.N), w]) for block, w in of_blocks.items()}
 
 
 def combined(found: Grams, sums: Mapping[str, Array]) -> Array:
     """Products of combinations of gradients, [Q, K, Q, K], over the whole network."""
     parts = []
     for block, gram in found.blocks.items():
-        own = sums[block] if block in sums else sums[""]
-        parts.append(np.einsum("qa,akbl,rb->qkrl", own, gram, own))
+        coefficients = sums[block] if block in sums else sums[""]
+        parts.append(np.einsum("qa,akbl,rb->qkrl", coefficients, gram, coefficients))
     return np.sum(parts, axis=0)
 
 
@@ -75,15 +75,15 @@ def draw(table: pd.DataFrame, run: Run, path: Path) -> None:
     with figure(path, 6.8, 1.1 + 0.34 * len(table)) as fig:
         axes = fig.subplots(len(points), 1, squeeze=False)[:, 0]
         for ax, at in zip(axes, points, strict=True):
-            own = table[table["at"] == at].reset_index(drop=True)
-            for y, row in own.iterrows():
-                colour = CHOSEN if y == 0 else "#0072B2" if y == len(own) - 1 else "0.25"
+            rows = table[table["at"] == at].reset_index(drop=True)
+            for y, row in rows.iterrows():
+                colour = CHOSEN if y == 0 else "#0072B2" if y == len(rows) - 1 else "0.25"
                 told = row["low"] > 0
                 ax.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.6)
                 ax.plot(row["squared"], y, "o", color=colour, ms=6, mfc=colour if told else "w")
             ax.axvline(0, color=PLAIN, linewidth=0.8, zorder=0)
-            ax.set_yticks(range(len(own)), own["gradient"])
-            ax.set_ylim(len(own) - 0.5, -0.5)
+            ax.set_yticks(range(len(rows)), rows["gradient"])
+            ax.set_ylim(len(rows) - 0.5, -0.5)
             ax.set_title(f"At {at}: squared norm of the gradient (open: not told from 0)")
         axes[-1].set_xlabel("without bias, with 95 % interval")
 
@@ -94,8 +94,8 @@ def caption(table: pd.DataFrame, run: Run) -> str:
         "The proof of Prop. 1 assumes that the gradient over all t is 0 at θ and that of a range is not. Here"
         f"{sample_of(run, table)}"
     )
-    for at, own in table.groupby("at", sort=False):
-        whole, *parts, merged = [row for _, row in own.iterrows()]
+    for at, rows in table.groupby("at", sort=False):
+        whole, *parts, merged = [row for _, row in rows.iterrows()]
         told = sum(row["low"] > 0 for row in parts)
         text += (
             f", at {at} the squared norm over all t is {listed(whole['squared'], whole['low'], whole['high'])}, that of"

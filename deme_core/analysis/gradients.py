@@ -62,10 +62,10 @@ def bins(ranges: TimestepRanges, count: int) -> list[Span]:
 def kinds_of_pairs(spans: Sequence[Span], ranges: TimestepRanges) -> dict[str, Mask]:
     """Kind -> which pairs are of it, bool [R, R], each pair once; neighbours may be of one range or of two."""
     R = len(spans)
-    own = np.array([ranges.expert(low) for low, _ in spans])
+    experts = np.array([ranges.expert(low) for low, _ in spans])
     upper = np.triu(np.ones((R, R), dtype=bool), 1)
     near = np.abs(np.subtract.outer(np.arange(R), np.arange(R))) == 1
-    same = np.equal.outer(own, own)
+    same = np.equal.outer(experts, experts)
     return {NEXT: upper & near, SAME: upper & same, OTHER: upper & ~same}
 
 
@@ -134,12 +134,12 @@ def _blocks(ax: Axes, table: pd.DataFrame) -> None:
     blocks = list(dict.fromkeys(table["block"]))
     for k, kind in enumerate(KINDS):
         colour, marker = ((CHOSEN, "o"), ("#0072B2", "s"), ("k", "D"))[k]
-        own = table[table["what"] == kind].set_index("block")
-        if not len(own):
+        rows = table[table["what"] == kind].set_index("block")
+        if not len(rows):
             continue
-        y = np.array([blocks.index(block) for block in own.index]) + 0.22 * (k - 1)
+        y = np.array([blocks.index(block) for block in rows.index]) + 0.22 * (k - 1)
         ax.errorbar(
-            own["value"], y, xerr=[own["value"] - own["low"], own["high"] - own["value"]], fmt=marker, ms=4,
+            rows["value"], y, xerr=[rows["value"] - rows["low"], rows["high"] - rows["value"]], fmt=marker, ms=4,
             color=colour, linewidth=1.2, label=kind,
         )  # fmt: skip
     ax.axvline(0, color=PLAIN, linewidth=0.8, zorder=0)

@@ -84,8 +84,8 @@ def gradient_products(
     model.zero_grad()
     blocks: dict[str, Array] = {}
     shape = (len(spans), params.groups) * 2
-    for key, own in rows.items():
-        gram = _gram(torch.stack(own)).reshape(shape)
+    for key, gradients in rows.items():
+        gram = _gram(torch.stack(gradients)).reshape(shape)
         if not np.isfinite(gram).all():
             raise InputError(f"the gradient of '{key}' is not finite; look at the curve of the training")
         blocks[block_of(key)] = blocks.get(block_of(key), 0.0) + gram

@@ -150,8 +150,8 @@ def draw(table: pd.DataFrame, run: Run, path: Path) -> None:
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7.5)
 
 
-def _panel(fig: Figure, ax: Any, own: pd.DataFrame, table: pd.DataFrame, part: str) -> None:
-    square = own.pivot(index="y", columns="x", values="value")
+def _panel(fig: Figure, ax: Any, losses: pd.DataFrame, table: pd.DataFrame, part: str) -> None:
+    square = losses.pivot(index="y", columns="x", values="value")
     at = square.to_numpy()[np.abs(square.index.to_numpy()).argmin(), np.abs(square.columns.to_numpy()).argmin()]
     change = 100 * (square / at - 1)
     low, high = float(change.min().min()), float(change.max().max())

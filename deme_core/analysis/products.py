@@ -36,10 +36,10 @@ def products(gram: Array, kept: Sequence[int]) -> Array:
     Args:
         gram: [R, K, R, K], the product of quantity a in group k with quantity b in group l.
     """
-    own = gram[:, kept][:, :, :, kept]
-    same = np.einsum("akbk->ab", own)
+    of_kept = gram[:, kept][:, :, :, kept]
+    same = np.einsum("akbk->ab", of_kept)
     n = len(kept)
-    return (own.sum((1, 3)) - same) / (n * (n - 1))
+    return (of_kept.sum((1, 3)) - same) / (n * (n - 1))
 
 
 def estimate(gram: Array, statistic: Statistic) -> Estimates:

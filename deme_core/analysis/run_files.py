@@ -48,7 +48,7 @@ class Run:
         return denoiser_dir(self.pretrained)
 
     @property
-    def own(self) -> Path:
+    def models_of_N(self) -> Path:
         """The folder of the models of N ranges."""
         return self.models / f"n{self.N}"
 
@@ -70,15 +70,15 @@ class Run:
         return dict(self._vectors())
 
     def _vectors(self) -> Iterator[tuple[str, Path]]:
-        yield from _numbered(EXPERT, self.own / "vectors", several=True)
+        yield from _numbered(EXPERT, self.models_of_N / "vectors", several=True)
         for name, label in ((SELF, "own samples"), (EARLY, "earlier checkpoint"), (SCALE, "ε scaled")):
             if name in self.directions:
                 yield from _numbered(label, Path(self.models, *Path(FURTHER[name].vectors).parts[1:]))
         for baseline in self.baselines:
             if baseline != SOUP_GREEDY:  # of the experts: nothing is trained
-                yield from _numbered(baseline, self.own / "baselines" / baseline)
+                yield from _numbered(baseline, self.models_of_N / "baselines" / baseline)
         for draw in range(1, self.random_draws + 1):
-            yield from _numbered(f"{RANDOM}{draw}", self.own / RANDOM / str(draw), several=True)
+            yield from _numbered(f"{RANDOM}{draw}", self.models_of_N / RANDOM / str(draw), several=True)
 
     def vector(self, name: str) -> Path:
         """The file of a task vector.

@@ -46,13 +46,13 @@ def layers(base: Path, vector: Path) -> Iterator[list]:
         kinds: dict[str, str] = {}
         for key in opened.keys():  # noqa: SIM118 (no dict)
             layer = key.rpartition(".")[0]
-            own = squares.setdefault(layer, [0.0, 0.0, 0.0])
+            sums = squares.setdefault(layer, [0.0, 0.0, 0.0])
             shape = tau.layout[key][1]
             kinds[layer] = kind_of(layer, len(shape)) if key.endswith("weight") else kinds.get(layer, "other")
-            own[0] += tau.numel(key)
+            sums[0] += tau.numel(key)
             for start, stop in piece_bounds(tau.numel(key)):
-                own[1] += float(tau.flat(key, start, stop).double().square().sum())
-                own[2] += float(opened.base_flat(key, start, stop).double().square().sum())
+                sums[1] += float(tau.flat(key, start, stop).double().square().sum())
+                sums[2] += float(opened.base_flat(key, start, stop).double().square().sum())
     for layer, (count, square, whole) in squares.items():
         relative = (square / whole) ** 0.5 if whole else np.nan
         yield [block_of(layer), layer, kinds[layer], int(count), square**0.5, relative]
@@ -107,9 +107,9 @@ def draw(table: pd.DataFrame, run: Run, path: Path) -> None:
 
 def _dots(ax: Axes, values: pd.Series, shades: dict[str, object], title: str, groups: list[str]) -> None:
     for k, (name, colour) in enumerate(shades.items()):
-        own = 100 * values.xs(name)
-        y = [groups.index(group) + 0.6 * (k / max(1, len(shades) - 1) - 0.5) for group in own.index]
-        ax.plot(own, y, "o" if name.startswith(EXPERT) else "s", ms=4, color=colour)
+        percents = 100 * values.xs(name)
+        y = [groups.index(group) + 0.6 * (k / max(1, len(shades) - 1) - 0.5) for group in percents.index]
+        ax.plot(percents, y, "o" if name.startswith(EXPERT) else "s", ms=4, color=colour)
     for k in range(len(groups)):
         ax.axhline(k + 0.5, color=PLAIN, linewidth=0.4, zorder=0)
     ax.set_yticks(range(len(groups)), groups)

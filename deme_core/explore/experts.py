@@ -30,9 +30,9 @@ def of_experts(base: Path, experts: Sequence[Path], folder: Path) -> Source:
     Raises:
         InputError: a folder is missing, the base is no pipeline, or an expert is another model than it.
     """
-    for own in (base, *experts):
-        if not own.is_dir():
-            raise InputError(f"{own}: no such directory; give a folder on this machine")
+    for model in (base, *experts):
+        if not model.is_dir():
+            raise InputError(f"{model}: no such directory; give a folder on this machine")
     if not (base / "model_index.json").is_file():
         raise InputError(f"{base}: no pipeline: it holds no model_index.json, and a U-Net alone draws no image")
     refuse_pickles(base)

@@ -34,7 +34,7 @@ def of_run(params: dict[str, Any]) -> Source:
     """
     top, search = run_params(params), section(params, "merge_search", SearchParams)
     folders = {RANGE: Path(f"models/n{top.N}/vectors")}
-    folders |= {name: Path(own.vectors) for name, own in FURTHER.items() if name in top.directions}
+    folders |= {name: Path(row.vectors) for name, row in FURTHER.items() if name in top.directions}
     for folder in (BASE, *folders.values()):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such directory; `dvc repro` makes it, or name other models with --base")
@@ -66,8 +66,8 @@ def line(name: str, files: Mapping[str, tuple[Path, ...]], search: SearchParams)
     """The one step of a further direction."""
     sizes = [len(files[RANGE]), len(files[name])]
     both = Steps.of([RANGES, FURTHER[name].kind], sizes, search)
-    own, zero = tuple(range(sizes[1])), (0.0,)
-    return Steps(zero * sizes[1], (own,), (sizes[1],), both.bounds[1:], [zero, both.anchors[2][1:]], search.bounds)
+    moving, zero = tuple(range(sizes[1])), (0.0,)
+    return Steps(zero * sizes[1], (moving,), (sizes[1],), both.bounds[1:], [zero, both.anchors[2][1:]], search.bounds)
 
 
 def searches(
@@ -78,8 +78,8 @@ def searches(
     found: list[tuple[str, tuple[str, ...], Space]] = [("merged", (RANGE,), Each.of(len(files[RANGE]), search))]
     found += [(FURTHER[name].model, (name,), line(name, files, search)) for name in further]
     if joint:
-        kinds, sizes = [RANGES, *(FURTHER[name].kind for name in further)], [len(own) for own in files.values()]
+        kinds, sizes = [RANGES, *(FURTHER[name].kind for name in further)], [len(vectors) for vectors in files.values()]
         space = searched(kinds, search, sizes)[1]
         assert space is not None, "several directions have a space of steps"
         found.append((JOINT, tuple(files), space))
-    return [Search(*own, folder / own[0]) for own in found if (folder / own[0] / "result.json").is_file()]
+    return [Search(*row, folder / row[0]) for row in found if (folder / row[0] / "result.json").is_file()]

@@ -76,9 +76,9 @@ def predict(searches: Sequence[Search], places: dict[str, range], weights: Weigh
         raise NoPrediction(f"no search has moved {' and '.join(sorted(moved))} at once; the direction joint does")
     reasons = []
     for search in fitting:
-        own = [weights[i] for name in search.directions for i in places[name]]
+        search_weights = [weights[i] for name in search.directions for i in places[name]]
         try:
-            found = search.surrogate.at(own)
+            found = search.surrogate.at(search_weights)
         except NoPrediction as reason:
             reasons.append(reason)
             continue

@@ -113,12 +113,12 @@ class Session:
 
     def _sampler(self, asked: Asked) -> Sampler:
         """The run's sampler with the steps and the prompt that are asked for, in blocks no larger than what is seen."""
-        own = self.source.sampler
-        if asked.steps != own.steps:
-            own = replace(own, steps=asked.steps, timesteps=None)
-            check_sampler(load_noise_schedule(self.source.base), own, self.text)
-        own = replace(own, block=min(own.block, asked.images))
-        sampler = replace(self.sampler, params=own)
+        params = self.source.sampler
+        if asked.steps != params.steps:
+            params = replace(params, steps=asked.steps, timesteps=None)
+            check_sampler(load_noise_schedule(self.source.base), params, self.text)
+        params = replace(params, block=min(params.block, asked.images))
+        sampler = replace(self.sampler, params=params)
         if asked.prompt and not self.text:
             raise InputError(f"prompt {asked.prompt!r}: {self.source.base} takes no text; leave it empty")
         if asked.prompt:

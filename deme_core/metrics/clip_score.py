@@ -68,5 +68,5 @@ class ClipScore:
                 f"CLIP model {self.extractor.name}: {bad} of {len(distinct)} texts have features that are not finite;"
                 " its weights are broken, so fetch them again"
             )
-        own = of_texts[[row[text] for text in texts]]
-        return (100 * torch.cosine_similarity(features, own).clamp(min=0)).numpy()
+        paired = of_texts[[row[text] for text in texts]]
+        return (100 * torch.cosine_similarity(features, paired).clamp(min=0)).numpy()

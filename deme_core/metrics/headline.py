@@ -34,12 +34,12 @@ def headline(measures: Mapping[str, Any]) -> dict[str, float]:
 
 def said(measures: Mapping[str, Any]) -> str:
     """The columns in words."""
-    own = headline(measures)
-    if "clip" in own:
-        real = f", Fréchet distance {own['frechet']:.4g}" if "frechet" in own else ""
-        return f"CLIP score {own['clip']:.2f} [{own['low']:.2f}, {own['high']:.2f}]{real}"
-    change = f"{own['change']:+z.1f} % [{own['low']:+z.1f}, {own['high']:+z.1f}] by all judges"
-    return f"{change}, {own['frechet_change']:+z.1f} % by the search's own extractor"
+    columns = headline(measures)
+    if "clip" in columns:
+        real = f", Fréchet distance {columns['frechet']:.4g}" if "frechet" in columns else ""
+        return f"CLIP score {columns['clip']:.2f} [{columns['low']:.2f}, {columns['high']:.2f}]{real}"
+    change = f"{columns['change']:+z.1f} % [{columns['low']:+z.1f}, {columns['high']:+z.1f}] by all judges"
+    return f"{change}, {columns['frechet_change']:+z.1f} % by the search's own extractor"
 
 
 def write_measures(measures: Mapping[str, Any], whole: Path, short: Path) -> None:

@@ -55,7 +55,7 @@ def load_judges(group: Path) -> list[Judge]:
     Raises:
         InputError: as `judge_folders`; or one of them is broken.
     """
-    return [Judge(load_extractor(str(own)), _distance_of(own)) for own in judge_folders(group)]
+    return [Judge(load_extractor(str(folder)), _distance_of(folder)) for folder in judge_folders(group)]
 
 
 def _distance_of(folder: Path) -> Callable[[np.ndarray], Distance]:

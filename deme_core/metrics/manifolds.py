@@ -36,8 +36,8 @@ def _share_covered(queries: Array, rows: Array, k: int, chunk_rows: int) -> floa
     radii = np.empty(len(rows))
     for start in range(0, len(rows), chunk_rows):
         squares = _squared_distances(rows[start : start + chunk_rows], rows)
-        own = np.arange(len(squares))
-        squares[own, start + own] = np.inf
+        index = np.arange(len(squares))
+        squares[index, start + index] = np.inf
         radii[start : start + chunk_rows] = np.partition(squares, k - 1, axis=1)[:, k - 1]
     covered = 0
     for start in range(0, len(queries), chunk_rows):

@@ -93,12 +93,12 @@ def load_open_clip(source: str, pretrained: str | None = None, revision: str | N
         raise InputError(
             f"{folder / WEIGHTS} does not fit {folder / CONFIG} ({said(error)}); take both from one model"
         ) from None
-    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     for key, shape in shapes(folder / WEIGHTS).items():  # open_clip interpolates position embeddings, without a word
-        if len(shape) > 1 and own.get(key, shape) != shape:
+        if len(shape) > 1 and wanted.get(key, shape) != shape:
             raise InputError(
                 f"{folder / WEIGHTS} does not fit {folder / CONFIG} ('{key}' has shape {list(shape)}, the config wants"
-                f" {list(own[key])}); take both from one model"
+                f" {list(wanted[key])}); take both from one model"
             )
     return OpenClip(folder, model.eval().to(best_device()), preprocess)
 

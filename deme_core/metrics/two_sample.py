@@ -77,12 +77,12 @@ def two_sample(features: np.ndarray, references: Mapping[str, np.ndarray], block
     Returns:
         No `real` without a held-out part; nothing where a set has fewer than five images.
     """
-    own = np.split(features, blocks)
-    size = min(SIZE, len(own[0]), *map(len, references.values()))
+    samples = np.split(features, blocks)
+    size = min(SIZE, len(samples[0]), *map(len, references.values()))
     if size < FOLDS:
         return {}
     real = {part: spread(rows, size * blocks) for part, rows in references.items()}
-    sets = {"samples": [rows[:size] for rows in own]}
+    sets = {"samples": [rows[:size] for rows in samples]}
     if "heldout" in real:
         sets["real"] = [real["heldout"][k::blocks] for k in range(blocks)]
     return {
@@ -101,12 +101,12 @@ def two_sample_metrics(
         same, the mean over all judges. Scores `c2st_JUDGE`.
     """
     metrics: dict[str, float] = {}
-    of_judges = {f"{PREFIX}_{judge}": own for judge, own in found.items() if own}
+    of_judges = {f"{PREFIX}_{judge}": scores for judge, scores in found.items() if scores}
     if of_judges:
         names = next(iter(of_judges.values()))
-        mean = {name: np.mean([own[name] for own in of_judges.values()], axis=0) for name in names}
-        for key, own in {PREFIX: mean, **of_judges}.items():
-            metrics |= t_interval(own["samples"]).named(key)
-            if "real" in own:
-                metrics[f"{key}_real"] = float(np.mean(own["real"]))
-    return metrics, {key: list(own["samples"]) for key, own in of_judges.items()}
+        mean = {name: np.mean([scores[name] for scores in of_judges.values()], axis=0) for name in names}
+        for key, scores in {PREFIX: mean, **of_judges}.items():
+            metrics |= t_interval(scores["samples"]).named(key)
+            if "real" in scores:
+                metrics[f"{key}_real"] = float(np.mean(scores["real"]))
+    return metrics, {key: list(scores["samples"]) for key, scores in of_judges.items()}

@@ -49,7 +49,7 @@ class Verdict:
     @property
     def against(self) -> list[str]:
         """Judges whose interval does not lie below 0; the model is better only where there is none."""
-        return [name for name, own in self.judges.items() if own.high >= 0]
+        return [name for name, interval in self.judges.items() if interval.high >= 0]
 
     @property
     def better(self) -> bool:
@@ -89,7 +89,7 @@ def verdict_of(ratios: Mapping[str, np.ndarray]) -> Verdict:
     """The verdict by the log ratios of each judge, [K] or [S, K]."""
     return Verdict(
         percent(block_interval(np.mean(list(ratios.values()), axis=0))),
-        {judge: percent(block_interval(own)) for judge, own in ratios.items()},
+        {judge: percent(block_interval(logs)) for judge, logs in ratios.items()},
     )
 
 

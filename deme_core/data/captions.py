@@ -56,7 +56,7 @@ def captions_in_order(
 ) -> list[tuple[str, ...]]:
     """The captions of each name; refuses an image without any."""
     captions = [found.get(name, ()) for name in names]
-    if bare := [name for name, own in zip(names, captions, strict=True) if not own]:
+    if bare := [name for name, texts in zip(names, captions, strict=True) if not texts]:
         raise InputError(
             f"images without captions: {named(bare)} of {len(captions)} have none in '{params.captions}'; caption them,"
             " or take them out"

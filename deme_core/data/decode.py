@@ -60,8 +60,8 @@ def decode_all(
     if films:
         print(f"of images with several frames the first is read: {named(films)}")
     labels = torch.full((len(kept),), -1, dtype=torch.int64)
-    own = None if captions is None else tuple(captions[k] for k in kept)
-    return Images(pixels[: len(kept)], labels, own)
+    kept_captions = None if captions is None else tuple(captions[k] for k in kept)
+    return Images(pixels[: len(kept)], labels, kept_captions)
 
 
 def reason(error: Exception) -> str:

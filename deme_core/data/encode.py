@@ -97,7 +97,7 @@ def _encode(images: Images, vae: Autoencoder, text: TextEncoder, params: EncodeP
         return {"embeddings": text(distinct[part])}
 
     row = {caption: k for k, caption in enumerate(distinct)}
-    counts = [len(own) for own in images.captions or ()]
+    counts = [len(texts) for texts in images.captions or ()]
     small = {
         "captions": torch.tensor([row[caption] for caption in captions], dtype=torch.int64),
         "first": torch.tensor([0, *counts], dtype=torch.int64).cumsum(0),
@@ -113,7 +113,7 @@ def _encode(images: Images, vae: Autoencoder, text: TextEncoder, params: EncodeP
 
 def _captions(images: Images) -> tuple[list[str], list[str]]:
     """All captions, image by image; and the distinct ones, of which the first is the empty one."""
-    captions = [caption for own in images.captions or () for caption in own]
+    captions = [caption for texts in images.captions or () for caption in texts]
     return captions, ["", *sorted(set(captions) - {""})]
 
 
@@ -125,8 +125,8 @@ def _chunks(work: Path, name: str, count: int, encode: Callable[[slice], dict[st
     """
     starts = range(0, max(count, 1), CHUNK)
     files = [work / f"{name}-{start:09d}.safetensors" for start in starts]
-    own = list(zip(starts, files, strict=True))[partial_state().process_index :: partial_state().num_processes]
-    for start, file in progress(own, desc=name, unit="chunk", disable=not is_main()):
+    share = list(zip(starts, files, strict=True))[partial_state().process_index :: partial_state().num_processes]
+    for start, file in progress(share, desc=name, unit="chunk", disable=not is_main()):
         if not file.is_file():
             chunk = {key: value.cpu().to(KEPT) for key, value in encode(slice(start, start + CHUNK)).items()}
             if bad := [key for key, value in chunk.items() if not value.isfinite().all()]:

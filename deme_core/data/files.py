@@ -39,10 +39,10 @@ def folder_files(path: str | None) -> tuple[Files, list[str]]:
             f"params: data.path = {path!r}: source 'folder' needs an existing folder of images, or a pattern as"
             " images/*.png"
         )
-    own = [one for one in found if exact or not of_a_tool(one.name)]
-    files, left_out = walk([one for one in own if one.is_dir()])
-    left_out += [str(one) for one in found if one not in own]
-    files += [one for one in own if not one.is_dir()]
+    of_user = [one for one in found if exact or not of_a_tool(one.name)]
+    files, left_out = walk([one for one in of_user if one.is_dir()])
+    left_out += [str(one) for one in found if one not in of_user]
+    files += [one for one in of_user if not one.is_dir()]
     return {str(file): partial(_read_file, file) for file in files}, left_out
 
 

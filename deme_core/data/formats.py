@@ -48,8 +48,8 @@ def is_image(name: str, head: Callable[[], bytes]) -> bool:
 
 def of_a_tool(part: str) -> bool:
     """Whether a part of a path is what programs leave beside images: hidden files, previews, attributes, waste."""
-    own = part in FOLDERS_OF_TOOLS or part.lower() in FILES_OF_TOOLS or part.endswith(".lrdata")
-    return own or (part.startswith(".") and part not in (".", ".."))
+    known = part in FOLDERS_OF_TOOLS or part.lower() in FILES_OF_TOOLS or part.endswith(".lrdata")
+    return known or (part.startswith(".") and part not in (".", ".."))
 
 
 def _begins_as_image(head: bytes) -> bool:

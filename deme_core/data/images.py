@@ -104,7 +104,7 @@ class Images:
     @property
     def prompts(self) -> tuple[str, ...]:
         """One caption of each image, in turn the first, the second, …; none where the source has no captions."""
-        return tuple(own[k % len(own)] for k, own in enumerate(self.captions or ()))
+        return tuple(texts[k % len(texts)] for k, texts in enumerate(self.captions or ()))
 
 
 def new_pixels(shape: tuple[int, ...]) -> torch.Tensor:

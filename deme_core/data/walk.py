@@ -35,9 +35,9 @@ def walk(roots: Sequence[Path]) -> tuple[list[Path], list[str]]:
             read[real] = folder
             left_out += [str(folder / name) for name in sorted([*inner, *names]) if of_a_tool(name)]
             files += [folder / name for name in names if not of_a_tool(name)]
-            own = [folder / name for name in sorted(inner) if not of_a_tool(name)]
-            waiting += [one for one in own if one.is_symlink()]
-            inner[:] = [one.name for one in own if not one.is_symlink()]
+            folders = [folder / name for name in sorted(inner) if not of_a_tool(name)]
+            waiting += [one for one in folders if one.is_symlink()]
+            inner[:] = [one.name for one in folders if not one.is_symlink()]
     return files, left_out
 
 

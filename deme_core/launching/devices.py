@@ -29,8 +29,8 @@ def share(slot: int, jobs: int, devices: Sequence[str]) -> dict[str, str]:
     """
     each = max(1, len(devices) // jobs)
     first = slot * each % max(1, len(devices))
-    own = {THREADS: os.environ.get(THREADS) or str(max(1, cores() // jobs))}
-    return own | ({VISIBLE: ",".join(devices[first : first + each])} if devices else {})
+    environment = {THREADS: os.environ.get(THREADS) or str(max(1, cores() // jobs))}
+    return environment | ({VISIBLE: ",".join(devices[first : first + each])} if devices else {})
 
 
 def threads(processes: int) -> dict[str, str]:

@@ -72,8 +72,8 @@ class Launch:
 
     def __str__(self) -> str:
         """For people: what differs from the default."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "run"}
-        told = {name: value for name, value in own.items() if value != getattr(Launch(), name)}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "run"}
+        told = {name: value for name, value in values.items() if value != getattr(Launch(), name)}
         words = [f"{name} {' ; '.join(value) if name == 'setup' else value}" for name, value in told.items()]
         return ", ".join([self.run, *words])
 

@@ -56,8 +56,8 @@ class Work:
     def _once(self) -> int:
         # SLURM signals each process of a job, while it is this one that has the command end: a launcher of several
         # processes would die of it before they have saved. What is ignored stays so in another program.
-        own, number = os.environ | {PLACED: "slurm"} | threads(self.processes), preemption()
-        self.child = subprocess.Popen(self.words, env=own, preexec_fn=lambda: signal.signal(number, signal.SIG_IGN))
+        env, number = os.environ | {PLACED: "slurm"} | threads(self.processes), preemption()
+        self.child = subprocess.Popen(self.words, env=env, preexec_fn=lambda: signal.signal(number, signal.SIG_IGN))
         while (status := self.child.poll()) is None:  # no `wait`: it holds a lock that `checkpoint` would need
             time.sleep(LOOK / 5)
         if status < 0:  # killed: by SLURM, which is about to end this as well, or by a lack of memory
@@ -129,8 +129,8 @@ def identity(words: Sequence[str]) -> str:
     digest = hashlib.sha256(json.dumps(list(words)).encode())
     for file in (Path("params.yaml"), *closure(script)):
         digest.update(file.read_bytes() if file.is_file() else b"")
-    own = os.environ.get("DVC_STAGE")
-    made = {out["path"]: out.get("md5") for name, one in stages.items() if name != own for out in one.get("outs", ())}
+    stage = os.environ.get("DVC_STAGE")
+    made = {out["path"]: out.get("md5") for name, one in stages.items() if name != stage for out in one.get("outs", ())}
     inputs = {path: md5 for path, md5 in made.items() if any(f"{path}/".startswith(f"{word}/") for word in words)}
     digest.update(json.dumps(inputs, sort_keys=True).encode())
     return digest.hexdigest()[:12]

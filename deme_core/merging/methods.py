@@ -69,14 +69,14 @@ def own_weights(
     params: MergeParams, blocks: Sequence[str], weights: Sequence[float]
 ) -> tuple[MergeParams, list[float]]:
     """`weights` of a search with N of each block, block after block, as the method per_block; and their mean."""
-    own = np.array(weights).reshape(len(blocks), -1)
-    params = replace(params, method="per_block", blocks=dict(zip(blocks, own.tolist(), strict=True)))
-    return params, own.mean(0).tolist()
+    by_block = np.array(weights).reshape(len(blocks), -1)
+    params = replace(params, method="per_block", blocks=dict(zip(blocks, by_block.tolist(), strict=True)))
+    return params, by_block.mean(0).tolist()
 
 
 def formula(params: MergeParams, weights: Sequence[float] | None, N: int) -> str:
     """What a merge of N task vectors computes, in words; without weights 1/N each."""
-    w = f"w = ({', '.join(f'{own:.3g}' for own in weights or [1 / N] * N)})"
+    w = f"w = ({', '.join(f'{weight:.3g}' for weight in weights or [1 / N] * N)})"
     if params.method == "task_arithmetic":
         return f"θ + Σ wᵢτᵢ with {w}"
     blocks = f", own weights in {len(params.blocks)} blocks" if params.blocks else ""

@@ -61,12 +61,12 @@ def shard_layouts(layout: Layout, max_shard_size: int | None) -> dict[str, Layou
     parts: list[dict[str, tuple[torch.dtype, tuple[int, ...]]]] = [{}]
     size = 0
     for key in sorted(layout):
-        own = nbytes(*layout[key])
-        if parts[-1] and max_shard_size is not None and size + own > max_shard_size:
+        added = nbytes(*layout[key])
+        if parts[-1] and max_shard_size is not None and size + added > max_shard_size:
             parts.append({})
             size = 0
         parts[-1][key] = layout[key]
-        size += own
+        size += added
     if len(parts) == 1:
         return {WEIGHTS: parts[0]}
     return {f"{STEM}-{i:05d}-of-{len(parts):05d}.safetensors": part for i, part in enumerate(parts, 1)}
@@ -145,8 +145,8 @@ def _not_of_a_merge(folder: Path, copied: set[Path]) -> str | None:
     merged = (folder / "merge.json").is_file()
     for file in sorted(folder.rglob("*")):
         inside = file.relative_to(folder)
-        own = inside in copied or str(inside) in BESIDE or re.fullmatch(WEIGHTS_NAMES, inside.name)
-        if not file.is_dir() and not (merged and own):
+        written = inside in copied or str(inside) in BESIDE or re.fullmatch(WEIGHTS_NAMES, inside.name)
+        if not file.is_dir() and not (merged and written):
             return str(inside)
     return None
 

@@ -48,7 +48,7 @@ def check_same_model(base: Path, experts: Sequence[Path], *, allow: bool) -> lis
     for number, expert in enumerate(experts, 1):
         if not (found := list(differences(base, expert))):
             continue
-        listed = "; ".join(f"{what} is {_short(theirs)}, the base's {_short(own)}" for what, theirs, own in found)
+        listed = "; ".join(f"{what} is {_short(theirs)}, the base's {_short(ours)}" for what, theirs, ours in found)
         text = f"{expert} is another model than {base}: {listed}"
         if not allow:
             raise InputError(f"{text}. Merge experts of this base, or take what is the base's with --allow-mismatch")
@@ -73,8 +73,8 @@ def differences(base: Path, expert: Path) -> Iterator[Difference]:
     yield from _config("config.json", *(denoiser_of(folder) / "config.json" for folder in (expert, base)))
     schedules = [_schedule(folder) for folder in (expert, base)]
     if all(schedules):
-        theirs, own = (_functional(read_json(file, CLASS)) for file in schedules if file)
-        yield from _values("scheduler", theirs, own, SCHEDULE)
+        theirs, ours = (_functional(read_json(file, CLASS)) for file in schedules if file)
+        yield from _values("scheduler", theirs, ours, SCHEDULE)
     if all((folder / "model_index.json").is_file() for folder in (expert, base)):
         parts = read_index(base).keys() & read_index(expert).keys()
         for name in sorted(parts - AFTERWARDS - {"scheduler", denoiser_of(base).name}):
@@ -96,11 +96,11 @@ def _part(name: str, expert: Path, base: Path) -> Iterator[Difference]:
         yield from _weights(name, expert, base)
         return
     if all((folder / "tokenizer_config.json").is_file() for folder in (expert, base)):
-        theirs, own = (
+        theirs, ours = (
             {key: _content(value) for key, value in read_json(folder / "tokenizer_config.json").items()}
             for folder in (expert, base)
         )
-        yield from _values(name, theirs, own, [key for key in TOKENIZER if key in theirs and key in own])
+        yield from _values(name, theirs, ours, [key for key in TOKENIZER if key in theirs and key in ours])
     for file in VOCABULARY:
         if all((folder / file).is_file() for folder in (expert, base)):
             one, other = ((folder / file).read_bytes() for folder in (expert, base))
@@ -122,15 +122,15 @@ def _parsed(name: str, data: bytes) -> Any:
 
 
 def _config(what: str, expert: Path, base: Path) -> Iterator[Difference]:
-    own = read_json(base, CLASS)
+    ours = read_json(base, CLASS)
     if not expert.is_file():
         yield what, "missing", "there"
         return
     theirs = read_json(expert, CLASS)
-    if theirs != own:
-        theirs, own = _functional(theirs), _functional(own)
-        keys = theirs.keys() & own.keys() if theirs["_class_name"] == own["_class_name"] else ["_class_name"]
-        yield from _values(what, theirs, own, sorted(keys))
+    if theirs != ours:
+        theirs, ours = _functional(theirs), _functional(ours)
+        keys = theirs.keys() & ours.keys() if theirs["_class_name"] == ours["_class_name"] else ["_class_name"]
+        yield from _values(what, theirs, ours, sorted(keys))
 
 
 def _functional(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,10 +151,10 @@ def _functional(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _values(what: str, theirs: Mapping[str, Any], own: Mapping[str, Any], keys: Sequence[str]) -> Iterator[Difference]:
+def _values(what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], keys: Sequence[str]) -> Iterator[Difference]:
     for key in keys:
-        if not _same(theirs.get(key), own.get(key)):
-            yield f"{what} {key}", theirs.get(key), own.get(key)
+        if not _same(theirs.get(key), ours.get(key)):
+            yield f"{what} {key}", theirs.get(key), ours.get(key)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -174,21 +174,22 @@ def _weights(name: str, expert: Path, base: Path) -> Iterator[Difference]:
         if any(files):
             yield f"{name}'s safetensors file", _there(files[0]), _there(files[1])
         return
-    with Tensors(files[0]) as theirs, Tensors(files[1]) as own:  # type: ignore[arg-type]
+    with Tensors(files[0]) as theirs, Tensors(files[1]) as ours:  # type: ignore[arg-type]
         names = [
-            {_today(key): key for key, (dtype, _) in x.layout.items() if dtype.is_floating_point} for x in (theirs, own)
+            {_today(key): key for key, (dtype, _) in x.layout.items() if dtype.is_floating_point}
+            for x in (theirs, ours)
         ]
         for key in sorted(names[0].keys() ^ names[1].keys()):
             yield f"{name} '{key}'", _there(key in names[0]), _there(key in names[1])
             return
         for key in names[0]:
             one, other = (keys[key] for keys in names)
-            if theirs.numel(one) != own.numel(other):
-                yield f"{name} '{key}'", list(theirs.layout[one][1]), list(own.layout[other][1])
+            if theirs.numel(one) != ours.numel(other):
+                yield f"{name} '{key}'", list(theirs.layout[one][1]), list(ours.layout[other][1])
                 return
-            coarser = max(theirs.layout[one][0], own.layout[other][0], key=lambda dtype: torch.finfo(dtype).eps)
-            for start, stop in piece_bounds(own.numel(other)):
-                a, b = theirs.flat(one, start, stop).to(coarser), own.flat(other, start, stop).to(coarser)
+            coarser = max(theirs.layout[one][0], ours.layout[other][0], key=lambda dtype: torch.finfo(dtype).eps)
+            for start, stop in piece_bounds(ours.numel(other)):
+                a, b = theirs.flat(one, start, stop).to(coarser), ours.flat(other, start, stop).to(coarser)
                 if not torch.equal(a, b):
                     k = int(torch.nonzero(a != b)[0])
                     yield f"{name} '{key}' [{start + k}]", float(a[k]), float(b[k])

@@ -27,11 +27,11 @@ class TaskVectors:
         self.base, self.members, self.experts = base, members, experts
         first = members[0].shapes()
         for member in members:
-            own = member.shapes()
-            stay = set(projection_keys(own))
-            plain = {key: shape for key, shape in own.items() if key not in stay}
+            member_shapes = member.shapes()
+            stay = set(projection_keys(member_shapes))
+            plain = {key: shape for key, shape in member_shapes.items() if key not in stay}
             check_same_layout(plain, base.shapes(), str(member.path), str(base.path))
-            check_same_layout(own, first, str(member.path), str(members[0].path))
+            check_same_layout(member_shapes, first, str(member.path), str(members[0].path))
         for tensors in (base, *members):
             for key, (dtype, _) in tensors.layout.items():
                 if not dtype.is_floating_point:

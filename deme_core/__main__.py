@@ -47,15 +47,15 @@ def main() -> None:
     from deme_core.stage import run  # torch, which takes seconds, only once the command is known
 
     def chosen() -> None:
-        own = COMMANDS[name]
-        if own.checkout:
+        command = COMMANDS[name]
+        if command.checkout:
             root = Path.cwd()
-            if not (root / own.module.replace(".", "/")).with_suffix(".py").is_file():
+            if not (root / command.module.replace(".", "/")).with_suffix(".py").is_file():
                 raise InputError(
                     f"{DEME} {name}: {root} is no checkout of the repository, which this command works on; go to one"
                 )
             sys.path[:0] = [str(root), str(root / "conf")]
-        import_module(own.module).main()
+        import_module(command.module).main()
 
     run(chosen)
 

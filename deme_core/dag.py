@@ -60,7 +60,7 @@ FURTHER = {
     SCALE: Direction("scaled", "epsilon", "models/scale", None),
 }
 DIRECTIONS = (RANGE, *FURTHER, JOINT)
-STEPS = (*(own.model for own in FURTHER.values()), JOINT)
+STEPS = (*(direction.model for direction in FURTHER.values()), JOINT)
 
 
 def is_random(model: str) -> bool:
@@ -134,12 +134,15 @@ def dag(
         searches[SOUP_GREEDY] = one("greedy", vectors)
     random = {f"{RANDOM}{k}": k for k in range(1, draws + 1)}
     searches |= {name: one("deme", f"models/n{N}/random/{k}") for name, k in random.items()}
-    asked = {name: own for name, own in FURTHER.items() if name in directions}
-    searches |= {own.model: _search([own.kind], [own.vectors], [own.passed or own.vectors]) for own in asked.values()}
+    asked = {name: direction for name, direction in FURTHER.items() if name in directions}
+    searches |= {
+        direction.model: _search([direction.kind], [direction.vectors], [direction.passed or direction.vectors])
+        for direction in asked.values()
+    }
     if JOINT in directions:
-        kinds = ["scale", *(own.kind for own in asked.values())]
-        folders = [own.vectors for own in asked.values()]
-        passed = [own.passed for own in asked.values() if own.passed]
+        kinds = ["scale", *(direction.kind for direction in asked.values())]
+        folders = [direction.vectors for direction in asked.values()]
+        passed = [direction.passed for direction in asked.values() if direction.passed]
         searches[JOINT] = _search(kinds, [vectors, *folders], [gate, *passed])
     sampled = {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in [*merges, *finetunes, *searches]}
     sets = {name: reference or UNCHANGING for name, reference in (references or {}).items()}
@@ -148,7 +151,7 @@ def dag(
         "models": sampled | {MATCHED: MATCHED},
         "sampled": sampled,
         "random": random,
-        "untrained": [name for name, own in asked.items() if own.passed is None],
+        "untrained": [name for name, direction in asked.items() if direction.passed is None],
         "own": ["pretrained"] if own_samples else [],
         "own_gate": "reports/own_experts.csv" if own_samples else "reports/experts.csv",
         "full_range": f"models/n{N}/baselines/full_range" if "full_range" in finetunes else "data/examples",
@@ -167,7 +170,7 @@ def dag(
 
 def _search(kinds: Sequence[str], vectors: Sequence[str], after: Sequence[str]) -> dict[str, Any]:
     """A row of `searches`."""
-    folders, marks = 1 + len(FURTHER), 1 + sum(own.passed is not None for own in FURTHER.values())
+    folders, marks = 1 + len(FURTHER), 1 + sum(direction.passed is not None for direction in FURTHER.values())
     return {
         "kind": " ".join(kinds),
         "vectors": " ".join(vectors),
@@ -198,8 +201,8 @@ def check_dag(
     directions: Sequence[str] = (RANGE,), analyses: Sequence[str] | str = (),
 ) -> None:  # fmt: skip
     """Refuse a section that belongs to other params: dvc.yaml would make stages of it."""
-    expected, own = dag(N, baselines, references, draws, directions, analyses), section or {}
-    changed = {key for key in own.keys() | expected.keys() if own.get(key) != expected.get(key)}
+    expected, given = dag(N, baselines, references, draws, directions, analyses), section or {}
+    changed = {key for key in given.keys() | expected.keys() if given.get(key) != expected.get(key)}
     if changed - {FIGURES}:
         raise InputError(
             f"params: dag is not that of N = {N}, baselines = {list(baselines)}, random_draws = {draws}, directions ="

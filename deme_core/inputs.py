@@ -53,7 +53,7 @@ def inputs(params: Mapping[str, Any], root: Path = Path()) -> dict[str, Any]:
         "base": base,
         "early": _pipeline(early, root) if (early := (params.get("early") or {}).get("source")) else UNCHANGING,
         "validate": "stages/validate.py" if base == UNCHANGING else base,
-        "prompts": {name: _prompts(own) for name, own in (params.get("prompts") or {}).items()},
+        "prompts": {name: _prompts(prompt_set) for name, prompt_set in (params.get("prompts") or {}).items()},
         "clip": _clip(params["clip_score"], root),
         "search_clip": _clip(params["search_clip_score"], root) if scores_texts(params) else UNCHANGING,
         "search_prompts": _one([f"{PROMPTS}/{name}.json" for name in sets], PROMPTS) if sets else UNCHANGING,
@@ -89,11 +89,11 @@ def check_paths(params: Mapping[str, Any]) -> None:
         ("clip_score.model", params["clip_score"]["model"], found["clip"] if found["prompts"] else UNCHANGING),
         ("search_clip_score.model", params["search_clip_score"]["model"], found["search_clip"]),
     ]
-    for name, own in (params.get("prompts") or {}).items():
+    for name, prompt_set in (params.get("prompts") or {}).items():
         read = found["prompts"][name]
-        made = own["source"] == "heldout"  # by the stage data
-        named += [(f"prompts.{name}.path", own.get("path"), UNCHANGING if made else read["path"])]
-        named += [(f"prompts.{name}.reference", own.get("reference"), read["reference"])]
+        made = prompt_set["source"] == "heldout"  # by the stage data
+        named += [(f"prompts.{name}.path", prompt_set.get("path"), UNCHANGING if made else read["path"])]
+        named += [(f"prompts.{name}.reference", prompt_set.get("reference"), read["reference"])]
     for key, value, path in named:
         if path != UNCHANGING and not Path(path).exists():
             raise InputError(f"params: {key} = {value!r}: {no_such(path)}")
@@ -112,8 +112,8 @@ def _data(data: Mapping[str, Any], root: Path) -> str:
         return UNCHANGING
     if data["source"] == "hub":  # whose data sets may be without an owner
         return UNCHANGING if is_hub_id(path, root) else path
-    own = Path(path)
-    return str(own if (root / own).exists() else fixed(own))  # of a pattern the folder
+    named = Path(path)
+    return str(named if (root / named).exists() else fixed(named))  # of a pattern the folder
 
 
 def _one(paths: Sequence[str], folder: str) -> str:
@@ -142,15 +142,15 @@ def _clip(score: Mapping[str, Any], root: Path) -> str:
 
 def _pipeline(folder: str, root: Path) -> str:
     """The folder that is read with a denoiser's: that of its pipeline, where it lies in one."""
-    own = root / folder
-    beside = any((own.parent / file).is_file() and not (own / file).is_file() for file in OF_A_PIPELINE)
+    place = root / folder
+    beside = any((place.parent / file).is_file() and not (place / file).is_file() for file in OF_A_PIPELINE)
     return str(Path(folder).parent) if beside else folder
 
 
-def _prompts(own: Mapping[str, Any]) -> dict[str, str]:
-    reference = own.get("reference") or UNCHANGING
+def _prompts(prompt_set: Mapping[str, Any]) -> dict[str, str]:
+    reference = prompt_set.get("reference") or UNCHANGING
     of_the_run = OF_THE_RUN in Path(reference).parents
     return {
-        "path": str(Path(own["path"])) if own.get("path") else UNCHANGING,
+        "path": str(Path(prompt_set["path"])) if prompt_set.get("path") else UNCHANGING,
         "reference": UNCHANGING if of_the_run else reference,
     }

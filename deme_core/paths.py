@@ -18,8 +18,8 @@ def at_home(value: Any) -> Any:
         except RuntimeError:
             return value
     if isinstance(value, Mapping):
-        return {key: at_home(own) for key, own in value.items()}
-    return [at_home(own) for own in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+        return {key: at_home(part) for key, part in value.items()}
+    return [at_home(part) for part in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def matches(path: str | None) -> list[Path]:

@@ -70,7 +70,7 @@ def shared(make: Callable[[int, int], torch.Tensor], count: int, whole: int) -> 
     process = partial_state()
     share = -(-count // (whole * process.num_processes)) * whole
     first = process.process_index * share
-    own = make(min(first, count - 1), max(1, min(share, count - first)))  # without a share: one row, thrown away below
-    padded = torch.cat([own, own[:1].expand(share - len(own), *own.shape[1:])])
+    rows = make(min(first, count - 1), max(1, min(share, count - first)))  # without a share: one row, thrown away below
+    padded = torch.cat([rows, rows[:1].expand(share - len(rows), *rows.shape[1:])])
     everything: torch.Tensor = gather(padded.to(process.device))
     return everything[:count].cpu()

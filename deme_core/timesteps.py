@@ -75,7 +75,7 @@ class TimestepRanges:
 
 def draw_timesteps(
     n: int,
-    own: tuple[int, int],
+    span: tuple[int, int],
     T: int,
     p: float,
     *,
@@ -100,8 +100,8 @@ def draw_timesteps(
         raise InputError(f"batch_size = {n} is odd: antithetic timesteps come in pairs; use an even batch size")
     choices = 1 if draw == "per_batch" else count
     full = torch.rand(choices, generator=generator, device=device) < p
-    low = torch.where(full, 0, own[0])
-    high = torch.where(full, T, own[1])
+    low = torch.where(full, 0, span[0])
+    high = torch.where(full, T, span[1])
     u = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
     t = low + (u * (high - low)).long()
     return torch.cat([t, low + high - 1 - t]) if antithetic else t

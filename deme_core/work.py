@@ -42,8 +42,8 @@ def only_one(directory: Path) -> Iterator[None]:
         InputError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    own = partial_state().process_index
-    with (directory / (f"lock-{own}" if own else "lock")).open("a+", encoding="utf-8") as file:
+    process = partial_state().process_index
+    with (directory / (f"lock-{process}" if process else "lock")).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

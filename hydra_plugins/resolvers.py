@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def _dag(N: int, baselines: Any, prompts: Any, draws: int, directions: Any, analyses: Any) -> DictConfig:
-    references = {name: at_home(own.get("reference")) for name, own in prompts.items()}
+    references = {name: at_home(prompt_set.get("reference")) for name, prompt_set in prompts.items()}
     figures = analyses if isinstance(analyses, str) else list(analyses)
     return DictConfig(dag(int(N), list(baselines), references, int(draws), list(directions), figures))
 

@@ -30,7 +30,7 @@ def make_what_is_named(params: dict[str, Any], folder: Path) -> None:
     In `folder` the zoo is the repository's.
     """
     named = [None if params["data"]["source"] == "hub" else params["data"]["path"]]
-    named += [own.get(key) for own in params["prompts"].values() for key in ("path", "reference")]
+    named += [prompt_set.get(key) for prompt_set in params["prompts"].values() for key in ("path", "reference")]
     for path in (folder / name.replace("*", "0") for name in named if name and not (REPOSITORY / name).exists()):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch() if path.suffix else path.mkdir(exist_ok=True)

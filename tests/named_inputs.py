@@ -39,9 +39,9 @@ def params_with(changes: dict[str, Any], root: Path = Path()) -> dict[str, Any]:
         "directions": ["range"],
         "analyses": [],
     }
-    for name, own in changes.items():
-        params[name] = own if name == "prompts" else params[name] | own
-    references = {name: own.get("reference") for name, own in params["prompts"].items()}
+    for name, section in changes.items():
+        params[name] = section if name == "prompts" else params[name] | section
+    references = {name: prompt_set.get("reference") for name, prompt_set in params["prompts"].items()}
     return params | {"dag": dag(1, BASELINES, references), "inputs": inputs(params, root)}
 
 

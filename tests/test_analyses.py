@@ -66,7 +66,7 @@ def test_a_figure_waits_for_what_it_reads_alone() -> None:
     assert {path for path in section["before_after"].values() if path != UNCHANGING} == {
         "samples/n3", "samples/pretrained", "features/n3", "features/pretrained.safetensors", "search/n3/merged",
     }  # fmt: skip
-    assert len({tuple(own) for own in section.values()}) == 1  # what dvc.yaml asks of each
+    assert len({tuple(reads) for reads in section.values()}) == 1  # what dvc.yaml asks of each
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_shares_of_channel_and_position_by_hand(rng: np.random.Generator) -> Non
     parts = channel.var(), space.var()
     assert shares(channel + space + 0 * ones) == pytest.approx([part / sum(parts) for part in parts])
     noise = torch.from_numpy(rng.standard_normal((4000, 6, 4, 4)))
-    found = [float(own.mean()) for own in activations.shares(noise)]
+    found = [float(share.mean()) for share in activations.shares(noise)]
     assert found == pytest.approx([5 / 95, 15 / 95], rel=0.03)  # what chance gives
     *_, space_chance = activations.measures(noise, noise + 1e-3 * noise)
     assert space_chance == pytest.approx(15 / 95)

@@ -37,9 +37,9 @@ def test_a_baseline_makes_the_steps_of_all_experts_together(
     draws = []
     draw = micro_batches.draw_timesteps
 
-    def seen(n: int, own: tuple[int, int], T: int, p: float, **options: Any) -> torch.Tensor:
-        draws.append((n, own, T, p))
-        return draw(n, own, T, p, **options)
+    def seen(n: int, span: tuple[int, int], T: int, p: float, **options: Any) -> torch.Tensor:
+        draws.append((n, span, T, p))
+        return draw(n, span, T, p, **options)
 
     monkeypatch.setattr(micro_batches, "draw_timesteps", seen)
     curves = baseline(name, pipeline, digits, tmp_path / "out")

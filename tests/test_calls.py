@@ -39,8 +39,8 @@ def test_a_model_with_fewer_calls_stands_beside_the_base_with_the_most() -> None
     rows = study_rows()
     assert sorted(set(network_calls(rows))) == [5, 10, 20]
     found = curves(by_calls(rows.assign(calls=network_calls(rows))))
-    assert {c: own.value for c, own in found["pretrained"].items()} == pytest.approx({5: 4, 10: 2, 20: 1})
-    assert {c: own.value for c, own in found["neon"].items()} == pytest.approx({5: 2, 10: 1, 20: 0.5}, rel=0.05)
+    assert {c: ratio.value for c, ratio in found["pretrained"].items()} == pytest.approx({5: 4, 10: 2, 20: 1})
+    assert {c: ratio.value for c, ratio in found["neon"].items()} == pytest.approx({5: 2, 10: 1, 20: 0.5}, rel=0.05)
     assert found["neon"][10].low < 1 < found["neon"][10].high
     assert found["neon"][20].high < 0.6
 

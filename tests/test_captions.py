@@ -155,8 +155,8 @@ def test_missing_and_broken_metadata_are_named(folder: Path) -> None:
 def test_a_split_keeps_images_and_captions_together_on_disk(tmp_path: Path) -> None:
     pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None]
     images = Images(pixels, torch.full((10,), -1), tuple((f"é {k}", f"{k}") for k in range(10)))
-    for part, own in zip(("train", "heldout"), split(images, 0.3, "data.held_out"), strict=True):
-        save_part(tmp_path, part, own)
+    for part, subset in zip(("train", "heldout"), split(images, 0.3, "data.held_out"), strict=True):
+        save_part(tmp_path, part, subset)
         read = load_part(tmp_path, part)
         assert read.captions == tuple((f"é {k}", f"{k}") for k in read.pixels.flatten().tolist())
     assert load_part(tmp_path, "heldout").prompts == tuple(

@@ -103,10 +103,10 @@ def test_no_line_is_longer_than_a_log_shows() -> None:
 def test_table_2_by_hand() -> None:
     header, _, _, *rows = cells(prompt_console(table2(two_sets())))
     assert header == ["set: model", "CLIP score ↑", "change [95 %]", "Fréchet", "change [95 %]"]
-    own, base = (table2(two_sets()).loc[("coco", model)] for model in ("merged", "pretrained"))
-    clip = f"{own.clip_score_change:+.2f} [{own.clip_score_change_low:+.2f}, {own.clip_score_change_high:+.2f}]"
+    merge, base = (table2(two_sets()).loc[("coco", model)] for model in ("merged", "pretrained"))
+    clip = f"{merge.clip_score_change:+.2f} [{merge.clip_score_change_low:+.2f}, {merge.clip_score_change_high:+.2f}]"
     assert rows[0] == ["coco: pretrained", f"{base.clip_score:.2f}", "—", "13.400", "—"]
-    assert rows[1][:4] == ["coco: DeMe merged, searched w", f"{own.clip_score:.2f}", clip, "13.100"]
+    assert rows[1][:4] == ["coco: DeMe merged, searched w", f"{merge.clip_score:.2f}", clip, "13.100"]
     assert rows[4][3:] == ["—", "—"]  # there are no real images
 
 
@@ -140,8 +140,8 @@ def test_the_line_is_printed_once_after_the_name_of_the_script() -> None:
 def test_a_merge_in_words() -> None:
     assert formula(MergeParams(), None, 4) == "θ + Σ wᵢτᵢ with w = (0.25, 0.25, 0.25, 0.25)"
     assert formula(MergeParams(), [0.1, -2 / 3], 2) == "θ + Σ wᵢτᵢ with w = (0.1, -0.667)"
-    own = MergeParams(method="per_block", blocks={"mid_block": [0, 1]})
-    assert formula(own, [0.5, 0.5], 2) == "per_block with w = (0.5, 0.5), own weights in 1 blocks"
+    params = MergeParams(method="per_block", blocks={"mid_block": [0, 1]})
+    assert formula(params, [0.5, 0.5], 2) == "per_block with w = (0.5, 0.5), own weights in 1 blocks"
 
 
 def test_a_training_in_words() -> None:

@@ -35,29 +35,29 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 
 def test_the_counts_are_those_of_the_stages() -> None:
     training = training_params(iterations=12, batch_size=8, gradient_accumulation=2)
-    own = Counts.of(2, dag(2, []), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN)
-    assert own.trained == 2 * 12 * 8 * 2
-    assert own.sampled == 5 * 100  # pretrained, ensemble, merged with uniform and with searched weights, the null
-    assert own.searched == 2 * (90 + 4 * 40)  # the budget; two finalists and two anchors; the null's the same
-    assert own.calls == 3
+    plain = Counts.of(2, dag(2, []), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN)
+    assert plain.trained == 2 * 12 * 8 * 2
+    assert plain.sampled == 5 * 100  # pretrained, ensemble, merged with uniform and with searched weights, the null
+    assert plain.searched == 2 * (90 + 4 * 40)  # the budget; two finalists and two anchors; the null's the same
+    assert plain.calls == 3
     baselines = dag(2, ["full_range", "soup_greedy"])
     more = Counts.of(2, baselines, training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN)
     prompted = Counts.of(2, dag(2, []), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN, 50)
     assert prompted.sampled == 5 * 150
-    assert more.trained == 2 * own.trained
+    assert more.trained == 2 * plain.trained
     assert more.sampled == 8 * 100
-    assert more.searched > 1.5 * own.searched
+    assert more.searched > 1.5 * plain.searched
     away = Counts.of(
         2, dag(2, [], directions=ASKED), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN
     )
-    assert away.trained == own.trained * 3 // 2  # as many steps as one expert
+    assert away.trained == plain.trained * 3 // 2  # as many steps as one expert
     assert away.sampled == 6 * 100 + 50 + 5
 
 
 def test_a_run_without_data_costs_its_own_samples() -> None:
     training = training_params(iterations=12, batch_size=8, gradient_accumulation=2)
-    own = Counts.of_own(training, sampler_params(steps=3), OwnParams(images=50, ranges=2))
-    assert (own.trained, own.searched, own.sampled, own.calls) == (2 * 12 * 8 * 2, 0, 55, 3)
+    counts = Counts.of_own(training, sampler_params(steps=3), OwnParams(images=50, ranges=2))
+    assert (counts.trained, counts.searched, counts.sampled, counts.calls) == (2 * 12 * 8 * 2, 0, 55, 3)
 
 
 def test_a_measured_step_gives_time_flops_and_disk(pipeline: Path) -> None:

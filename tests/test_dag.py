@@ -77,11 +77,11 @@ def test_the_dag_of_three_baselines_by_hand() -> None:
         "soup_greedy": row("greedy", "models/n3/vectors", passed(3)),  # of the experts: nothing is trained
         "random1": row("deme", "models/n3/random/1", passed(3)),  # the null
     }
-    own = [*DEME, "merged_nonnegative"]
+    merges = [*DEME, "merged_nonnegative"]
     baselines = ["full_range", "loss_equivalent", "full_range+scale", "loss_equivalent+scale", "soup_greedy"]
-    sampled = {"pretrained": "pretrained"} | {m: f"n3/{m}" for m in [*own, *baselines, "random1"]}
+    sampled = {"pretrained": "pretrained"} | {m: f"n3/{m}" for m in [*merges, *baselines, "random1"]}
     assert (DAG["sampled"], DAG["models"]) == (sampled, sampled | {"matched": "matched"})
-    assert list(DAG["models"]) == ["pretrained", *own, *baselines, "random1", "matched"]  # the order of every table
+    assert list(DAG["models"]) == ["pretrained", *merges, *baselines, "random1", "matched"]  # the order of every table
     assert DAG["full_range"] == "models/n3/baselines/full_range"
 
 

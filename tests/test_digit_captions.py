@@ -49,17 +49,17 @@ def test_every_caption_names_its_label_and_no_other() -> None:
 def test_a_word_of_shape_is_said_only_where_it_is_measured() -> None:
     captions = [" | ".join(of_one) for of_one in captions_of_digits(TRAIN.pixels, TRAIN.labels)]
     for label in range(10):
-        own = TRAIN.labels == label
+        of_label = TRAIN.labels == label
         for word, values, above in (
             ("thick", ink(TRAIN.pixels), True), ("thin", ink(TRAIN.pixels), False),
             ("right", slant(TRAIN.pixels), True), ("left", slant(TRAIN.pixels), False),
         ):  # fmt: skip
             said = torch.tensor([word in text for text in captions])
-            a, b = values[own & said], values[own & ~said]
+            a, b = values[of_label & said], values[of_label & ~said]
             if len(a):
                 assert (a.min() > b.max()) if above else (a.max() < b.min()), (label, word)
             if word in ("thick", "thin"):
-                assert 0.2 < said[own].float().mean() < 0.3
+                assert 0.2 < said[of_label].float().mean() < 0.3
     said = torch.tensor(["slanted left" in text for text in captions])
     assert not said[TRAIN.labels == 7].any()  # a seven's stem leans right, even that of the least slanted ones
 

@@ -37,9 +37,9 @@ def workspace(params: dict[str, Any], files: tuple[str, ...] = FILES) -> Callabl
     write(".dvc/config", "[core]\n    no_scm = true\n")
     write("params.yaml", yaml.safe_dump(params))
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-    for own in (one.get("do", one) for one in stages.values()):
-        own.pop("params", None)  # these and code do not change here, and hashing them takes long
-        own["deps"] = [dep for dep in own["deps"] if not dep.startswith(("closures/", "deme_core/"))]
+    for stage in (one.get("do", one) for one in stages.values()):
+        stage.pop("params", None)  # these and code do not change here, and hashing them takes long
+        stage["deps"] = [dep for dep in stage["deps"] if not dep.startswith(("closures/", "deme_core/"))]
     write("dvc.yaml", yaml.safe_dump({"stages": stages}))
     for file in (*files, JUDGES, "stages/validate.py", "reports/analyses/README.md"):
         write(file, file)
@@ -111,14 +111,14 @@ def test_an_edit_of_an_earlier_checkpoint_makes_its_vector_anew(empty_folder: Pa
 def test_a_clip_model_that_the_search_does_not_use_does_not_change_it(empty_folder: Path) -> None:
     files = ("mine/clip/open_clip_model.safetensors", *FILES)
     write(files[0], files[0])  # a folder that could be a hub id, but is there
-    own: dict[str, Any] = {"clip_score": {"model": "mine/clip", "pretrained": None}}
-    changed_by = workspace(params_with(LOCAL | own), files)
+    changes: dict[str, Any] = {"clip_score": {"model": "mine/clip", "pretrained": None}}
+    changed_by = workspace(params_with(LOCAL | changes), files)
     assert changed_by(files[0]) == of("evaluate_prompts", *SETS) | {f"prompts@{name}" for name in SETS}
-    own["search_clip_score"] = own.pop("clip_score")  # and the one that it uses changes nothing else
-    changed_by = workspace(params_with(LOCAL | own), files)
+    changes["search_clip_score"] = changes.pop("clip_score")  # and the one that it uses changes nothing else
+    changed_by = workspace(params_with(LOCAL | changes), files)
     assert changed_by(files[0]) == SEARCHES
-    own["merge_search"] = {"objective": "frechet"}
-    assert params_with(LOCAL | own)["inputs"]["search_clip"] == UNCHANGING
+    changes["merge_search"] = {"objective": "frechet"}
+    assert params_with(LOCAL | changes)["inputs"]["search_clip"] == UNCHANGING
 
 
 def test_without_prompts_and_with_all_from_the_hub_there_is_nothing_to_look_at(empty_folder: Path) -> None:
@@ -150,7 +150,7 @@ def test_folders_outside_the_repository(
     for file in (base, pictures):
         write(file, "{}")
     (base.parent / "weights").symlink_to(empty_folder / "weights")
-    own = {"pretrain_load": {"source": str(outside / "base")}, "data": {"source": "folder", "path": "../pictures"}}
-    changed_by = workspace(params_with(own))
+    changes = {"pretrain_load": {"source": str(outside / "base")}, "data": {"source": "folder", "path": "../pictures"}}
+    changed_by = workspace(params_with(changes))
     assert changed_by(str(base)) == changed_by("../weights") == {"validate", "pretrain_load"}
     assert changed_by(pictures) == {"data"}

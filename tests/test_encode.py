@@ -76,29 +76,29 @@ def test_mean_and_deviation_are_those_of_the_vae(sd: Path, encoded: tuple[Path, 
     images, examples = encoded
     x = to_model(load_part(images, "train").pixels)
     pipeline = StableDiffusionPipeline.from_pretrained(sd, safety_checker=None)
-    own = load_examples(examples, "train").tensors
+    tensors = load_examples(examples, "train").tensors
     for suffix, pixels in (("", x), ("_flipped", x.flip(-1))):
         with torch.inference_mode():
             posterior = pipeline.vae.encode(pixels).latent_dist
         for name in ("mean", "std"):
             expected = getattr(posterior, name) * pipeline.vae.config.scaling_factor
-            assert torch.allclose(own[name + suffix].float(), expected, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(own["mean"].flip(-1), own["mean_flipped"], atol=1e-3)
+            assert torch.allclose(tensors[name + suffix].float(), expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(tensors["mean"].flip(-1), tensors["mean_flipped"], atol=1e-3)
 
 
 def test_embeddings_are_those_of_the_stock_pipeline(sd: Path, encoded: tuple[Path, Path]) -> None:
     images, examples = encoded
     captions = load_part(images, "train").captions
     pipeline = StableDiffusionPipeline.from_pretrained(sd, safety_checker=None)
-    own = load_examples(examples, "train").tensors
-    assert len(own["embeddings"]) == len({caption for texts in captions for caption in texts}) + 1
+    tensors = load_examples(examples, "train").tensors
+    assert len(tensors["embeddings"]) == len({caption for texts in captions for caption in texts}) + 1
     for k, texts in enumerate(captions):
-        rows = own["captions"][own["first"][k] : own["first"][k + 1]]
+        rows = tensors["captions"][tensors["first"][k] : tensors["first"][k + 1]]
         assert len(rows) == len(texts)
         for row, text in zip(rows, texts, strict=True):
             theirs, blank = pipeline.encode_prompt(text, CPU, 1, True)
-            assert torch.allclose(own["embeddings"][row].float(), theirs[0], atol=2e-3)
-            assert torch.allclose(own["embeddings"][0].float(), blank[0], atol=2e-3)
+            assert torch.allclose(tensors["embeddings"][row].float(), theirs[0], atol=2e-3)
+            assert torch.allclose(tensors["embeddings"][0].float(), blank[0], atol=2e-3)
 
 
 def test_equal_input_gives_equal_bytes_and_nothing_is_left_behind(

@@ -38,10 +38,10 @@ def session(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
 
 
 def test_every_direction_of_a_run_has_its_slider(session: Session) -> None:
-    experts, own = session.source.directions.each
-    assert (experts.name, own.name) == ("range", "self")
+    experts, own_samples = session.source.directions.each
+    assert (experts.name, own_samples.name) == ("range", "self")
     assert experts.labels == ("1: t in [0, 500)", "2: t in [500, 1000)")
-    assert experts.bounds == (-0.5, 1.5) and own.bounds == (-1.0, 0.0)
+    assert experts.bounds == (-0.5, 1.5) and own_samples.bounds == (-1.0, 0.0)
     assert session.source.directions.uniform == [0.5, 0.5, 0.0]
     assert session.source.directions.weights([1, 2, -0.5]) == (1, 2, -0.5)
 

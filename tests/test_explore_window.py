@@ -91,9 +91,9 @@ def ask(window: Window, path: str, body: Any = None, **headers: str) -> tuple[in
     """Status, kind and content of an answer."""
     connection = HTTPConnection("127.0.0.1", window.server_port, timeout=60)
     text = None if body is None else json.dumps(body)
-    own = {"Content-Type": "application/json"} if text else {}
+    kind = {"Content-Type": "application/json"} if text else {}
     connection.request(
-        "POST" if text else "GET", path, text, own | {k.replace("_", "-"): v for k, v in headers.items()}
+        "POST" if text else "GET", path, text, kind | {k.replace("_", "-"): v for k, v in headers.items()}
     )
     answer = connection.getresponse()
     return answer.status, answer.headers["Content-Type"], answer.read()
@@ -199,7 +199,7 @@ def test_in_a_browser(folder: Path, pipeline: Path, tmp_path: Path, monkeypatch:
         noise = image_generators(SeedBlock.EVALUATION, range(first, first + 4))
         theirs = stock(4, noise, num_inference_steps=4, output_type="pil").images
         ours = [pixels(source) for source in found["uniform"]["merged"][first : first + 4]]
-        assert all(np.array_equal(own[0].numpy(), np.asarray(image)) for own, image in zip(ours, theirs, strict=True))
+        assert all(np.array_equal(got[0].numpy(), np.asarray(image)) for got, image in zip(ours, theirs, strict=True))
 
     assert found["asked"] and all(name.startswith(f"{address}/") for name in found["asked"])
     assert found["wide"][0] <= found["wide"][1]

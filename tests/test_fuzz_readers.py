@@ -143,8 +143,8 @@ def test_statistics(data: bytes) -> None:
 def tensors() -> list[bytes]:
     made = []
     with TemporaryDirectory() as folder:
-        for k, own in enumerate(({"features": torch.zeros(3, 4)}, {"a": torch.zeros(2, dtype=torch.bool)}, {})):
-            write_tensors(Path(folder) / f"{k}", own, {"extractor_sha256": "x"})
+        for k, named in enumerate(({"features": torch.zeros(3, 4)}, {"a": torch.zeros(2, dtype=torch.bool)}, {})):
+            write_tensors(Path(folder) / f"{k}", named, {"extractor_sha256": "x"})
             made.append((Path(folder) / f"{k}").read_bytes())
     return made
 

@@ -52,10 +52,10 @@ def test_prompts(data: bytes) -> None:
     def read(folder: Path, data: bytes) -> object:
         (folder / "a.json").write_bytes(data)
         (folder / "a.txt").write_bytes(data)
-        for own in PROMPTS.values():
+        for reader in PROMPTS.values():
             for file in ("a.json", "a.txt"):
                 try:
-                    own(folder / file)
+                    reader(folder / file)
                 except InputError as error:
                     assert "\n" not in str(error) and len(str(error)) < 2000
         return None

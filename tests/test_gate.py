@@ -32,7 +32,7 @@ def losses(*changes: float) -> tuple[list[np.ndarray], dict[str, np.ndarray], di
     """
     rng = np.random.default_rng(0)
     base = rng.uniform(0.1, 0.2, (2, 50))
-    experts = [own + change * rng.uniform(0.5, 1.5, 50) for own, change in zip(base, changes, strict=True)]
+    experts = [row + change * rng.uniform(0.5, 1.5, 50) for row, change in zip(base, changes, strict=True)]
     return experts, {"pretrained": base, "full_range": base - 0.005}, {"pretrained": 0.95 * base, "full_range": base}
 
 
@@ -52,7 +52,7 @@ def test_experts_are_compared_on_their_own_range_image_by_image() -> None:
     assert table["loss_trained"].tolist() == pytest.approx(means)
     with pytest.raises(InputError, match=r"1 of 2 experts .*expert 2 on \[500, 1000\): \+0\.00 %.*Lower finetune_"):
         refuse_losers(table)
-    memorised = compare_experts(experts, others, {name: 0.6 * own for name, own in others.items()}, RANGES)
+    memorised = compare_experts(experts, others, {name: 0.6 * loss for name, loss in others.items()}, RANGES)
     with pytest.raises(InputError, match=r"loss is 40 % lower on images that it was trained on.*a smaller base"):
         refuse_losers(memorised)
     refuse_losers(compare_experts(*losses(-0.01, -0.01), RANGES))
@@ -94,10 +94,10 @@ def test_an_expert_trained_at_a_ruinous_rate_ends_the_run_before_the_search(
         job = expert_job(RANGES, i, 0.0, params, 0)
         finetune(job, base, Pixels(digits), experts / str(i), checkpoints=tmp_path / "work")
     weights = (experts / "1" / "diffusion_pytorch_model.safetensors").read_bytes()
-    own = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    default = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
 
     def gate(must_win: str) -> None:
-        Path("params.yaml").write_text(yaml.safe_dump(own | {"gate": {"draws": 2, "must_win": must_win}}))
+        Path("params.yaml").write_text(yaml.safe_dump(default | {"gate": {"draws": 2, "must_win": must_win}}))
         stage(
             "gate", "--examples", examples, "--pretrained", base, "--experts", experts, "--full-range", "none",
             "--out", "experts.csv", "--passed", "passed", monkeypatch=monkeypatch,

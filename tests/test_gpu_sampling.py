@@ -111,7 +111,7 @@ def test_an_overflow_on_the_gpu_is_named_with_its_step(pipeline: Path) -> None:
 
 
 def test_workers_prepare_what_the_gpu_sees_next(rgb_extractor: Path) -> None:
-    own = load_extractor(str(rgb_extractor))  # of a network that stays on the CPU
+    on_cpu = load_extractor(str(rgb_extractor))  # of a network that stays on the CPU
     pixels = torch.randint(0, 256, (130, 3, 20, 20), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     weights = torch.randn(3 * 20 * 20, 5, generator=torch.Generator().manual_seed(1)).to(CUDA)
     threads: set[int] = set()
@@ -120,7 +120,7 @@ def test_workers_prepare_what_the_gpu_sees_next(rgb_extractor: Path) -> None:
         threads.add(threading.get_ident())
         return images.flatten(1).float() / 255
 
-    extractor = replace(own, forward=lambda x: x.to(CUDA) @ weights, block=50, prepare=prepare, device=CUDA)
+    extractor = replace(on_cpu, forward=lambda x: x.to(CUDA) @ weights, block=50, prepare=prepare, device=CUDA)
     expected = pixels.flatten(1).float() / 255 @ weights.cpu()
     torch.testing.assert_close(torch.from_numpy(extractor(pixels.split(33))), expected, rtol=1e-3, atol=1e-2)
     assert threading.get_ident() not in threads

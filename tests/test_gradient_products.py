@@ -115,7 +115,7 @@ def test_weights_of_blocks_combine_block_by_block() -> None:
 def test_of_a_larger_network_some_weights_stand_for_all() -> None:
     named = {"a": torch.nn.Parameter(torch.ones(1000)), "b": torch.nn.Parameter(torch.ones(3))}
     picked, scales = group_gradients._picked(named, 100, CPU)
-    assert {key: len(own) for key, own in picked.items()} == {"a": 100, "b": 1}
+    assert {key: len(places) for key, places in picked.items()} == {"a": 100, "b": 1}
     assert len(picked["a"].unique()) == 100
     for key, value in named.items():
         assert float((value.detach()[picked[key]] * scales[key]).square().sum()) == pytest.approx(value.numel())

@@ -83,12 +83,12 @@ def test_every_path_may_start_at_home(
     """A stage and DVC look at the same place, which is no folder called ~."""
     monkeypatch.setenv("HOME", str(empty_folder))
     value: Any = ["~/mine"] if key == "extractors" else "~/mine"
-    own: dict[str, Any] = {key: value} | ({"source": "folder"} if section == "data" else {})
+    changes: dict[str, Any] = {key: value} | ({"source": "folder"} if section == "data" else {})
     if cls is PromptParams:
-        own = {"prompts": {"own": {"source": "file", "path": "x"} | own}}
+        changes = {"prompts": {"own": {"source": "file", "path": "x"} | changes}}
     else:
-        own = {section: own | ({"pretrained": None} if section == "clip_score" else {})}
-    params = params_with(own)
+        changes = {section: changes | ({"pretrained": None} if section == "clip_score" else {})}
+    params = params_with(changes)
     place = str(empty_folder / "mine")
     parsed = prompt_params(params)["own"] if cls is PromptParams else section_of(params, section, cls)
     assert getattr(parsed, key) in (place, (place,))

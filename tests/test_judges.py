@@ -162,39 +162,41 @@ def scores(**factors: tuple[float, float]) -> dict[str, pd.DataFrame]:
     base = pd.DataFrame({"judge_a_train": rng.uniform(1, 2, 6), "judge_b_train": rng.uniform(5, 9, 6)})
     wobble = pd.DataFrame({key: rng.uniform(0.99, 1.01, 6) for key in base})
     found = {
-        model: base * wobble * pd.Series(dict(zip(base, own, strict=True))) for model, own in factors.items()
+        model: base * wobble * pd.Series(dict(zip(base, pair, strict=True))) for model, pair in factors.items()
     }  # fmt: skip
     return {"pretrained": base} | found
 
 
 def test_better_needs_every_judge_and_no_random_vectors_that_reach_it() -> None:
-    own = scores(merged=(0.7, 0.8), ensemble=(0.5, 1.1), merged_uniform=(1.2, 1.3), random1=(0.9, 0.9), matched=(1, 1))
-    assert words(own, "merged", "train") == "better"
-    assert words(own, "ensemble", "train") == "judges disagree: b saw no gain"
-    assert words(own, "merged_uniform", "train") == "worse"
-    assert words(own, "random1", "train") == "better"  # beside the pretrained model alone: it is the null itself
-    assert words(own, "matched", "train") == "no gain shown"
-    own["random2"] = own["merged"] * 0.999
-    assert words(own, "merged", "train") == "no gain: random vectors, searched w (draw 2) reached it"
+    models = scores(
+        merged=(0.7, 0.8), ensemble=(0.5, 1.1), merged_uniform=(1.2, 1.3), random1=(0.9, 0.9), matched=(1, 1)
+    )
+    assert words(models, "merged", "train") == "better"
+    assert words(models, "ensemble", "train") == "judges disagree: b saw no gain"
+    assert words(models, "merged_uniform", "train") == "worse"
+    assert words(models, "random1", "train") == "better"  # beside the pretrained model alone: it is the null itself
+    assert words(models, "matched", "train") == "no gain shown"
+    models["random2"] = models["merged"] * 0.999
+    assert words(models, "merged", "train") == "no gain: random vectors, searched w (draw 2) reached it"
 
 
 def test_the_page_says_how_near_real_images_come_to_the_few_that_are_held_out() -> None:
-    own = {"pretrained": pd.DataFrame({"judge_a_heldout": [3.0, 5.0], "judge_b_heldout": [10.0, 10.0]})}
-    (text,) = floor_section(own, {"a": 3.2, "b": 8.0})
+    models = {"pretrained": pd.DataFrame({"judge_a_heldout": [3.0, 5.0], "judge_b_heldout": [10.0, 10.0]})}
+    (text,) = floor_section(models, {"a": 3.2, "b": 8.0})
     assert text.startswith(
         "On the held-out part real images of the training part themselves read −20.0 % (`a` −20.0, `b`"
     )
-    assert floor_section(own, {}) == []
-    assert floor_section(own, {"a": -0.1, "b": 8.0}) == []  # an unbiased distance has no ratio there
+    assert floor_section(models, {}) == []
+    assert floor_section(models, {"a": -0.1, "b": 8.0}) == []  # an unbiased distance has no ratio there
 
 
 def test_the_page_leads_with_verdict_null_and_the_worst_judge() -> None:
-    own = scores(
+    models = scores(
         ensemble=(0.5, 1.1), merged_uniform=(1.2, 1.3), merged=(0.7, 0.8), random1=(0.9, 0.9), matched=(1.0, 1.0)
     )
-    table = pd.DataFrame({"frechet_train_change_percent": 0.0, "judges": "group-0123"}, index=list(own))
+    table = pd.DataFrame({"frechet_train_change_percent": 0.0, "judges": "group-0123"}, index=list(models))
     table.loc["merged", "frechet_train_change_percent"] = -44.4
-    text = "\n\n".join(lead(table, own, "final judges", {}))
+    text = "\n\n".join(lead(table, models, "final judges", {}))
     first = text.split("\n\n")[0]
     assert first.startswith("**Verdict** of the final judges")
     assert "worst judge `b` −" in first
@@ -206,14 +208,16 @@ def test_the_page_leads_with_verdict_null_and_the_worst_judge() -> None:
     assert len({line.count("|") for line in rows}) == 1
     assert "held-out" not in text
     assert "best baseline" not in text
-    own |= {"full_range": own["random1"] * 0.9, "soup_greedy": own["random1"] * 1.2}
-    table = table.reindex(list(own)).fillna({"frechet_train_change_percent": 0.0, "judges": "group-0123"})
-    beside = next(text for text in lead(table, own, "final judges", {}) if text.startswith("Beside the best baseline"))
+    models |= {"full_range": models["random1"] * 0.9, "soup_greedy": models["random1"] * 1.2}
+    table = table.reindex(list(models)).fillna({"frechet_train_change_percent": 0.0, "judges": "group-0123"})
+    beside = next(
+        text for text in lead(table, models, "final judges", {}) if text.startswith("Beside the best baseline")
+    )
     assert beside.startswith("Beside the best baseline, full-range finetune (")
-    own["merged"] = own["pretrained"]
-    own["neon"] = own["random1"] * 0.5
-    table = table.reindex(list(own)).fillna({"frechet_train_change_percent": 0.0, "judges": "group-0123"})
-    first = lead(table, own, "final judges", {})[0]
+    models["merged"] = models["pretrained"]
+    models["neon"] = models["random1"] * 0.5
+    table = table.reindex(list(models)).fillna({"frechet_train_change_percent": 0.0, "judges": "group-0123"})
+    first = lead(table, models, "final judges", {})[0]
     assert "DeMe merged, searched w: the search kept w = 0, this is the pretrained model. away from own" in first
     assert first.endswith(", **better**.")
 

@@ -19,7 +19,7 @@ STAGES, SECONDS = (1, 6), (0.0, 8.0)  # between which a kill comes: stages begun
 def end_all(folder: Path) -> int:
     """Kill whatever runs in a folder, as a power cut would; how many processes that were."""
     killed = set[int]()
-    while found := {int(own.parent.name) for own in Path("/proc").glob("[0-9]*/cwd") if leads_to(own, folder)}:
+    while found := {int(cwd.parent.name) for cwd in Path("/proc").glob("[0-9]*/cwd") if leads_to(cwd, folder)}:
         for number in found:
             try:
                 os.kill(number, signal.SIGKILL)

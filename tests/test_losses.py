@@ -133,12 +133,12 @@ def test_where_the_weight_is_0_nothing_is_learned(tmp_path: Path) -> None:
     weights[250:500] = 1.0
     teacher.values.data.fill_(1.0)
     moved = {}
-    for name, own in (("weighted", weights), ("plain", None)):
+    for name, chosen in (("weighted", weights), ("plain", None)):
         student = Table()
         params = training_params(iterations=20, batch_size=64, projection="none", weight_decay=0.0)
         train(
             student, DDPMScheduler(prediction_type="sample"), Pixels(torch.full((64, 1, 8, 8), 255, dtype=torch.uint8)),
-            job_of(params, ranges=TimestepRanges.equal(1, 1000), loss_weights=own), tmp_path / name, teacher=teacher,
+            job_of(params, ranges=TimestepRanges.equal(1, 1000), loss_weights=chosen), tmp_path / name, teacher=teacher,
         )  # fmt: skip
         moved[name] = student.values.detach() != 0
     assert int(moved["plain"].sum()) > 600

@@ -20,11 +20,11 @@ from deme_core.tensors import read_recipe, read_tensors, shapes, weights_hash, w
 
 
 def in_memory(
-    pipeline: Path, experts: list[Path], method: str, weights: list[float], **own: Any
+    pipeline: Path, experts: list[Path], method: str, weights: list[float], **options: Any
 ) -> dict[str, torch.Tensor]:
     """Everything in memory at once, whole tensors, by the method's function."""
     theta, thetas = read_tensors(pipeline / "unet" / WEIGHTS), [read_tensors(e / WEIGHTS) for e in experts]
-    row, params = METHODS[method], MergeParams(method=method, **own)
+    row, params = METHODS[method], MergeParams(method=method, **options)
     return {
         key: row.merge(value.flatten(), [(t[key] - value).flatten() for t in thetas], weights, params, key).reshape(
             value.shape
@@ -37,7 +37,7 @@ def in_memory(
 
 
 @pytest.mark.parametrize(
-    ("method", "args", "own"),
+    ("method", "args", "options"),
     [
         ("task_arithmetic", [], {}),
         ("ties", ["--density", "0.3"], {"density": 0.3}),
@@ -48,12 +48,12 @@ def in_memory(
 @pytest.mark.parametrize("piece", [7, 1 << 20])
 def test_a_streamed_merge_equals_the_one_in_memory(
     run_merge: Merge, base_and_experts: list, pipeline: Path, experts: list[Path], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, method: str, args: list[str], own: dict, piece: int,
+    monkeypatch: pytest.MonkeyPatch, method: str, args: list[str], options: dict, piece: int,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(merge, "PIECE", piece)
     run_merge(*base_and_experts, "--weights", "0.3", "0.7", "--method", method, *args, "--out", tmp_path / "out")
     written = read_tensors(tmp_path / "out" / "unet" / WEIGHTS)
-    expected = in_memory(pipeline, experts, method, [0.3, 0.7], **own)
+    expected = in_memory(pipeline, experts, method, [0.3, 0.7], **options)
     assert written.keys() == expected.keys()
     for key, value in expected.items():
         assert torch.equal(written[key], value), key

@@ -14,10 +14,10 @@ OWN = {"per_block": {"mid_block": [0.5, 0.5]}}
 
 
 def merge(
-    method: str, taus: list[list[float]], weights: list[float], key: str = "conv_in.weight", **own: object
+    method: str, taus: list[list[float]], weights: list[float], key: str = "conv_in.weight", **options: object
 ) -> Tensor:
     """The merge into θ = 0."""
-    params = MergeParams(method=method, **own)
+    params = MergeParams(method=method, **options)
     columns = [torch.tensor(tau) for tau in taus]
     return METHODS[method].merge(torch.zeros_like(columns[0]), iter(columns), weights, params, key)
 
@@ -166,9 +166,9 @@ def test_the_block_of_a_tensor(key: str, block: str) -> None:
 
 def test_a_block_with_weights_of_its_own_takes_them_and_the_others_take_w() -> None:
     blocks = {"mid_block": [0.0, 3.0], "rest": [1.0, 1.0]}
-    own = [merge("per_block", [[1.0], [10.0]], [2.0, 0.5], key, blocks=blocks).item()
-           for key in ("mid_block.x", "conv_in.weight", "up_blocks.0.x")]  # fmt: skip
-    assert own == [30.0, 11.0, 7.0]
+    merged = [merge("per_block", [[1.0], [10.0]], [2.0, 0.5], key, blocks=blocks).item()
+              for key in ("mid_block.x", "conv_in.weight", "up_blocks.0.x")]  # fmt: skip
+    assert merged == [30.0, 11.0, 7.0]
 
 
 # Params

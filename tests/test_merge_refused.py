@@ -269,5 +269,5 @@ def test_released_projections_are_merged_and_folded_by_the_command_too(
     run_merge("--verify", tmp_path / "out", "--base", pipeline, "--experts", expert)
     x = torch.ones(1, 1, 8, 8)
     with torch.no_grad():
-        merged, own = (load_denoiser(folder)(x, 300).sample for folder in (tmp_path / "out/unet", expert))
-    torch.testing.assert_close(merged, own, rtol=1e-4, atol=1e-5)
+        merged, expected = (load_denoiser(folder)(x, 300).sample for folder in (tmp_path / "out/unet", expert))
+    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-5)

@@ -90,9 +90,9 @@ def test_the_stage_gives_every_block_the_weights_that_the_search_found_for_it(
     assert recipe["method"] == "per_block"
     assert recipe["blocks"] == {block: weights[2 * b : 2 * b + 2] for b, block in enumerate(blocks)}
     assert recipe["weights"] == [np.mean(weights[::2]), np.mean(weights[1::2])]
-    own = MergedModel(pipeline, vectors, per_block=True).at(weights).state_dict()
+    expected = MergedModel(pipeline, vectors, per_block=True).at(weights).state_dict()
     merged = read_tensors(Path("out/unet") / WEIGHTS)
-    assert all(torch.equal(own[key], merged[key]) for key in own)
+    assert all(torch.equal(expected[key], merged[key]) for key in expected)
     assert len(blocks) > 2 and "rest" in blocks
 
 

@@ -231,12 +231,12 @@ def test_the_gradient_over_the_weights_of_every_block_is_that_of_finite_differen
 
 
 def test_shared_weights_are_the_same_in_every_block(pipeline: Path, vectors: list[Path], loss: DenoisingLoss) -> None:
-    own = MergedLoss(MergedModel(pipeline, vectors, per_block=True), loss)
+    by_block = MergedLoss(MergedModel(pipeline, vectors, per_block=True), loss)
     shared = MergedLoss(MergedModel(pipeline, vectors), loss)
     assert shared.model.blocks == []
-    repeated = (0.5, -0.25) * len(own.model.blocks)
+    repeated = (0.5, -0.25) * len(by_block.model.blocks)
     asked = SeedBlock.SEARCH, 0, 20
-    assert own.value(repeated, *asked) == shared.value((0.5, -0.25), *asked)
+    assert by_block.value(repeated, *asked) == shared.value((0.5, -0.25), *asked)
 
 
 def test_a_gradient_leaves_the_model_as_it_was(merged: dict[str, tuple[MergedLoss, DenoisingLoss]]) -> None:

@@ -49,7 +49,7 @@ def test_block_scores_are_the_distances_of_each_block(references, models):
 
 def test_the_block_scores_of_two_models_give_the_change_between_them(references, models):
     """In any direction and for any pair: against the base `evaluate` says so itself, against others the report does."""
-    scores = {name: evaluate(own, models["a"], references, BLOCKS)[1] for name, own in models.items()}
+    scores = {name: evaluate(features, models["a"], references, BLOCKS)[1] for name, features in models.items()}
     for ours, theirs in (("b", "a"), ("c", "a"), ("c", "b"), ("b", "c"), ("a", "a")):
         metrics, _ = evaluate(models[ours], models[theirs], references, BLOCKS)
         for name in scores[ours]:

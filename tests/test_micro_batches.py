@@ -67,9 +67,9 @@ def test_the_draws_asked_for_reach_the_network(
 ) -> None:
     draw, calls = batches.draw_timesteps, []
 
-    def seen(n: int, own: tuple[int, int], T: int, p: float, **options: Any) -> torch.Tensor:
-        calls.append((n, own, T, p, options["draw"], options["antithetic"]))
-        return draw(n, own, T, p, **options)
+    def seen(n: int, span: tuple[int, int], T: int, p: float, **options: Any) -> torch.Tensor:
+        calls.append((n, span, T, p, options["draw"], options["antithetic"]))
+        return draw(n, span, T, p, **options)
 
     monkeypatch.setattr(batches, "draw_timesteps", seen)
     train_expert(

@@ -41,11 +41,11 @@ TOY = {
 
 
 def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    own = {
+    folders = {
         f"DVC_{name}": str(project / ".dvc" / "tmp" / name)
         for name in ("SITE_CACHE_DIR", "GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR")
     }
-    environment = os.environ | own | {
+    environment = os.environ | folders | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DVC_NO_ANALYTICS": "1",
     }  # fmt: skip

@@ -275,6 +275,14 @@ def test_one_expert_and_the_null_span_a_plane(run: Run, tmp_path: Path) -> None:
     assert "θ + τ of random1 1" in pd.read_csv(tmp_path / "out/landscape.csv")["name"].tolist()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_sample_too_small_for_any_cosine_is_drawn_without_a_warning(run: Run, tmp_path: Path) -> None:
+    norms = [["whole network", "squared norm", a, a, 0.1, -0.2, 0.4, 6, 6] for a in ("[0, 500)", "[500, 1000)")]
+    table = pd.DataFrame(norms, columns=["block", "what", "a", "b", "value", "low", "high", "weights", "of"])
+    FIGURES["gradients"].draw(table, run, tmp_path / "gradients.png")
+    assert "told from 0 in 0 of 2 bins of t" in FIGURES["gradients"].caption(table, run)
+
+
 def test_no_figure_changes_a_model(run: Run, tmp_path: Path) -> None:
     before = files_of(run.models)
     base = load_denoiser(denoiser_dir(run.pretrained)).state_dict()

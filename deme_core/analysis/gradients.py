@@ -147,7 +147,8 @@ def _blocks(ax: Axes, table: pd.DataFrame) -> None:
     ax.set_ylim(len(blocks) - 0.5, -0.5)
     ax.set_xlabel("mean cosine, with 95 % interval")
     ax.set_title("By block of the network", size=9)
-    ax.figure.legend(loc="outside lower center", ncols=3, fontsize=7.5)
+    if ax.containers:  # a sample too small shows no kind
+        ax.figure.legend(loc="outside lower center", ncols=3, fontsize=7.5)
 
 
 def caption(table: pd.DataFrame, run: Run) -> str:

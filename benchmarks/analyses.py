@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from large import make_inputs, measure
+from large import make_inputs, measure, parameters
 
 from deme_core.analysis.figures import write_figure
 from deme_core.analysis.run_files import Run
@@ -21,7 +21,6 @@ from deme_core.merging.task_vectors import write_task_vector
 from deme_core.params import read
 from deme_core.sampling.settings import SamplerParams
 from deme_core.search.result import SearchResult
-from deme_core.tensor_files import Tensors
 from deme_core.tensors import write_tensors
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.finetune import expert_job, finetune
@@ -104,9 +103,8 @@ def main() -> None:
         return
     make_run(args.work, args.scale, args.side)
     base = args.work / "models/pretrained/unet"
-    with Tensors(base / "diffusion_pytorch_model.safetensors") as theta:
-        parameters = sum(map(theta.numel, theta.layout))
-    rows: dict[str, Any] = {"parameters": parameters, "side": args.side, "batch": args.batch, "draws": args.draws}
+    sizes = {"side": args.side, "batch": args.batch, "draws": args.draws}
+    rows: dict[str, Any] = {"parameters": parameters(base), **sizes}
     words = ["--work", str(args.work), "--batch", str(args.batch), "--draws", str(args.draws)]
     for part in (STEP, *FIGURES):
         rows[part] = measure([sys.executable, __file__, *words, "--part", part], [base])

@@ -16,20 +16,21 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from deme_core.checkpoints import WEIGHTS, build_denoiser  # noqa: E402
+from deme_core.preflight.public_models import STABLE_DIFFUSION_1  # noqa: E402
+from deme_core.tensor_files import Tensors  # noqa: E402
 from deme_core.tensors import stream_tensors  # noqa: E402
-
-CROSS, BLOCK = "CrossAttn{}Block2D", "{}Block2D"
 
 
 def config(scale: float) -> dict[str, Any]:
     """SD 1.x, its channels times `scale` in steps of 32."""
-    return {
-        "_class_name": "UNet2DConditionModel", "sample_size": 64, "in_channels": 4, "out_channels": 4,
-        "block_out_channels": [32 * max(1, round(scale * c / 32)) for c in (320, 640, 1280, 1280)],
-        "down_block_types": [CROSS.format("Down")] * 3 + [BLOCK.format("Down")],
-        "up_block_types": [BLOCK.format("Up")] + [CROSS.format("Up")] * 3,
-        "cross_attention_dim": 768, "attention_head_dim": 8, "layers_per_block": 2,
-    }  # fmt: skip
+    whole = STABLE_DIFFUSION_1.denoiser
+    return {**whole, "block_out_channels": [32 * max(1, round(scale * c / 32)) for c in whole["block_out_channels"]]}
+
+
+def parameters(folder: Path) -> int:
+    """Of the network in a folder."""
+    with Tensors(folder / WEIGHTS) as theta:
+        return sum(map(theta.numel, theta.layout))
 
 
 def make_inputs(folders: list[Path], scale: float) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from large import make_inputs, measure
+from large import make_inputs, measure, parameters
 
 from deme_core.checkpoints import WEIGHTS
 from deme_core.tensor_files import Tensors
@@ -161,10 +161,9 @@ def main() -> None:
     text, ratios = table(runs)
     print(text)
     if args.out:
-        with Tensors(folders[0] / WEIGHTS) as theta:
-            parameters = sum(map(theta.numel, theta.layout))
-        result = {"parameters": parameters, "experts": len(args.weights), "dtype": "float32", "repeats": args.repeats,
-                  "largest_difference_to_mergekit_ulp": ulps and round(ulps, 2), "ratios_to_ours": ratios}  # fmt: skip
+        result = {"parameters": parameters(folders[0]), "experts": len(args.weights), "dtype": "float32",
+                  "repeats": args.repeats, "largest_difference_to_mergekit_ulp": ulps and round(ulps, 2),
+                  "ratios_to_ours": ratios}  # fmt: skip
         args.out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
         args.out.with_suffix(".md").write_text(text + "\n")
 

@@ -13,7 +13,7 @@ ALL = "all"
 MODELS = ("models", "own", "early", "scale")
 IMAGES = ("samples", "base_samples", "features", "base_features")
 READS: Mapping[str, tuple[str, ...]] = {
-    "gradients": (),
+    "gradients": ("models",),
     "critical_point": ("models", "search"),
     "vectors": MODELS,
     "cosines": MODELS,

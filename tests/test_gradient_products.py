@@ -96,7 +96,7 @@ def test_the_gradients_of_an_affine_denoiser_are_those_of_the_closed_form(exampl
 def test_at_the_optimum_the_gradient_over_all_t_is_not_told_from_0_and_those_of_ranges_are(examples: Pixels) -> None:
     a, b = affine_optimum(moments(to_model(examples.pixels), SCHEDULE, (0, 1000)))
     sums = combinations(RANGES, [1.0, 0.0, 0.0, 0.0], ())
-    found = estimate(combined(affine_grams(examples, a, b), sums), norms)
+    found = estimate(combined(affine_grams(examples, a, b).blocks, sums), norms)
     assert found.told.tolist() == [False, True, True, True, True, True]
     assert found.value[0] < 0.01 * found.value[1:5].mean()
     assert found.value[5] == pytest.approx(found.value[1])  # Σ wᵢ∇Lᵢ with w = (1, 0, 0, 0)
@@ -108,7 +108,7 @@ def test_weights_of_blocks_combine_block_by_block() -> None:
     assert sums["mid_block"].tolist() == [[0.25, 0.75], [1.0, 0.0], [0.0, 1.0], [1.0, 2.0]]
     grams = {"mid_block": np.zeros((2, 3, 2, 3)), "rest": np.zeros((2, 3, 2, 3))}
     grams["mid_block"][0, :, 0, :], grams["rest"][1, :, 1, :] = 1.0, 1.0  # ∇L_1 is 1 here, ∇L_2 there
-    inner = products(combined(group_gradients.Grams(grams, 2, 2), sums), [0, 1, 2])
+    inner = products(combined(grams, sums), [0, 1, 2])
     assert np.diagonal(inner).tolist() == [0.25**2 + 0.75**2, 1.0, 1.0, 1.0 + 16.0]
 
 
@@ -136,3 +136,23 @@ def test_bins_are_parts_of_ranges() -> None:
     assert [list(zip(*np.nonzero(kinds[kind]), strict=True)) for kind in (NEXT, SAME, OTHER)] == [
         [(0, 1), (1, 2), (2, 3)], [(0, 1), (2, 3)], [(0, 2), (0, 3), (1, 2), (1, 3)],
     ]  # fmt: skip
+
+
+def test_projected_gradients_are_those_of_the_closed_form_within_the_span(examples: Pixels) -> None:
+    a, b = 0.4, 0.1
+    x0 = to_model(examples.pixels)
+    truth = np.stack([affine_gradient(a, b, moments(x0, SCHEDULE, span)) for span in SPANS])
+    params = analyse_params(groups=8, batch_size=300)
+
+    def spanned(*vectors: tuple[float, float]) -> np.ndarray:
+        by_key = [{"a": torch.tensor(x), "b": torch.tensor(y)} for x, y in vectors]
+        return gradient_products(Affine(a, b), SCHEDULE, examples, SPANS, 600, params, CPU, by_key).spanned
+
+    along = truth @ np.array([3.0, 4.0]) / 5
+    found = estimate(spanned((3.0, 4.0)), lambda inner: inner)
+    assert (found.low <= np.outer(along, along)).all()
+    assert (np.outer(along, along) <= found.high).all()
+    whole = affine_grams(examples, a, b)
+    np.testing.assert_allclose(spanned((3.0, 4.0), (-1.0, 2.0)), whole.whole, rtol=1e-4, atol=1e-7)  # they span all
+    np.testing.assert_allclose(spanned((3.0, 4.0), (6.0, 8.0)), spanned((3.0, 4.0)), rtol=1e-4, atol=1e-7)  # parallel
+    assert not whole.spanned.any()

@@ -21,7 +21,7 @@ from deme_core.metrics.moments import Array
 from deme_core.report.style import CHOSEN, DIVERGING, PLAIN, figure
 from deme_core.timesteps import Span, TimestepRanges, span_name
 
-WHOLE = "whole network"
+WHOLE, SPAN = "whole network", "span of the experts"
 NORM, PAIR = "squared norm", "cosine"
 SAME, NEXT, OTHER = "same range", "neighbours", "different ranges"
 KINDS = (NEXT, SAME, OTHER)
@@ -29,6 +29,9 @@ KINDS = (NEXT, SAME, OTHER)
 
 def compute(run: Run) -> pd.DataFrame:
     """A row an estimate: `block` of the network, `what` it is, of which bins `a` and `b`, and its interval.
+
+    Before the blocks stand the whole network, and the gradients' projections onto the span of the experts' task
+    vectors: what a merge of them can follow, with the noise of so few dimensions.
 
     `what` is a squared norm of a bin's gradient, the cosine of two bins' gradients, or the mean cosine over pairs of a
     kind. A cosine is there where both norms are told from 0: of the others the sample does not say where they point.
@@ -38,11 +41,12 @@ def compute(run: Run) -> pd.DataFrame:
     spans = bins(ranges, run.params.bins)
     found = gradient_products(
         load_denoiser(run.base), schedule, run.training_part(), spans, run.params.draws // run.params.bins, run.params,
-        best_device(),
+        best_device(), run.expert_vectors(),
     )  # fmt: skip
     kinds = kinds_of_pairs(spans, ranges)
     names = list(map(span_name, spans))
-    rows = [row for block, gram in [(WHOLE, found.whole), *found.blocks.items()] for row in _rows(block, gram, kinds)]
+    grams = {WHOLE: found.whole, SPAN: found.spanned} | found.blocks
+    rows = [row for block, gram in grams.items() for row in _rows(block, gram, kinds)]
     table = pd.DataFrame(rows, columns=["block", "what", "a", "b", "value", "low", "high"])
     for end in "ab":
         table[end] = [names[int(k)] if k >= 0 else "" for k in table[end]]
@@ -94,25 +98,25 @@ def _at(found: Estimates, where: Any) -> list[float]:
 
 
 def draw(table: pd.DataFrame, run: Run, path: Path) -> None:
-    """The matrix of the whole network; beside it the mean cosines of each block, with their intervals."""
-    whole = table[table["block"] == WHOLE]
-    names = whole.loc[whole["what"] == NORM, "a"].tolist()
-    place = {name: k for k, name in enumerate(names)}
-    matrix = np.full((len(names), len(names)), np.nan)
-    told = np.zeros_like(matrix, dtype=bool)
-    for row in rows_of(whole[whole["what"] == PAIR]):
-        for i, j in ((place[row.a], place[row.b]), (place[row.b], place[row.a])):
-            matrix[i, j], told[i, j] = row.value, row.low > 0 or row.high < 0
-    for row in rows_of(whole[whole["what"] == NORM]):
-        if row.low > 0:
-            matrix[place[row.a], place[row.a]] = 1
-    with figure(path, 9.2, 4.3) as fig:
-        left, right = fig.subfigures(1, 2, width_ratios=[10, 9], squeeze=False)[0]
-        _matrix(left, matrix, told, names)
+    """The matrices of the whole network and of the span; beside them the mean cosines of each block."""
+    with figure(path, 13, 4.3) as fig:
+        *matrices, right = fig.subfigures(1, 3, width_ratios=[10, 10, 9], squeeze=False)[0]
+        for part, block in zip(matrices, (WHOLE, SPAN), strict=True):
+            _matrix(part, table[table["block"] == block], block)
         _blocks(right.subplots(), table)
 
 
-def _matrix(fig: SubFigure, matrix: Array, told: Array, names: list[str]) -> None:
+def _matrix(fig: SubFigure, rows: pd.DataFrame, title: str) -> None:
+    names = rows.loc[rows["what"] == NORM, "a"].tolist()
+    place = {name: k for k, name in enumerate(names)}
+    matrix = np.full((len(names), len(names)), np.nan)
+    told = np.zeros_like(matrix, dtype=bool)
+    for row in rows_of(rows[rows["what"] == PAIR]):
+        for i, j in ((place[row.a], place[row.b]), (place[row.b], place[row.a])):
+            matrix[i, j], told[i, j] = row.value, row.low > 0 or row.high < 0
+    for row in rows_of(rows[rows["what"] == NORM]):
+        if row.low > 0:
+            matrix[place[row.a], place[row.a]] = 1
     ax = fig.subplots()
     ax.set_facecolor("0.92")
     image = ax.imshow(np.ma.masked_invalid(matrix), cmap=DIVERGING, vmin=-1, vmax=1)
@@ -126,7 +130,7 @@ def _matrix(fig: SubFigure, matrix: Array, told: Array, names: list[str]) -> Non
     ax.set_yticks(range(len(names)), names)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_title("Cosine similarity of gradients at θ\ngrey: too noisy; dot: not told from 0", size=9)
+    ax.set_title(f"Cosines of gradients at θ, {title}\ngrey: too noisy; dot: not told from 0", size=9)
     fig.colorbar(image, shrink=0.75, aspect=30)
 
 
@@ -153,13 +157,18 @@ def _blocks(ax: Axes, table: pd.DataFrame) -> None:
 
 def caption(table: pd.DataFrame, run: Run) -> str:
     """What the paper saw, and what is seen here."""
-    whole = table[table["block"] == WHOLE]
-    norms, pairs = (whole[whole["what"] == what] for what in (NORM, PAIR))
-    known = int((norms["low"] > 0).sum())
-    text = (
+    dimensions = f"{run.N} of {int(table['of'].iloc[0]):,} dimensions"
+    return (
         "The paper saw similar gradients at adjacent timesteps and dissimilar ones at distant ones (Fig. 1a). Here the"
-        f" gradient is told from 0 in {known} of {len(norms)} bins of t{sample_of(run, table)}"
+        f" gradient is told from 0 in {_seen(table, WHOLE, sample_of(run, table))} In the span of the experts' task"
+        f" vectors, {dimensions}, which are all that a merge can follow, it is told from 0 in {_seen(table, SPAN)}"
     )
+
+
+def _seen(table: pd.DataFrame, block: str, sample: str = "") -> str:
+    rows = table[table["block"] == block]
+    norms, pairs = (rows[rows["what"] == what] for what in (NORM, PAIR))
+    text = f"{int((norms['low'] > 0).sum())} of {len(norms)} bins of t{sample}"
     if not len(pairs):
         return f"{text}: the sample is too small to tell which way they point; raise `analyse.draws`."
     told = pairs[(pairs["low"] > 0) | (pairs["high"] < 0)]
@@ -168,5 +177,5 @@ def caption(table: pd.DataFrame, run: Run) -> str:
         f". Of the cosines between these, by their intervals, {len(told) - below} lie above 0, {below} below it, and"
         f" {len(pairs) - len(told)} are not told from 0."
     )
-    means = [f"{row.what} {listed(row.value, row.low, row.high)}" for row in rows_of(whole[whole["what"].isin(KINDS)])]
+    means = [f"{row.what} {listed(row.value, row.low, row.high)}" for row in rows_of(rows[rows["what"].isin(KINDS)])]
     return f"{text} Mean cosine of pairs of bins: {'; '.join(means)}."

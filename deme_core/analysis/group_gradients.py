@@ -41,6 +41,8 @@ class Grams(NamedTuple):
     """Weights that they are over."""
     weights: int
     """All weights."""
+    spanned: Array
+    """Of the gradients' projections onto the span of the vectors that were asked for, over all weights; 0 for none."""
 
     @property
     def whole(self) -> Array:
@@ -50,7 +52,7 @@ class Grams(NamedTuple):
 
 def gradient_products(
     model: nn.Module, noise_schedule: Any, examples: Examples, spans: Sequence[Span], draws: int, params: AnalyseParams,
-    device: torch.device,
+    device: torch.device, vectors: Sequence[Mapping[str, torch.Tensor]] = (),
 ) -> Grams:  # fmt: skip
     """The products of the mean gradients of all spans and groups, each group of draws of its own.
 
@@ -58,6 +60,8 @@ def gradient_products(
 
     Args:
         draws: of (x_0, ε, t) for each of them.
+        vectors: J task vectors by key, onto whose span gradients are projected, too. Of a gradient of D weights that
+            leaves J/D of the noise, and what the vectors could follow.
 
     Raises:
         InputError: a gradient is not finite.
@@ -68,6 +72,7 @@ def gradient_products(
     named = dict(model.named_parameters())
     picked, scales = _picked(named, params.coordinates, device)
     rows: dict[str, list[torch.Tensor]] = defaultdict(list)
+    along: list[list[float]] = []
     for span in spans:
         for group in range(params.groups):
             model.zero_grad()
@@ -81,6 +86,7 @@ def gradient_products(
                     rows[key].append(torch.zeros(len(picked[key])))
                 else:
                     rows[key].append((value.grad.flatten()[picked[key]] * (scales[key] / seen)).cpu())
+            along.append([slope / seen for slope in _slopes(named, vectors)])
     model.zero_grad()
     blocks: dict[str, Array] = {}
     shape = (len(spans), params.groups) * 2
@@ -90,7 +96,24 @@ def gradient_products(
             raise InputError(f"the gradient of '{key}' is not finite; look at the curve of the training")
         blocks[block_of(key)] = blocks.get(block_of(key), 0.0) + gram
     order = sorted(blocks, key=place_of)
-    return Grams({b: blocks[b] for b in order}, sum(map(len, picked.values())), sum(v.numel() for v in named.values()))
+    spanned = _spanned(np.array(along), vectors, named).reshape(shape)
+    compared, weights = sum(map(len, picked.values())), sum(value.numel() for value in named.values())
+    return Grams({block: blocks[block] for block in order}, compared, weights, spanned)
+
+
+def _slopes(named: Mapping[str, nn.Parameter], vectors: Sequence[Mapping[str, torch.Tensor]]) -> Iterator[float]:
+    """⟨∇L, τ⟩ of each vector; layers that θ lacks, as the projection `released` leaves them, have no part in it."""
+    for tau in vectors:
+        used = [(value.grad, tau[key]) for key, value in named.items() if value.grad is not None]
+        yield sum(float(torch.dot(gradient.flatten(), part.flatten().to(gradient))) for gradient, part in used)
+
+
+def _spanned(along: Array, vectors: Sequence[Mapping[str, torch.Tensor]], named: Mapping[str, nn.Parameter]) -> Array:
+    """Products [n, n] of n projected gradients, from their `along` [n, J] the vectors; parallel ones count once."""
+    inner = np.zeros((len(vectors), len(vectors)))
+    for key in named if vectors else ():
+        inner += _gram(torch.stack([tau[key].flatten() for tau in vectors]))
+    return along @ np.linalg.pinv(inner, hermitian=True) @ along.T
 
 
 def _draws(

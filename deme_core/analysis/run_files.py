@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from deme_core.analysis.settings import AnalyseParams
 from deme_core.checkpoints import denoiser_dir, load_noise_schedule
 from deme_core.dag import EARLY, FURTHER, RANDOM, SCALE, SELF, SOUP_GREEDY
@@ -12,6 +14,7 @@ from deme_core.data.examples import Examples, load_examples
 from deme_core.errors import InputError
 from deme_core.merging.task_vectors import vector_files
 from deme_core.sampling.settings import SamplerParams
+from deme_core.tensors import map_tensors
 from deme_core.timesteps import TimestepRanges
 
 EXPERT = "expert"
@@ -64,6 +67,10 @@ class Run:
     def training_part(self) -> Examples:
         """What the experts were trained on."""
         return load_examples(self.examples, "train")
+
+    def expert_vectors(self) -> list[dict[str, torch.Tensor]]:
+        """The task vectors of the experts, by key, as maps of their files."""
+        return list(map(map_tensors, vector_files(self.models_of_N / "vectors")))
 
     def vectors(self) -> dict[str, Path]:
         """Every task vector of the run, by its name for people: the experts first."""

@@ -16,7 +16,8 @@ A finetuned baseline stands in the tables as trained, and as `name+scale` with t
 Task vectors come from `directions`: `range` are the paper's experts on real data. Each further one adds a model that a
 search of one step along it makes (`FURTHER`): `self` away from what a finetune on the model's own samples learned
 (Neon, arXiv 2510.03597), `early` away from an earlier checkpoint of the model's training, `scale` a factor on its ε
-(arXiv 2308.15321). `joint` is no source of vectors: it adds the model that one search over all of them makes.
+(arXiv 2308.15321). `self` adds a second model, `away`: the same step at the length that the section of that name sets,
+with no search. `joint` is no source of vectors: it adds the model that one search over all of them makes.
 
 Two baselines need no training. `random1`, `random2`, … are the null: vectors of the experts' norms, tensor by tensor,
 with DeMe's search. `matched` is the pretrained model's images, each channel's mean and deviation set to the data's.
@@ -34,7 +35,7 @@ BASELINES = (
     "full_range", "snr_plus_one", "truncated_snr", "min_snr", SOUP_FULL_RANGE, SOUP_GREEDY, LOSS_EQUIVALENT,
 )  # fmt: skip
 DEME = ("ensemble", "merged_uniform", "merged")
-NONNEGATIVE, MATCHED, RANDOM, NEON = "merged_nonnegative", "matched", "random", "neon"
+NONNEGATIVE, MATCHED, RANDOM, NEON, AWAY = "merged_nonnegative", "matched", "random", "neon", "away"
 PROMPT_PAGE = "reports/prompts"
 FIGURES = "analyses"  # the part that says which figures of the paper are made
 OWN = ("pretrained", *DEME, NONNEGATIVE)  # no baselines
@@ -60,7 +61,7 @@ FURTHER = {
     SCALE: Direction("scaled", "epsilon", "models/scale", None),
 }
 DIRECTIONS = (RANGE, *FURTHER, JOINT)
-STEPS = (*(direction.model for direction in FURTHER.values()), JOINT)
+STEPS = (AWAY, *(direction.model for direction in FURTHER.values()), JOINT)
 
 
 def is_random(model: str) -> bool:
@@ -93,6 +94,7 @@ def dag(
         untrained: the directions whose vectors the stage direction makes.
         own: whom samples of its own are made for: the pretrained model, or nobody.
         own_gate: what the gate measured on them; of a run without them what is there anyway.
+        away: the path of the model that no search makes, as in `models`; of a run without it the pretrained model's.
         full_range: that baseline's denoisers, which the gate compares with; of a run without it what is there anyway.
         finetunes: every baseline that is trained -> what its training waits for beside data and base.
         searches: every model that a search beside DeMe's makes -> its `kind` (a row of `deme_core.search.kinds.KINDS`)
@@ -145,6 +147,7 @@ def dag(
         passed = [direction.passed for direction in asked.values() if direction.passed]
         searches[JOINT] = _search(kinds, [vectors, *folders], [gate, *passed])
     sampled = {"pretrained": "pretrained"} | {m: f"n{N}/{m}" for m in [*merges, *finetunes, *searches]}
+    sampled |= {AWAY: AWAY} if own_samples else {}
     sets = {name: reference or UNCHANGING for name, reference in (references or {}).items()}
     return {
         "ranges": list(range(1, N + 1)),
@@ -154,6 +157,7 @@ def dag(
         "untrained": [name for name, direction in asked.items() if direction.passed is None],
         "own": ["pretrained"] if own_samples else [],
         "own_gate": "reports/own_experts.csv" if own_samples else "reports/experts.csv",
+        "away": AWAY if own_samples else "pretrained",
         "full_range": f"models/n{N}/baselines/full_range" if "full_range" in finetunes else "data/examples",
         "finetunes": finetunes,
         "searches": searches,

@@ -24,7 +24,7 @@ import yaml
 
 from conf.compose import compose_params
 from deme_core.command_line import command_line
-from deme_core.dag import FURTHER, SELF
+from deme_core.dag import AWAY, FURTHER, SELF
 from deme_core.errors import InputError
 from deme_core.launching.settings import FILE
 from deme_core.progress import progress
@@ -132,6 +132,8 @@ def collect(name: str, overrides: list[str], models: list[str] | None) -> pd.Dat
         if model in searched:
             result = json.loads(dvc.api.read(f"search/n{params['N']}/{model}/result.json", rev=name))
             row["weights"] = " ".join(f"{w:.4g}" for w in result["weights"])
+        if model == AWAY:
+            row["weights"] = f"{-params['away']['w']:.4g}"
         rows.append(row | metrics | blocks)
     return pd.DataFrame(rows)
 

@@ -51,7 +51,7 @@ def test_the_counts_are_those_of_the_stages() -> None:
         2, dag(2, [], directions=ASKED), training, SEARCH, sampler_params(steps=3), SampleParams(images=100), OWN
     )
     assert away.trained == plain.trained * 3 // 2  # as many steps as one expert
-    assert away.sampled == 6 * 100 + 50 + 5
+    assert away.sampled == 7 * 100 + 50 + 5
 
 
 def test_a_run_without_data_costs_its_own_samples() -> None:

@@ -39,6 +39,7 @@ def test_without_baselines_there_are_the_ranges_and_the_models_of_deme() -> None
         "untrained": [],
         "own": [],
         "own_gate": "reports/experts.csv",
+        "away": "pretrained",
         "full_range": "data/examples",
         "finetunes": {},
         "searches": {"random1": row("deme", "models/n2/random/1", passed(2))},
@@ -137,12 +138,16 @@ def test_the_paths_of_two_N_never_meet() -> None:
     assert two & four == {"pretrained", "matched"}
 
 
-def test_own_samples_give_one_more_model() -> None:
+def test_own_samples_give_two_more_models_one_of_a_search_and_one_of_none() -> None:
     without, section = dag(2, ["full_range"]), dag(2, ["full_range"], directions=("self", "range"))
     assert section["own"] == ["pretrained"]
     assert section["searches"]["neon"] == row("away", "models/own", "models/own.passed")
-    assert section["models"].keys() - without["models"].keys() == {"neon"}
+    assert section["models"].keys() - without["models"].keys() == {"neon", "away"}
+    assert "away" not in section["searches"]
+    assert section["models"]["away"] == section["sampled"]["away"] == section["away"] == "away"
+    assert without["away"] == "pretrained"
     assert not is_baseline("neon")
+    assert not is_baseline("away")
     check_dag(section, 2, ["full_range"], directions=("self", "range"))
     with pytest.raises(InputError, match=r"directions = \['range'\]; it is derived"):
         check_dag(section, 2, ["full_range"])

@@ -168,7 +168,8 @@ def test_training_steps_by_hand(model, steps):
 
 
 def test_training_steps_on_own_samples_by_hand():
-    assert [training_steps("neon", 4, 1600, trainings) for trainings in (1, 2)] == ["1,600", "2 × 1,600"]
+    for step in ("away", "neon"):
+        assert [training_steps(step, 4, 1600, trainings) for trainings in (1, 2)] == ["1,600", "2 × 1,600"]
 
 
 def test_page_with_baselines_by_hand(tmp_path):

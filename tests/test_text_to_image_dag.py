@@ -58,6 +58,6 @@ def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
     assert {path.stem for path in Path("reports/analyses").glob("*.md")} == set(READS)
     table = pd.read_csv("reports/prompts/table2.csv")
     assert {*table["set"]} == {*SETS}
-    assert {*table["model"]} == {"pretrained", "ensemble", "merged_uniform", "merged", "random1", "neon"}
+    assert {*table["model"]} == {"pretrained", "ensemble", "merged_uniform", "merged", "random1", "neon", "away"}
     assert table["clip_score"].between(0, 100).all()
     assert table["frechet"].notna().tolist() == (table["set"] == "captions").tolist()

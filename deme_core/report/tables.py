@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deme_core.dag import JOINT, MATCHED, NEON, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, STEPS, is_random
+from deme_core.dag import AWAY, JOINT, MATCHED, NEON, OWN, SOUP_FULL_RANGE, SOUP_GREEDY, STEPS, is_random
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import uncovered
 from deme_core.metrics.two_sample import PREFIX
@@ -61,9 +61,9 @@ def training_steps(model: str, N: int, iterations: int, own_trainings: int) -> s
     of_own = f"{own_trainings} × {iterations:,}" if own_trainings > 1 else f"{iterations:,}"
     if model == JOINT:
         return f"{N} × {iterations:,}" + f" + {of_own}" * (own_trainings > 0)
-    if model in ("pretrained", MATCHED, *(set(STEPS) - {NEON})) or is_random(model):
+    if model in ("pretrained", MATCHED, *(set(STEPS) - {AWAY, NEON})) or is_random(model):
         return "—"
-    if model == NEON:
+    if model in (AWAY, NEON):
         return of_own
     several = model.partition("+")[0] in (*OWN, SOUP_FULL_RANGE, SOUP_GREEDY)
     return f"{N} × {iterations:,}" if several else f"{N * iterations:,}"

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from deme_core.dag import EARLY, FURTHER, JOINT, MATCHED, NEON, NONNEGATIVE, RANDOM, SCALE, is_random
+from deme_core.dag import AWAY, EARLY, FURTHER, JOINT, MATCHED, NEON, NONNEGATIVE, RANDOM, SCALE, is_random
 
 MODELS = {
     "pretrained": "pretrained",
@@ -19,6 +19,7 @@ MODELS = {
     "soup_full_range+weights": "soup of N full-range finetunes, searched w",
     "soup_greedy": "greedy soup of the experts",
     "loss_equivalent": "loss equivalent of the merge",
+    AWAY: "away from own samples, no search",
     NEON: "away from own samples, searched step (Neon)",
     FURTHER[EARLY].model: "away from an earlier checkpoint, searched step",
     FURTHER[SCALE].model: "ε scaled, searched factor",

@@ -112,12 +112,12 @@ def test_a_study_s_page_for_a_browser(tmp_path: Path) -> None:
     page = tmp_path / "table1.md"
     page.write_text("# `table1`: two models\n\n![bars](a.png)\n\n| model | change |\n| --- | --- |\n| neon | −3 |\n")
     Image.new("L", (4, 2)).save(tmp_path / "a.png")
-    write_document(page, [("Neon", Interval(-3.0, -5.0, -1.0), [-2.0, -4.0])], tmp_path / "table1.html")
+    write_document(page, [("Neon", Interval(-3.0, -5.0, -1.0), [-2.0, -4.0])])
     text = (tmp_path / "table1.html").read_text(encoding="utf-8")
     assert "<h1>table1: two models</h1>" in text and inlined(tmp_path / "a.png") in text
     assert 'aria-label="−3.0 % [−5.0, −1.0]"' in text and text.count('class="judge"') == 2
     assert not re.search(r'(?:src|href)="(?!data:)', text)
-    write_document(page, [], tmp_path / "table1.html")
+    write_document(page)
     assert "beside the pretrained one" not in (tmp_path / "table1.html").read_text(encoding="utf-8")
 
 

@@ -24,11 +24,11 @@ def write_html(template: str, out: Path, **values: Any) -> None:
     out.write_text(environment.get_template(f"{template}.html.jinja").render(**values), encoding="utf-8")
 
 
-def write_document(markdown: Path, bars: Sequence[Bar], out: Path) -> None:
-    """A Markdown page that begins with its title, for a browser; below the title `bars`, where there are any."""
+def write_document(markdown: Path, bars: Sequence[Bar] = ()) -> None:
+    """Beside NAME.md, which begins with its title, NAME.html for a browser; `bars`, if any, stand below the title."""
     title, _, body = markdown.read_text(encoding="utf-8").partition("\n")
     write_html(
-        "document", out, title=title.lstrip("# ").replace("`", ""), rows=forest(bars),
+        "document", markdown.with_suffix(".html"), title=title.lstrip("# ").replace("`", ""), rows=forest(bars),
         text=rendered(body, markdown.parent),
     )  # fmt: skip
 

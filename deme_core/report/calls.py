@@ -140,7 +140,7 @@ def main() -> None:
     picture = args.out.with_suffix(".png")
     call_curves(picture, {model_name(model): curve for model, curve in curves(found).items()})
     args.out.write_text(text := page(rows, found, picture.name), encoding="utf-8")
-    write_document(args.out, [], args.out.with_suffix(".html"))
+    write_document(args.out)
     print(text)
 
 

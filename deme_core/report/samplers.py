@@ -264,7 +264,7 @@ def main() -> None:
         beside.to_csv(args.out / "beside.csv", index=False)
     written = args.out / "samplers.md"
     written.write_text(text := page(table, protocol, beside, refused), encoding="utf-8")
-    write_document(written, [], written.with_suffix(".html"))
+    write_document(written)
     print(text)
 
 

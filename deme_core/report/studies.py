@@ -75,7 +75,7 @@ def write_report(
         text += f"\n\n**Not finished: {', '.join(missing)} training seeds so far.** `make {study}` goes on."
     page = directory / f"{study}.md"
     page.write_text(f"{text}\n\n{_protocol(table, study)}\n", encoding="utf-8")
-    write_document(page, _bars(scores_of(table)) if kind == "contest" else [], directory / f"{study}.html")
+    write_document(page, _bars(scores_of(table)) if kind == "contest" else [])
 
 
 def _bars(scores: Scores) -> list[Bar]:

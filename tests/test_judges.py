@@ -220,6 +220,9 @@ def test_the_page_leads_with_verdict_null_and_the_worst_judge() -> None:
     first = lead(table, models, "final judges", {})[0]
     assert "DeMe merged, searched w: the search kept w = 0, this is the pretrained model. away from own" in first
     assert first.endswith(", **better**.")
+    models["away"] = models["neon"]  # a search that took the length that is set
+    first = lead(table.reindex(list(models)).ffill(), models, "final judges", {})[0]
+    assert first.endswith("searched step (Neon): the same model as away from own samples, no search.")
 
 
 def test_an_expert_that_lost_stands_in_capitals() -> None:

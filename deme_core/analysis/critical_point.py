@@ -93,8 +93,8 @@ def draw(table: pd.DataFrame, run: Run, path: Path) -> None:
             ax.axvline(0, color=PLAIN, linewidth=0.8, zorder=0)
             ax.set_yticks(range(len(rows)), rows["gradient"])
             ax.set_ylim(len(rows) - 0.5, -0.5)
-            ax.set_title(f"At {at}: squared norm of the gradient (open: not told from 0)")
-        axes[-1].set_xlabel("without bias, with 95 % interval")
+            ax.set_title(f"At {at} (open: not told from 0)")
+        axes[-1].set_xlabel("squared norm of the gradient, without bias, with 95 % interval")
 
 
 def caption(table: pd.DataFrame, run: Run) -> str:
@@ -112,15 +112,14 @@ def caption(table: pd.DataFrame, run: Run) -> str:
         )
         if told:
             text += f", and their mean is {number(np.mean([row['squared'] for row in parts]))}"
+            share, low, high = (100 * whole[end] for end in ("ratio", "ratio_low", "ratio_high"))
+            if np.isfinite([share, low, high]).all():
+                text += f", of which that over all t is {number(share)} % [{number(low)}, {number(high)}]"
         text += f"; that of {merged['gradient']} is {listed(merged['squared'], merged['low'], merged['high'])}"
-    whole = table.iloc[0]
     if (table.loc[table["at"].isin([BASE, SPAN]) & (table["gradient"] == ALL), "low"] > 0).any():
-        end = "The assumption does not hold exactly: training on all t could still lower the loss."
+        end = "Over all t it is told from 0: the assumption does not hold exactly, and more training could help."
     elif (table["low"] > 0).any():
         end = "That agrees with the assumption as far as this sample tells."
     else:
         end = "The sample is too small to tell any of them from 0; raise `analyse.draws`."
-    if np.isfinite(whole["ratio_high"]) and (table["low"] > 0).any():
-        high = f"at most {number(100 * whole['ratio_high'])} % (95 %)"
-        end += f" Over all t it is {number(100 * whole['ratio'])} % of the mean over the ranges, {high}."
     return f"{text}. {end}"

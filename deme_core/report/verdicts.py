@@ -90,17 +90,22 @@ def floor_section(scores: Scores, floor: Mapping[str, float]) -> list[str]:
 
 def verdict(scores: Scores, group: str) -> str:
     """The verdict of the judges, called `group`, on the merge with searched weights and the steps along directions."""
-    found = [f"{model_name(model)}: {_verdict_on(scores, model)}." for model in ("merged", *STEPS) if model in scores]
+    shown_here = [model for model in ("merged", *STEPS) if model in scores]
+    found = [f"{model_name(m)}: {_verdict_on(scores, m, shown_here[:k])}." for k, m in enumerate(shown_here)]
     return (
         f"**Verdict** of the {group}, in change of distance against the pretrained model, geometric mean over the"
         f" judges. {' '.join(found)}"
     )
 
 
-def _verdict_on(scores: Scores, model: str) -> str:
+def _verdict_on(scores: Scores, model: str, before: Sequence[str]) -> str:
+    """What is said of a model, or which of those `before` it equals."""
     found = {part: against(scores, model, UNTRAINED, part) for part in parts_of(scores)}
     if all(map(same, found.values())):
         return "the search kept w = 0, this is the pretrained model"
+    for other in before:
+        if all(same(against(scores, model, other, part)) for part in found):
+            return f"the same model as {model_name(other)}"
     return "; ".join(
         f"on the {PARTS[part]} {shown(seen.change)}, worst judge `{seen.worst}` {shown(seen.judges[seen.worst])},"
         f" **{words(scores, model, part)}**"

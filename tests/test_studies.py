@@ -63,6 +63,8 @@ def test_every_point_of_a_study_composes_to_params_that_hold(name: str) -> None:
             top.N, top.baselines, draws=top.random_draws, directions=top.directions, analyses=params["analyses"]
         )
         assert set(STUDIES[name]["models"] or params["dag"]["models"]) <= set(params["dag"]["models"])
+        made = {target.removeprefix("evaluate@") for target in STUDIES[name]["targets"]}
+        assert made == set(STUDIES[name]["models"] or ()) or not made  # what is collected of a run was measured in it
 
 
 def test_the_points_of_the_paper() -> None:

@@ -291,8 +291,9 @@ def _protocol(table: pd.DataFrame, study: str) -> str:
     return (
         f"Protocol: {row['images']:,} images a model from the seed block {row['seed_block']}, in {row['seed_blocks']}"
         f" blocks; sampler {row['sampler_kind']}, {row['sampler_steps']} steps, {row['sampler_spacing']} spacing,"
-        f" {row['sampler_dtype']}, on {row['device']}; judges `{row['judges']}`, search's features"
-        f" `{row['extractor']}`; {row['reference_images']:,} reference images; training seeds"
+        f" {row['sampler_dtype']}, on {', '.join(table['device'].unique())};"
+        f" judges `{row['judges']}`, search's features `{row['extractor']}`;"
+        f" {row['reference_images']:,} reference images; training seeds"
         f" {', '.join(map(str, sorted(table['seed'].unique())))}, one base. Made by `make {study}`; every row of it:"
         f" `{study}.csv`."
     )

@@ -145,7 +145,7 @@ def test_projected_gradients_are_those_of_the_closed_form_within_the_span(exampl
     params = analyse_params(groups=8, batch_size=300)
 
     def spanned(*vectors: tuple[float, float]) -> np.ndarray:
-        by_key = [{"a": torch.tensor(x), "b": torch.tensor(y)} for x, y in vectors]
+        by_key = {key: [torch.tensor(vector[k]) for vector in vectors] for k, key in enumerate("ab")}
         return gradient_products(Affine(a, b), SCHEDULE, examples, SPANS, 600, params, CPU, by_key).spanned
 
     along = truth @ np.array([3.0, 4.0]) / 5

@@ -8,7 +8,7 @@ import pandas as pd
 
 from deme_core.analysis.group_gradients import gradient_products
 from deme_core.analysis.products import estimate
-from deme_core.analysis.run_files import Run
+from deme_core.analysis.run_files import SPAN, Run
 from deme_core.analysis.words import listed, number, sample_of
 from deme_core.checkpoints import denoiser_dir, load_denoiser
 from deme_core.device import best_device
@@ -19,7 +19,7 @@ from deme_core.timesteps import TimestepRanges, span_name
 
 ALL, MERGED = "all t", "Σ wᵢ∇Lᵢ"
 BASE, MERGE = "θ", "the merge"
-SPAN = f"{BASE}, in the span of the experts"
+WITHIN = f"{BASE}, in the {SPAN}"
 
 
 def compute(run: Run) -> pd.DataFrame:
@@ -41,13 +41,13 @@ def compute(run: Run) -> pd.DataFrame:
     for at, folder in points.items():
         found = gradient_products(
             load_denoiser(folder), schedule, examples, spans, run.params.draws, run.params, best_device(),
-            run.expert_vectors() if at == BASE else (),
+            run.expert_vectors() if at == BASE else {},
         )  # fmt: skip
         sums = combinations(ranges, result.best if kept else result.weights, result.blocks)
         quantities = [ALL, *(span_name(ranges.range(i)) for i in range(1, ranges.N + 1)), name]
         grams = {at: combined(found.blocks, sums)}
         if at == BASE and not result.blocks:
-            grams[SPAN] = combined({"": found.spanned}, sums)
+            grams[WITHIN] = combined({"": found.spanned}, sums)
         for where, gram in grams.items():
             norms = estimate(gram, lambda inner: np.diagonal(inner).copy())
             ratios = estimate(gram, lambda inner: np.diagonal(inner) / np.diagonal(inner)[1:-1].mean())
@@ -116,7 +116,7 @@ def caption(table: pd.DataFrame, run: Run) -> str:
             if np.isfinite([share, low, high]).all():
                 text += f", of which that over all t is {number(share)} % [{number(low)}, {number(high)}]"
         text += f"; that of {merged['gradient']} is {listed(merged['squared'], merged['low'], merged['high'])}"
-    if (table.loc[table["at"].isin([BASE, SPAN]) & (table["gradient"] == ALL), "low"] > 0).any():
+    if (table.loc[table["at"].isin([BASE, WITHIN]) & (table["gradient"] == ALL), "low"] > 0).any():
         end = "Over all t it is told from 0: the assumption does not hold exactly, and more training could help."
     elif (table["low"] > 0).any():
         end = "That agrees with the assumption as far as this sample tells."

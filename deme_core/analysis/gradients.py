@@ -13,7 +13,7 @@ from matplotlib.figure import SubFigure
 
 from deme_core.analysis.group_gradients import gradient_products
 from deme_core.analysis.products import Estimates, Mask, cosines, estimate
-from deme_core.analysis.run_files import Run
+from deme_core.analysis.run_files import SPAN, Run
 from deme_core.analysis.words import listed, rows_of, sample_of
 from deme_core.checkpoints import load_denoiser
 from deme_core.device import best_device
@@ -21,7 +21,7 @@ from deme_core.metrics.moments import Array
 from deme_core.report.style import CHOSEN, DIVERGING, PLAIN, figure
 from deme_core.timesteps import Span, TimestepRanges, span_name
 
-WHOLE, SPAN = "whole network", "span of the experts"
+WHOLE = "whole network"
 NORM, PAIR = "squared norm", "cosine"
 SAME, NEXT, OTHER = "same range", "neighbours", "different ranges"
 KINDS = (NEXT, SAME, OTHER)

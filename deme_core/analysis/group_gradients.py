@@ -52,7 +52,7 @@ class Grams(NamedTuple):
 
 def gradient_products(
     model: nn.Module, noise_schedule: Any, examples: Examples, spans: Sequence[Span], draws: int, params: AnalyseParams,
-    device: torch.device, vectors: Sequence[Mapping[str, torch.Tensor]] = (),
+    device: torch.device, vectors: Mapping[str, Sequence[torch.Tensor]] | None = None,
 ) -> Grams:  # fmt: skip
     """The products of the mean gradients of all spans and groups, each group of draws of its own.
 
@@ -60,8 +60,8 @@ def gradient_products(
 
     Args:
         draws: of (x_0, ε, t) for each of them.
-        vectors: J task vectors by key, onto whose span gradients are projected, too. Of a gradient of D weights that
-            leaves J/D of the noise, and what the vectors could follow.
+        vectors: key -> [τ_1, …, τ_J], onto whose span gradients are projected, too. Of a gradient of D weights that
+            leaves J/D of the noise, and what the vectors could follow. Layers that θ lacks have no part in it.
 
     Raises:
         InputError: a gradient is not finite.
@@ -72,7 +72,7 @@ def gradient_products(
     named = dict(model.named_parameters())
     picked, scales = _picked(named, params.coordinates, device)
     rows: dict[str, list[torch.Tensor]] = defaultdict(list)
-    along: list[list[float]] = []
+    along = []
     for span in spans:
         for group in range(params.groups):
             model.zero_grad()
@@ -86,7 +86,8 @@ def gradient_products(
                     rows[key].append(torch.zeros(len(picked[key])))
                 else:
                     rows[key].append((value.grad.flatten()[picked[key]] * (scales[key] / seen)).cpu())
-            along.append([slope / seen for slope in _slopes(named, vectors)])
+            if vectors:
+                along.append(_slopes(named, vectors) / seen)
     model.zero_grad()
     blocks: dict[str, Array] = {}
     shape = (len(spans), params.groups) * 2
@@ -96,23 +97,22 @@ def gradient_products(
             raise InputError(f"the gradient of '{key}' is not finite; look at the curve of the training")
         blocks[block_of(key)] = blocks.get(block_of(key), 0.0) + gram
     order = sorted(blocks, key=place_of)
-    spanned = _spanned(np.array(along), vectors, named).reshape(shape)
+    layers = [vectors[key] for key in named] if vectors else []
+    spanned = _spanned(np.stack(along), layers).reshape(shape) if layers else np.zeros(shape)
     compared, weights = sum(map(len, picked.values())), sum(value.numel() for value in named.values())
     return Grams({block: blocks[block] for block in order}, compared, weights, spanned)
 
 
-def _slopes(named: Mapping[str, nn.Parameter], vectors: Sequence[Mapping[str, torch.Tensor]]) -> Iterator[float]:
-    """⟨∇L, τ⟩ of each vector; layers that θ lacks, as the projection `released` leaves them, have no part in it."""
-    for tau in vectors:
-        used = [(value.grad, tau[key]) for key, value in named.items() if value.grad is not None]
-        yield sum(float(torch.dot(gradient.flatten(), part.flatten().to(gradient))) for gradient, part in used)
+def _slopes(named: Mapping[str, nn.Parameter], vectors: Mapping[str, Sequence[torch.Tensor]]) -> Array:
+    """⟨∇L, τ⟩ of each vector, [J]."""
+    used = [(value.grad.flatten(), vectors[key]) for key, value in named.items() if value.grad is not None]
+    parts = [[float(torch.dot(gradient, tau.flatten().to(gradient))) for tau in taus] for gradient, taus in used]
+    return np.sum(parts, axis=0)
 
 
-def _spanned(along: Array, vectors: Sequence[Mapping[str, torch.Tensor]], named: Mapping[str, nn.Parameter]) -> Array:
-    """Products [n, n] of n projected gradients, from their `along` [n, J] the vectors; parallel ones count once."""
-    inner = np.zeros((len(vectors), len(vectors)))
-    for key in named if vectors else ():
-        inner += _gram(torch.stack([tau[key].flatten() for tau in vectors]))
+def _spanned(along: Array, layers: Sequence[Sequence[torch.Tensor]]) -> Array:
+    """Products [n, n] of n projected gradients, from their slopes [n, J] along vectors; parallel ones count once."""
+    inner = sum(_gram(torch.stack([tau.flatten() for tau in taus])) for taus in layers)
     return along @ np.linalg.pinv(inner, hermitian=True) @ along.T
 
 

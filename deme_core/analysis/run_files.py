@@ -12,12 +12,12 @@ from deme_core.checkpoints import denoiser_dir, load_noise_schedule
 from deme_core.dag import EARLY, FURTHER, RANDOM, SCALE, SELF, SOUP_GREEDY
 from deme_core.data.examples import Examples, load_examples
 from deme_core.errors import InputError
-from deme_core.merging.task_vectors import vector_files
+from deme_core.merging.task_vectors import TaskVectors, vector_files
 from deme_core.sampling.settings import SamplerParams
-from deme_core.tensors import map_tensors
 from deme_core.timesteps import TimestepRanges
 
 EXPERT = "expert"
+SPAN = f"span of the {EXPERT}s"  # what their task vectors span: where a merge of them can go
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,9 @@ class Run:
         """What the experts were trained on."""
         return load_examples(self.examples, "train")
 
-    def expert_vectors(self) -> list[dict[str, torch.Tensor]]:
-        """The task vectors of the experts, by key, as maps of their files."""
-        return list(map(map_tensors, vector_files(self.models_of_N / "vectors")))
+    def expert_vectors(self) -> dict[str, list[torch.Tensor]]:
+        """Key -> [τ_1, …, τ_N] as maps of their files; those of another θ are refused."""
+        return TaskVectors.open(self.base, vector_files(self.models_of_N / "vectors")).mapped()[1]
 
     def vectors(self) -> dict[str, Path]:
         """Every task vector of the run, by its name for people: the experts first."""

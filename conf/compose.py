@@ -1,4 +1,4 @@
-"""Write params.yaml from conf/, as `dvc exp run` does: `python conf/compose.py [N=8 p=0.3 …]`."""
+"""Write params.yaml from conf/, as `dvc exp run` does."""
 
 import sys
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from deme_core.command_line import command_line
 from deme_core.errors import InputError
 from deme_core.params import nearest
 from deme_core.stage import run
@@ -35,10 +36,14 @@ def compose_params(overrides: list[str]) -> str:
             unknown = next((name for name in names if name not in [*known, "experiment"]), None)
             reason = f"{unknown!r} is unknown{nearest(unknown, known)}" if unknown else " ".join(str(error).split())
             raise InputError(f"params: {reason}") from None
+    if "baselines" not in config:  # `baselines=[]` takes no file of the group
+        groups = ", ".join(sorted(file.stem for file in (CONF / "baselines").glob("*.yaml")))
+        raise InputError(f"params: baselines names no list; give one of {groups}")
     try:
         return OmegaConf.to_yaml(config, resolve=True)
     except InterpolationResolutionError as error:  # what a resolver refused, or a value that is none of its kind
-        reason = str(error).splitlines()[0].partition("resolving interpolation: ")[2]
+        said = str(error).splitlines()[0]
+        reason = said.partition("resolving interpolation: ")[2] or said
         raise InputError(reason if reason.startswith("params: ") else f"params: {reason}") from None
 
 
@@ -51,7 +56,9 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
 
 def main() -> None:
     """Write params.yaml beside conf/."""
-    (CONF.parent / "params.yaml").write_text(compose_params(sys.argv[1:]), encoding="utf-8")
+    parser = command_line("python conf/compose.py", __doc__, "N=8 p=0.3", "experiment=cifar10")
+    parser.add_argument("overrides", nargs="*", help="of Hydra, as `dvc exp run -S` takes them; none: the default")
+    (CONF.parent / "params.yaml").write_text(compose_params(parser.parse_args().overrides), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -158,6 +158,8 @@ def test_an_unknown_group_of_baselines_is_refused_with_those_that_there_are(monk
         ("N=[1", "no viable alternative at input '[1'"),
         ("N=x", "params: invalid literal for int() with base 10: 'x'"),
         ("directions=[range,foo]", "params: directions: 'foo' is unknown; known are range, self"),
+        ("baselines=[]", "params: baselines names no list; give one of all, core, full_range, none, paper"),
+        ("name=${nobody}", "params: Interpolation key 'nobody' not found"),
     ],
 )
 def test_an_override_that_is_refused_ends_in_one_line(

@@ -128,7 +128,7 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
     )
     return "\n\n".join(
         [
-            f"# `{picture.stem}`: DeMe, its baselines, the null and Neon over {table['seed'].nunique()} training seeds",
+            f"# `{picture.stem}`: each model against the base, over {table['seed'].nunique()} training seeds",
             _claims(scores),
             *(
                 [f"{name}, on the training part, by the interval of the mean of all judges:", "\n".join(lines)]

@@ -1,12 +1,15 @@
 """Products of noisy gradients: no bias, intervals that cover, and 0 where the gradient is 0."""
 
+from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from analysed import Affine, affine_gradient, affine_optimum, analyse_params, moments
 from diffusers import DDPMScheduler
+from safetensors.torch import save_file
 
 from deme_core.analysis import group_gradients
 from deme_core.analysis.critical_point import combinations, combined
@@ -16,6 +19,8 @@ from deme_core.analysis.products import cosines, estimate, products
 from deme_core.data.examples import Pixels
 from deme_core.data.images import to_model
 from deme_core.errors import InputError
+from deme_core.merging.task_vectors import TaskVectors
+from deme_core.tensor_files import Tensors
 from deme_core.timesteps import TimestepRanges
 
 SCHEDULE = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
@@ -138,15 +143,20 @@ def test_bins_are_parts_of_ranges() -> None:
     ]  # fmt: skip
 
 
-def test_projected_gradients_are_those_of_the_closed_form_within_the_span(examples: Pixels) -> None:
+def test_projected_gradients_are_those_of_the_closed_form_within_the_span(examples: Pixels, tmp_path: Path) -> None:
     a, b = 0.4, 0.1
     x0 = to_model(examples.pixels)
     truth = np.stack([affine_gradient(a, b, moments(x0, SCHEDULE, span)) for span in SPANS])
     params = analyse_params(groups=8, batch_size=300)
 
     def spanned(*vectors: tuple[float, float]) -> np.ndarray:
-        by_key = {key: [torch.tensor(vector[k]) for vector in vectors] for k, key in enumerate("ab")}
-        return gradient_products(Affine(a, b), SCHEDULE, examples, SPANS, 600, params, CPU, by_key).spanned
+        files = [tmp_path / f"{number}.safetensors" for number in range(len(vectors))]
+        for file, vector in zip(files, vectors, strict=True):
+            save_file({key: torch.tensor(vector[k]) for k, key in enumerate("ab")}, file)
+        with ExitStack() as stack:
+            opened = [stack.enter_context(Tensors(file)) for file in files]
+            of = TaskVectors(opened[0], opened)
+            return gradient_products(Affine(a, b), SCHEDULE, examples, SPANS, 600, params, CPU, of).spanned
 
     along = truth @ np.array([3.0, 4.0]) / 5
     found = estimate(spanned((3.0, 4.0)), lambda inner: inner)

@@ -41,7 +41,7 @@ def compute(run: Run) -> pd.DataFrame:
     for at, folder in points.items():
         found = gradient_products(
             load_denoiser(folder), schedule, examples, spans, run.params.draws, run.params, best_device(),
-            run.expert_vectors() if at == BASE else {},
+            run.expert_vectors() if at == BASE else None,
         )  # fmt: skip
         sums = combinations(ranges, result.best if kept else result.weights, result.blocks)
         quantities = [ALL, *(span_name(ranges.range(i)) for i in range(1, ranges.N + 1)), name]

@@ -15,9 +15,10 @@ from deme_core.data.examples import Examples
 from deme_core.denoising import denoising_loss, regression_target
 from deme_core.errors import InputError
 from deme_core.merging.methods import block_of
+from deme_core.merging.task_vectors import TaskVectors
 from deme_core.metrics.moments import Array
 from deme_core.seeds import step_seed
-from deme_core.tensor_files import PIECE
+from deme_core.tensor_files import PIECE, piece_bounds
 from deme_core.timesteps import Span
 
 MOSTLY_SIGNAL = 0.8  # ᾱ_t in the middle of a span
@@ -52,16 +53,17 @@ class Grams(NamedTuple):
 
 def gradient_products(
     model: nn.Module, noise_schedule: Any, examples: Examples, spans: Sequence[Span], draws: int, params: AnalyseParams,
-    device: torch.device, vectors: Mapping[str, Sequence[torch.Tensor]] | None = None,
+    device: torch.device, vectors: TaskVectors | None = None,
 ) -> Grams:  # fmt: skip
     """The products of the mean gradients of all spans and groups, each group of draws of its own.
 
-    Beside the model and one gradient, `params.coordinates` weights of each mean gradient are in memory.
+    Beside the model and one gradient, `params.coordinates` weights of each mean gradient are in memory, and a piece of
+    each vector.
 
     Args:
         draws: of (x_0, ε, t) for each of them.
-        vectors: key -> [τ_1, …, τ_J], onto whose span gradients are projected, too. Of a gradient of D weights that
-            leaves J/D of the noise, and what the vectors could follow. Layers that θ lacks have no part in it.
+        vectors: τ_1, …, τ_J, onto whose span gradients are projected, too. Of a gradient of D weights that leaves J/D
+            of the noise, and what the vectors could follow. Layers that θ lacks have no part in it.
 
     Raises:
         InputError: a gradient is not finite.
@@ -86,7 +88,7 @@ def gradient_products(
                     rows[key].append(torch.zeros(len(picked[key])))
                 else:
                     rows[key].append((value.grad.flatten()[picked[key]] * (scales[key] / seen)).cpu())
-            if vectors:
+            if vectors is not None:
                 along.append(_slopes(named, vectors) / seen)
     model.zero_grad()
     blocks: dict[str, Array] = {}
@@ -97,23 +99,35 @@ def gradient_products(
             raise InputError(f"the gradient of '{key}' is not finite; look at the curve of the training")
         blocks[block_of(key)] = blocks.get(block_of(key), 0.0) + gram
     order = sorted(blocks, key=place_of)
-    layers = [vectors[key] for key in named] if vectors else []
-    spanned = _spanned(np.stack(along), layers).reshape(shape) if layers else np.zeros(shape)
+    spanned = np.zeros(shape) if vectors is None else _spanned(np.stack(along), named, vectors).reshape(shape)
     compared, weights = sum(map(len, picked.values())), sum(value.numel() for value in named.values())
     return Grams({block: blocks[block] for block in order}, compared, weights, spanned)
 
 
-def _slopes(named: Mapping[str, nn.Parameter], vectors: Mapping[str, Sequence[torch.Tensor]]) -> Array:
+def _slopes(named: Mapping[str, nn.Parameter], vectors: TaskVectors) -> Array:
     """⟨∇L, τ⟩ of each vector, [J]."""
-    used = [(value.grad.flatten(), vectors[key]) for key, value in named.items() if value.grad is not None]
-    parts = [[float(torch.dot(gradient, tau.flatten().to(gradient))) for tau in taus] for gradient, taus in used]
-    return np.sum(parts, axis=0)
+    slopes = np.zeros(len(vectors.members))
+    for value, part, taus in _pieces(named, vectors):
+        if value.grad is not None:
+            gradient = value.grad.flatten()[part]
+            slopes += [float(torch.dot(gradient, tau.to(gradient))) for tau in taus]
+    return slopes
 
 
-def _spanned(along: Array, layers: Sequence[Sequence[torch.Tensor]]) -> Array:
+def _spanned(along: Array, named: Mapping[str, nn.Parameter], vectors: TaskVectors) -> Array:
     """Products [n, n] of n projected gradients, from their slopes [n, J] along vectors; parallel ones count once."""
-    inner = sum(_gram(torch.stack([tau.flatten() for tau in taus])) for taus in layers)
+    inner = sum(_gram(torch.stack(list(taus))) for _, _, taus in _pieces(named, vectors))
     return along @ np.linalg.pinv(inner, hermitian=True) @ along.T
+
+
+def _pieces(
+    named: Mapping[str, nn.Parameter], vectors: TaskVectors
+) -> Iterator[tuple[nn.Parameter, slice, Iterator[torch.Tensor]]]:
+    """Parameter by parameter and piece by piece: which of its elements, and those of each vector, on the CPU."""
+    for key, value in named.items():
+        theta = value.detach().flatten().cpu()
+        for start, stop in piece_bounds(value.numel()):
+            yield value, slice(start, stop), vectors.flat(key, start, stop, theta[start:stop])
 
 
 def _draws(

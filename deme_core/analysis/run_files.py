@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from deme_core.analysis.settings import AnalyseParams
 from deme_core.checkpoints import denoiser_dir, load_noise_schedule
 from deme_core.dag import EARLY, FURTHER, RANDOM, SCALE, SELF, SOUP_GREEDY
@@ -68,9 +66,9 @@ class Run:
         """What the experts were trained on."""
         return load_examples(self.examples, "train")
 
-    def expert_vectors(self) -> dict[str, list[torch.Tensor]]:
-        """Key -> [τ_1, …, τ_N] as maps of their files; those of another θ are refused."""
-        return TaskVectors.open(self.base, vector_files(self.models_of_N / "vectors")).mapped()[1]
+    def expert_vectors(self) -> TaskVectors:
+        """τ_1, …, τ_N; those of another θ are refused."""
+        return TaskVectors.open(self.base, vector_files(self.models_of_N / "vectors"))
 
     def vectors(self) -> dict[str, Path]:
         """Every task vector of the run, by its name for people: the experts first."""

@@ -5,6 +5,7 @@ a channel has at every position, what a position has in every channel, and the r
 """
 
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from deme_core.search.objective import MergedModel
 from deme_core.seeds import step_seed
 from deme_core.timesteps import TimestepRanges
 
+MARKERS = "sDP^v*"  # of what is neither an expert nor of the null
 SEEDS = "two seeds"  # the difference of two trainings that differ in nothing else
 Inputs = list[tuple[torch.Tensor, torch.Tensor, Any]]
 
@@ -138,6 +140,7 @@ def draw(table: pd.DataFrame, run: Run, path: Path) -> None:
     """Shares beside those of a change without order, block by block: experts in colour, the null in grey."""
     names, blocks = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["block"]))
     shades = colours(names)
+    markers = dict(zip((n for n in names if not n.startswith((EXPERT, RANDOM))), cycle(MARKERS), strict=False))
     with figure(path, 9, 3.9) as fig:
         axes = fig.subplots(1, 2, sharey=True)
         for ax, what, title in zip(axes, ("channel", "space"), ("channel alone", "position alone"), strict=True):
@@ -147,7 +150,7 @@ def draw(table: pd.DataFrame, run: Run, path: Path) -> None:
                 null = name.startswith(RANDOM)
                 y, low, high = (rows[f"{what}{end}"] / rows[f"{what}_chance"] for end in ("", "_low", "_high"))
                 ax.errorbar(
-                    x, y, yerr=[y - low, high - y], fmt="x" if null else "o" if name.startswith(EXPERT) else "s", ms=4,
+                    x, y, yerr=[y - low, high - y], fmt="x" if null else markers.get(name, "o"), ms=4,
                     color="0.6" if null else shades[name], linewidth=1, label="null" if null else name,
                 )  # fmt: skip
             ax.axhline(1, color=PLAIN, linewidth=0.8, zorder=0)

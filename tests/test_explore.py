@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from searching import searched
 from text_to_image import write_stable_diffusion
 
 from deme_core.errors import InputError
+from deme_core.explore.answers import opened
 from deme_core.explore.experts import of_experts
 from deme_core.explore.prediction import NoPrediction, Surrogate
 from deme_core.explore.run import of_run
@@ -44,6 +46,20 @@ def test_every_direction_of_a_run_has_its_slider(session: Session) -> None:
     assert experts.bounds == (-0.5, 1.5) and own_samples.bounds == (-1.0, 0.0)
     assert session.source.directions.uniform == [0.5, 0.5, 0.0]
     assert session.source.directions.weights([1, 2, -0.5]) == (1, 2, -0.5)
+
+
+def test_the_step_of_the_length_that_is_set_has_its_button_within_the_sliders_reach(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run_folder)
+    params = read()
+    for length in (0.75, 4.0):
+        source = of_run(params | {"away": {"w": length}})
+        found = opened(Session(source))
+        button = next(button for button in found["buttons"] if button["label"] == "away")
+        assert button["weights"] == [0.0, 0.0, -length]
+        assert found["sliders"][-1]["low"] == min(-1.0, -length)
+    assert "away" not in [button["label"] for button in opened(Session(replace(source, away=None)))["buttons"]]
 
 
 @pytest.mark.parametrize("placement", ["none", "released"])

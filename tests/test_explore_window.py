@@ -178,7 +178,7 @@ def test_in_a_browser(folder: Path, pipeline: Path, tmp_path: Path, monkeypatch:
     found: dict[str, Any] = json.loads(told[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     assert found["errors"] == []
     assert found["sliders"] == ["1: t in [0, 500)", "2: t in [500, 1000)", "self"]
-    assert found["buttons"] == ["searched", "searched self", "uniform", "zero"]
+    assert found["buttons"] == ["searched", "searched self", "away", "uniform", "zero"]
 
     base = sampled(pipeline, 0, 16)
     for name in ("searched", "moved", "zero", "uniform"):

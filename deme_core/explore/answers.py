@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from deme_core.dag import RANGE
+from deme_core.dag import AWAY, RANGE, SELF
 from deme_core.data.archive import to_pil
 from deme_core.explore.asked import Asked
 from deme_core.explore.prediction import NoPrediction
@@ -32,6 +32,9 @@ def opened(session: Session) -> dict[str, Any]:
         {"label": label_of(*results[model]), "weights": values, "said": str(results[model][1])}
         for model, values in session.searched().items()
     ]
+    if source.away is not None:
+        said = f"the step away from own samples of the length that is set, {source.away:g}"
+        buttons.append({"label": AWAY, "weights": source.directions.along(SELF, -source.away), "said": said})
     buttons.append({"label": "uniform", "weights": source.directions.uniform, "said": "1/N for each expert"})
     buttons.append({"label": "zero", "weights": [0.0] * len(sliders), "said": "the base itself"})
     return {

@@ -61,8 +61,12 @@ class Directions:
         starts = accumulate(shares, initial=0)
         return [sum(weights[at : at + n]) if n > 1 else weights[at] for at, n in zip(starts, shares, strict=False)]
 
+    def along(self, name: str, value: float) -> list[float]:
+        """The sliders of one direction at this value, and all others at 0."""
+        return [value if one.name == name else 0.0 for one in self.each for _ in one.labels]
+
     @property
     def uniform(self) -> list[float]:
         """The sliders at 1/N for each expert, and 0 for what is no expert."""
-        experts = len(self.each[0].labels)
-        return [1 / experts] * experts + [0.0] * sum(len(one.labels) for one in self.each[1:])
+        experts = self.each[0]
+        return self.along(experts.name, 1 / len(experts.labels))

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deme_core.dag import FURTHER, JOINT, RANGE
+from deme_core.dag import FURTHER, JOINT, RANGE, SELF
 from deme_core.errors import InputError
 from deme_core.explore.directions import Direction, Directions
 from deme_core.explore.searches import Search
 from deme_core.explore.source import Source
+from deme_core.merging.away import AwayParams
 from deme_core.merging.task_vectors import vector_files
 from deme_core.params import section
 from deme_core.prompts.saved import read_prompts
@@ -39,20 +40,26 @@ def of_run(params: dict[str, Any]) -> Source:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such directory; `dvc repro` makes it, or name other models with --base")
     files = {name: tuple(vector_files(folder)) for name, folder in folders.items()}
-    directions = Directions(tuple(direction(name, files, search) for name in files))
+    away = section(params, "away", AwayParams).w if SELF in files else None
+    directions = Directions(tuple(direction(name, files, search, away or 0.0) for name in files))
     asked = section(params, "sample", SampleParams).prompts
     return Source(
         title=top.name, base=BASE, directions=directions, sampler=section(params, "sampler", SamplerParams),
         prompts=read_prompts(Path("data/prompts"), asked).texts if asked else (),
-        searches=tuple(searches(files, search, Path(f"search/n{top.N}"), joint=JOINT in top.directions)),
+        searches=tuple(searches(files, search, Path(f"search/n{top.N}"), joint=JOINT in top.directions)), away=away,
     )  # fmt: skip
 
 
-def direction(name: str, files: Mapping[str, tuple[Path, ...]], search: SearchParams) -> Direction:
-    """The experts with a slider each, or a further direction with one, between the bounds of their searches."""
+def direction(name: str, files: Mapping[str, tuple[Path, ...]], search: SearchParams, away: float) -> Direction:
+    """The experts with a slider each, or a further direction with one, between the bounds of their searches.
+
+    Args:
+        away: how far back that of own samples has to reach, at least.
+    """
     if name == RANGE:
         return Direction(name, files[name], tuple(map(expert_label, files[name])), search.bounds)
-    return Direction(name, files[name], (name,), line(name, files, search).bounds[0])
+    low, high = line(name, files, search).bounds[0]
+    return Direction(name, files[name], (name,), (min(low, -away) if name == SELF else low, high))
 
 
 def expert_label(file: Path) -> str:

@@ -36,9 +36,9 @@ def compose_params(overrides: list[str]) -> str:
             unknown = next((name for name in names if name not in [*known, "experiment"]), None)
             reason = f"{unknown!r} is unknown{nearest(unknown, known)}" if unknown else " ".join(str(error).split())
             raise InputError(f"params: {reason}") from None
-    if "baselines" not in config:  # `baselines=[]` takes no file of the group
-        groups = ", ".join(sorted(file.stem for file in (CONF / "baselines").glob("*.yaml")))
-        raise InputError(f"params: baselines names no list; give one of {groups}")
+    if "baselines" not in config:  # `baselines=[]` takes no file of the group, `~baselines` leaves it out
+        files = ", ".join(sorted(file.stem for file in (CONF / "baselines").glob("*.yaml")))
+        raise InputError(f"params: baselines names no file of conf/baselines; give one of {files}")
     try:
         return OmegaConf.to_yaml(config, resolve=True)
     except InterpolationResolutionError as error:  # what a resolver refused, or a value that is none of its kind

@@ -16,12 +16,14 @@ from text_to_image import write_stable_diffusion
 
 from deme_core.errors import InputError
 from deme_core.explore.answers import opened
+from deme_core.explore.directions import Directions
 from deme_core.explore.experts import of_experts
 from deme_core.explore.prediction import NoPrediction, Surrogate
 from deme_core.explore.run import of_run
 from deme_core.explore.searches import read_trials
 from deme_core.explore.session import Session
 from deme_core.hub_layouts import import_pipeline
+from deme_core.merging.away import AwayParams
 from deme_core.params import read
 from deme_core.search.result import SearchResult
 from deme_core.search.spaces import Steps
@@ -59,6 +61,9 @@ def test_the_step_of_the_length_that_is_set_has_its_button_within_the_sliders_re
         button = next(button for button in found["buttons"] if button["label"] == "away")
         assert button["weights"] == [0.0, 0.0, -length]
         assert found["sliders"][-1]["low"] == min(-1.0, -length)
+    shared = replace(source.directions.each[1], vectors=source.directions.each[1].vectors * 4)  # one for all four
+    values = Directions((source.directions.each[0], shared)).along("self", -0.75)
+    assert Directions((source.directions.each[0], shared)).weights(values) == (0, 0, *AwayParams(w=0.75).weights(4))
     assert "away" not in [button["label"] for button in opened(Session(replace(source, away=None)))["buttons"]]
 
 

@@ -1,6 +1,8 @@
 """Products of noisy gradients: no bias, intervals that cover, and 0 where the gradient is 0."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from analysed import Affine, affine_gradient, affine_optimum, analyse_params, moments
 from diffusers import DDPMScheduler
 from safetensors.torch import save_file
+from torch import nn
 
 from deme_core.analysis import group_gradients
 from deme_core.analysis.critical_point import combinations, combined
@@ -20,7 +23,7 @@ from deme_core.data.examples import Pixels
 from deme_core.data.images import to_model
 from deme_core.errors import InputError
 from deme_core.merging.task_vectors import TaskVectors
-from deme_core.tensor_files import Tensors
+from deme_core.tensor_files import Tensors, piece_bounds
 from deme_core.timesteps import TimestepRanges
 
 SCHEDULE = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
@@ -143,6 +146,38 @@ def test_bins_are_parts_of_ranges() -> None:
     ]  # fmt: skip
 
 
+@contextmanager
+def task_vectors(folder: Path, *vectors: dict[str, torch.Tensor]) -> Iterator[TaskVectors]:
+    with ExitStack() as stack:
+        opened = []
+        for number, vector in enumerate(
+            [{key: torch.zeros_like(value) for key, value in vectors[0].items()}, *vectors]
+        ):
+            save_file(vector, folder / f"{number}.safetensors")
+            opened.append(stack.enter_context(Tensors(folder / f"{number}.safetensors")))
+        yield TaskVectors(opened[0], opened[1:])
+
+
+def test_vectors_that_are_read_in_pieces_give_the_products_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    sizes = {"a": (5,), "b": (2, 3), "unused": (4,)}
+    named = {key: nn.Parameter(torch.zeros(size)) for key, size in sizes.items()}
+    vectors = [{key: torch.randn(size, generator=draw) for key, size in sizes.items()} for _ in range(2)]
+    gradients = {key: torch.randn(sizes[key], generator=draw) for key in "ab"}
+    for key, gradient in gradients.items():
+        named[key].grad = gradient
+    monkeypatch.setattr(group_gradients, "piece_bounds", partial(piece_bounds, size=2))
+    with task_vectors(tmp_path, *vectors) as found:
+        slopes = group_gradients._slopes(named, found)
+        spanned = group_gradients._spanned(slopes[None], named, found)
+    along = np.array([sum(float((gradients[key] * vector[key]).sum()) for key in "ab") for vector in vectors])
+    np.testing.assert_allclose(slopes, along, rtol=1e-5)
+    wide = np.stack([torch.cat([value.flatten() for value in vector.values()]).double() for vector in vectors])
+    np.testing.assert_allclose(spanned, [[along @ np.linalg.inv(wide @ wide.T) @ along]], rtol=1e-5)
+
+
 def test_projected_gradients_are_those_of_the_closed_form_within_the_span(examples: Pixels, tmp_path: Path) -> None:
     a, b = 0.4, 0.1
     x0 = to_model(examples.pixels)
@@ -150,13 +185,9 @@ def test_projected_gradients_are_those_of_the_closed_form_within_the_span(exampl
     params = analyse_params(groups=8, batch_size=300)
 
     def spanned(*vectors: tuple[float, float]) -> np.ndarray:
-        files = [tmp_path / f"{number}.safetensors" for number in range(len(vectors))]
-        for file, vector in zip(files, vectors, strict=True):
-            save_file({key: torch.tensor(vector[k]) for k, key in enumerate("ab")}, file)
-        with ExitStack() as stack:
-            opened = [stack.enter_context(Tensors(file)) for file in files]
-            of = TaskVectors(opened[0], opened)
-            return gradient_products(Affine(a, b), SCHEDULE, examples, SPANS, 600, params, CPU, of).spanned
+        of = [{key: torch.tensor(vector[k]) for k, key in enumerate("ab")} for vector in vectors]
+        with task_vectors(tmp_path, *of) as found:
+            return gradient_products(Affine(a, b), SCHEDULE, examples, SPANS, 600, params, CPU, found).spanned
 
     along = truth @ np.array([3.0, 4.0]) / 5
     found = estimate(spanned((3.0, 4.0)), lambda inner: inner)

@@ -158,7 +158,10 @@ def test_an_unknown_group_of_baselines_is_refused_with_those_that_there_are(monk
         ("N=[1", "no viable alternative at input '[1'"),
         ("N=x", "params: invalid literal for int() with base 10: 'x'"),
         ("directions=[range,foo]", "params: directions: 'foo' is unknown; known are range, self"),
-        ("baselines=[]", "params: baselines names no list; give one of all, core, full_range, none, paper"),
+        (
+            "baselines=[]",
+            "params: baselines names no file of conf/baselines; give one of all, core, full_range, none, paper",
+        ),
         ("name=${nobody}", "params: Interpolation key 'nobody' not found"),
     ],
 )

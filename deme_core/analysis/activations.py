@@ -31,7 +31,7 @@ from deme_core.search.objective import MergedModel
 from deme_core.seeds import step_seed
 from deme_core.timesteps import TimestepRanges
 
-MARKERS = "sDP^v*"  # of what is neither an expert nor of the null
+MARKERS = "sDP^v*<>phX8"  # of what is neither an expert nor of the null
 SEEDS = "two seeds"  # the difference of two trainings that differ in nothing else
 Inputs = list[tuple[torch.Tensor, torch.Tensor, Any]]
 

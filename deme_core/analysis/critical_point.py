@@ -39,10 +39,11 @@ def compute(run: Run) -> pd.DataFrame:
     name = f"{MERGED}, {'best finalist' if kept else 'searched'}"
     rows, examples = [], run.training_part()
     for at, folder in points.items():
-        found = gradient_products(
-            load_denoiser(folder), schedule, examples, spans, run.params.draws, run.params, best_device(),
-            run.expert_vectors() if at == BASE else None,
-        )  # fmt: skip
+        with run.expert_vectors() as vectors:
+            found = gradient_products(
+                load_denoiser(folder), schedule, examples, spans, run.params.draws, run.params, best_device(),
+                vectors if at == BASE else None,
+            )  # fmt: skip
         sums = combinations(ranges, result.best if kept else result.weights, result.blocks)
         quantities = [ALL, *(span_name(ranges.range(i)) for i in range(1, ranges.N + 1)), name]
         grams = {at: combined(found.blocks, sums)}

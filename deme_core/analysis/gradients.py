@@ -39,10 +39,11 @@ def compute(run: Run) -> pd.DataFrame:
     schedule = run.schedule
     ranges = run.ranges(schedule.config.num_train_timesteps)
     spans = bins(ranges, run.params.bins)
-    found = gradient_products(
-        load_denoiser(run.base), schedule, run.training_part(), spans, run.params.draws // run.params.bins, run.params,
-        best_device(), run.expert_vectors(),
-    )  # fmt: skip
+    with run.expert_vectors() as vectors:
+        found = gradient_products(
+            load_denoiser(run.base), schedule, run.training_part(), spans, run.params.draws // run.params.bins,
+            run.params, best_device(), vectors,
+        )  # fmt: skip
     kinds = kinds_of_pairs(spans, ranges)
     names = list(map(span_name, spans))
     grams = {WHOLE: found.whole, SPAN: found.spanned} | found.blocks

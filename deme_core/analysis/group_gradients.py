@@ -124,10 +124,11 @@ def _pieces(
     named: Mapping[str, nn.Parameter], vectors: TaskVectors
 ) -> Iterator[tuple[nn.Parameter, slice, Iterator[torch.Tensor]]]:
     """Parameter by parameter and piece by piece: which of its elements, and those of each vector, on the CPU."""
+    assert not vectors.experts, "experts are no task vectors"
     for key, value in named.items():
-        theta = value.detach().flatten().cpu()
+        kind = torch.empty(0, dtype=value.dtype)  # of task vectors themselves θ's dtype is all that is asked for
         for start, stop in piece_bounds(value.numel()):
-            yield value, slice(start, stop), vectors.flat(key, start, stop, theta[start:stop])
+            yield value, slice(start, stop), vectors.flat(key, start, stop, kind)
 
 
 def _draws(

@@ -1,6 +1,7 @@
 """What a figure is made of: the run's params, and where its outputs lie."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,14 @@ class Run:
         """What the experts were trained on."""
         return load_examples(self.examples, "train")
 
-    def expert_vectors(self) -> TaskVectors:
-        """τ_1, …, τ_N; those of another θ are refused."""
-        return TaskVectors.open(self.base, vector_files(self.models_of_N / "vectors"))
+    @contextmanager
+    def expert_vectors(self) -> Iterator[TaskVectors]:
+        """τ_1, …, τ_N, open as long as they are read; those of another θ are refused."""
+        vectors = TaskVectors.open(self.base, vector_files(self.models_of_N / "vectors"))
+        with vectors.base, ExitStack() as stack:
+            for member in vectors.members:
+                stack.enter_context(member)
+            yield vectors
 
     def vectors(self) -> dict[str, Path]:
         """Every task vector of the run, by its name for people: the experts first."""

@@ -33,7 +33,7 @@ def opened(session: Session) -> dict[str, Any]:
         for model, values in session.searched().items()
     ]
     if source.away is not None:
-        said = f"the step away from own samples of the length that is set, {source.away:g}"
+        said = f"the step away from own samples, at the set length {source.away:g}"
         buttons.append({"label": AWAY, "weights": source.directions.along(SELF, -source.away), "said": said})
     buttons.append({"label": "uniform", "weights": source.directions.uniform, "said": "1/N for each expert"})
     buttons.append({"label": "zero", "weights": [0.0] * len(sliders), "said": "the base itself"})

@@ -41,7 +41,7 @@ def of_run(params: dict[str, Any]) -> Source:
             raise InputError(f"{folder}: no such directory; `dvc repro` makes it, or name other models with --base")
     files = {name: tuple(vector_files(folder)) for name, folder in folders.items()}
     away = section(params, "away", AwayParams).w if SELF in files else None
-    directions = Directions(tuple(direction(name, files, search, away or 0.0) for name in files))
+    directions = Directions(tuple(direction(name, files, search, away) for name in files))
     asked = section(params, "sample", SampleParams).prompts
     return Source(
         title=top.name, base=BASE, directions=directions, sampler=section(params, "sampler", SamplerParams),
@@ -50,16 +50,18 @@ def of_run(params: dict[str, Any]) -> Source:
     )  # fmt: skip
 
 
-def direction(name: str, files: Mapping[str, tuple[Path, ...]], search: SearchParams, away: float) -> Direction:
+def direction(name: str, files: Mapping[str, tuple[Path, ...]], search: SearchParams, away: float | None) -> Direction:
     """The experts with a slider each, or a further direction with one, between the bounds of their searches.
 
     Args:
-        away: how far back that of own samples has to reach, at least.
+        away: how far back that of own samples has to reach, at least; None: the run has none.
     """
     if name == RANGE:
         return Direction(name, files[name], tuple(map(expert_label, files[name])), search.bounds)
     low, high = line(name, files, search).bounds[0]
-    return Direction(name, files[name], (name,), (min(low, -away) if name == SELF else low, high))
+    if name == SELF and away is not None:
+        low = min(low, -away)
+    return Direction(name, files[name], (name,), (low, high))
 
 
 def expert_label(file: Path) -> str:

@@ -21,6 +21,6 @@ class Source:
     """That image k has in turn, where nothing else is typed; none of an unconditional pipeline."""
     searches: tuple[Search, ...] = ()
     away: float | None = None
-    """Length of the step away from own samples that is set, where there is one."""
+    """Set length of the step away from own samples; None: the run has no such step."""
     experts: tuple[Path, ...] = ()
     """The finetuned models that were given, where task vectors were made of them."""

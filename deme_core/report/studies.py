@@ -25,6 +25,9 @@ PAPER_TABLE1 = {
 }  # fmt: skip
 PAPER_TABLE3 = {"1": "4.40", "2": "4.45", "3": "4.32", "4": "4.27", "5": "3.87"}
 NULL = "Random vectors are drawn anew for each training seed."
+SEARCHED = (
+    "Every search had as many images as DeMe's, at least. Its own extractor, which it optimised, is no evidence. "
+)
 NO_NULL = "This study has no random vectors beside it; those of the default run stand in its page."
 TRAIN = "train"
 WINNERS = ("merged", AWAY, NEON)  # that are held against the best baseline
@@ -109,7 +112,7 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
     name = model_name(leading)
     shown_beside = {m: against(scores, leading, m, TRAIN) for m in scores if m != leading}
     lines = []
-    for heading, belongs in (("baselines", is_baseline), ("random vectors", is_random)):
+    for kind, belongs in (("baselines", is_baseline), ("random vectors", is_random)):
         if not any(map(belongs, shown_beside)):
             continue
         groups: dict[str, list[str]] = {"better than": [], "no difference shown to": [], "worse than": []}
@@ -119,34 +122,35 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
                 groups["better than" if won else "worse than" if beside.worse else "no difference shown to"] += [
                     model_name(model)
                 ]
-        lines += [f"- {heading}, {word}: {', '.join(group) or 'none'}" for word, group in groups.items()]
+        lines += [f"- {kind}, {word}: {', '.join(group) or 'none'}" for word, group in groups.items()]
     forest(
         picture,
         {model_name(m): (seen.change, _by_seed(scores, leading, m)) for m, seen in shown_beside.items()},
         "change in % by all judges",
         f"{name}, against each model; left: it is better",
     )
+    heading = f"{name}, on the training part, by the interval of the mean of all judges:"
     return "\n\n".join(
         [
-            f"# `{picture.stem}`: each model against the base, over {table['seed'].nunique()} training seeds",
+            f"# `{picture.stem}`: models compared over {table['seed'].nunique()} training seeds",
             _claims(scores),
-            *(
-                [f"{name}, on the training part, by the interval of the mean of all judges:", "\n".join(lines)]
-                if lines
-                else []
-            ),
+            *([heading, "\n".join(lines)] if lines else []),
             f"![{name}, against each model]({picture.name})",
             markdown(*judged(scores)),
             f"{HOW_TO_READ} and {INTERVALS}. {NULL if any(map(is_random, scores)) else NO_NULL}",
             "## Seed by seed, and beside other measures",
             markdown(*_measures(table, scores)),
             "Lower is better, but for recall. All trainings start from the same pretrained model, with the same"
-            " optimizer, batches and EMA; every searched row had a search with as many images, at least, as DeMe's."
-            " The search's own extractor is what the searches optimised, and no evidence."
-            f" Copy rate of real held-out images: {_real_copies(table)}.",
-            *([f"Its weights: {found}."] if (found := _weights(table, leading)) else []),
+            f" optimizer, batches and EMA. {SEARCHED if _searched(table) else ''}"
+            f"Copy rate of real held-out images: {_real_copies(table)}.",
+            *([f"Weights of {name}: {found}."] if (found := _weights(table, leading)) else []),
         ]
     )
+
+
+def _searched(table: pd.DataFrame) -> bool:
+    """Whether a search made any of the models: weights that `away` has were set."""
+    return bool(table.reindex(columns=["model", "weights"]).query("model != @AWAY")["weights"].notna().any())
 
 
 def _claims(scores: Scores) -> str:
@@ -264,11 +268,8 @@ CHANGE = (
     " lower is better, bold where its interval lies below 0"
 )
 MERGES = ("ensemble", "merged_uniform")
-REPORTS: dict[str, Callable[[pd.DataFrame, Path], str]] = {
-    "contest": contest,
-    "ablation": ablation,
-    "sensitivity": sensitivity,
-}  # fmt: skip
+Report = Callable[[pd.DataFrame, Path], str]
+REPORTS: dict[str, Report] = {"contest": contest, "ablation": ablation, "sensitivity": sensitivity}
 
 
 def _change(scores: Scores, model: str) -> str:

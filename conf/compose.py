@@ -54,11 +54,17 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{key}.")
 
 
+def asked(program: str, description: str | None, *examples: str) -> str:
+    """The text of params.yaml for the overrides of a command line."""
+    parser = command_line(program, description, *examples)
+    parser.add_argument("overrides", nargs="*", help="of Hydra, as `dvc exp run -S` takes them; none: the default")
+    return compose_params(parser.parse_args().overrides)
+
+
 def main() -> None:
     """Write params.yaml beside conf/."""
-    parser = command_line("python conf/compose.py", __doc__, "N=8 p=0.3", "experiment=cifar10")
-    parser.add_argument("overrides", nargs="*", help="of Hydra, as `dvc exp run -S` takes them; none: the default")
-    (CONF.parent / "params.yaml").write_text(compose_params(parser.parse_args().overrides), encoding="utf-8")
+    text = asked("python conf/compose.py", __doc__, "N=8 p=0.3", "experiment=cifar10")
+    (CONF.parent / "params.yaml").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

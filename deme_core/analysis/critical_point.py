@@ -38,12 +38,15 @@ def compute(run: Run) -> pd.DataFrame:
     spans = [ranges.range(i) for i in range(1, ranges.N + 1)]
     name = f"{MERGED}, {'best finalist' if kept else 'searched'}"
     rows, examples = [], run.training_part()
-    for at, folder in points.items():
-        with run.expert_vectors() as vectors:
-            found = gradient_products(
+    with run.expert_vectors() as vectors:
+        products = {
+            at: gradient_products(
                 load_denoiser(folder), schedule, examples, spans, run.params.draws, run.params, best_device(),
                 vectors if at == BASE else None,
-            )  # fmt: skip
+            )
+            for at, folder in points.items()
+        }  # fmt: skip
+    for at, found in products.items():
         sums = combinations(ranges, result.best if kept else result.weights, result.blocks)
         quantities = [ALL, *(span_name(ranges.range(i)) for i in range(1, ranges.N + 1)), name]
         grams = {at: combined(found.blocks, sums)}

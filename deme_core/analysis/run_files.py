@@ -71,9 +71,9 @@ class Run:
     def expert_vectors(self) -> Iterator[TaskVectors]:
         """τ_1, …, τ_N, open as long as they are read; those of another θ are refused."""
         vectors = TaskVectors.open(self.base, vector_files(self.models_of_N / "vectors"))
-        with vectors.base, ExitStack() as stack:
-            for member in vectors.members:
-                stack.enter_context(member)
+        with ExitStack() as stack:
+            for file in (vectors.base, *vectors.members):
+                stack.enter_context(file)
             yield vectors
 
     def vectors(self) -> dict[str, Path]:

@@ -4,9 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-slow lint params check zoo zoo-fashion zoo-fashion-32 zoo-text table1 \
-  fashion_mnist_10 fashion_mnist_20 fashion_mnist_soup_10 fashion_mnist_soup_20 fashion_mnist_p0_10 fashion_mnist_p0_20 \
-  fashion_mnist_away_20 away ablation sensitivity
+STUDIES := $(notdir $(basename $(wildcard studies/*.yaml)))
+.PHONY: demo test test-slow lint params check zoo zoo-fashion zoo-fashion-32 zoo-text $(STUDIES)
 .DEFAULT_GOAL := demo
 
 demo: $(BIN)/.installed
@@ -35,7 +34,7 @@ check: $(BIN)/.installed
 	@python conf/check.py experiment=$(EXPERIMENT) $(OVERRIDES)
 
 # The studies over several training seeds, as queued DVC experiments; resumable (python -m studies.run --help).
-table1 fashion_mnist_10 fashion_mnist_20 fashion_mnist_soup_10 fashion_mnist_soup_20 fashion_mnist_p0_10 fashion_mnist_p0_20 fashion_mnist_away_20 away ablation sensitivity: $(BIN)/.installed
+$(STUDIES): $(BIN)/.installed
 	python -m studies.run $@
 
 # Train the shipped models again (about 40 minutes on one core). One thread, so that the bytes are the same everywhere.

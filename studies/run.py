@@ -1,11 +1,11 @@
 """Run a study: queue its points as DVC experiments, collect each as it ends, draw its tables and pictures.
 
 A study is a file studies/NAME.yaml: points (Hydra overrides), training seeds, and the models that are measured; it is
-reported as its `report` says. `beside` names models of another study of the same seeds that stand in its tables. Its
-rows go to reports/NAME.csv, one for each point, seed and model. A point whose row is there is not run again; it is
-known by the hash of its params, but for the sections that its stages do not read (`unused`). All points of the first
-seed come first. After a change of code, --again forgets all rows. Interrupt at any time: what has ended is kept, and
-the next call goes on.
+reported as its `report` says. `beside` names models of another study of the same seeds that stand in its tables, and
+`called` gives its own models other names there. Its rows go to reports/NAME.csv, one for each point, seed and model. A
+point whose row is there is not run again; it is known by the hash of its params, but for the sections that its stages
+do not read (`unused`). All points of the first seed come first. After a change of code, --again forgets all rows.
+Interrupt at any time: what has ended is kept, and the next call goes on.
 """
 
 import hashlib
@@ -140,6 +140,7 @@ def collect(name: str, overrides: list[str], models: list[str] | None) -> pd.Dat
 
 def draw(name: str, study: dict[str, Any], points: pd.DataFrame, rows: pd.DataFrame) -> None:
     """Write the report: each curve, or all, over the seeds whose points are all measured; an interval needs two."""
+    rows = rows.replace({"model": study.get("called", {})})
     rows = pd.concat([rows, *borrowed(study.get("beside", {}), points)], ignore_index=True)
     measured, curve = points["experiment"].isin(rows["experiment"]), curve_of(points)
     whole = points[measured.groupby([curve, points["seed"]]).transform("all")]

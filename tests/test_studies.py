@@ -10,9 +10,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 from dag_runs import ASKED
-from study_rows import STUDIES, rows_of
+from study_rows import STUDIES, params_of, plan_of, rows_of
 
-from conf.compose import compose_params
 from deme_core.dag import dag
 from deme_core.metrics.intervals import crossed_interval
 from deme_core.params import section
@@ -53,10 +52,10 @@ def test_the_interval_covers_the_luck_of_both(seed_luck: float, noise: float) ->
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_point_of_a_study_composes_to_params_that_hold(name: str) -> None:
-    points = runner.plan(STUDIES[name], name)
+    points = plan_of(name)
     assert len(set(points["seed"])) >= 3
     for overrides in points["overrides"]:
-        params = yaml.safe_load(compose_params(overrides))
+        params = params_of(tuple(overrides))
         top = run_params(params)
         section(params, "finetune_range", TrainingParams)
         assert params["dag"] == dag(
@@ -68,7 +67,7 @@ def test_every_point_of_a_study_composes_to_params_that_hold(name: str) -> None:
 
 
 def test_the_points_of_the_paper() -> None:
-    sweep = runner.plan(STUDIES["sensitivity"], "sensitivity")
+    sweep = plan_of("sensitivity")
     assert sorted(sweep.loc[sweep["curve"] == "p", "x"].unique()) == [k / 5 for k in range(6)]
     for curve in ("N", "N at equal total"):
         assert sorted(sweep.loc[sweep["curve"] == curve, "x"].unique()) == [1, 2, 4, 8]
@@ -78,21 +77,21 @@ def test_the_points_of_the_paper() -> None:
     assert sweep["experiment"].nunique() == len(sweep) - 2 * seeds
 
     def total(overrides: list[str]) -> int:
-        params = yaml.safe_load(compose_params(overrides))
+        params = params_of(tuple(overrides))
         return params["N"] * params["finetune_range"]["iterations"]
 
     assert sweep.loc[sweep["curve"] == "N at equal total", "overrides"].map(total).nunique() == 1
-    ablation = runner.plan(STUDIES["ablation"], "ablation")
+    ablation = plan_of("ablation")
     assert ablation["overrides"].map(total).nunique() == 1
     assert list(ablation["row"].unique()) == [1, 2, 3, 4, 5, 6]
-    controls = yaml.safe_load(compose_params(runner.plan(STUDIES["table1"], "table1")["overrides"][0]))
+    controls = params_of(tuple(plan_of("table1")["overrides"][0]))
     assert {"full_range", "soup_full_range"} <= set(controls["baselines"])
     assert {"random1", "matched"} <= controls["dag"]["models"].keys()
 
 
 def test_all_points_of_a_seed_come_before_those_of_the_next() -> None:
     for name in STUDIES:
-        points = runner.plan(STUDIES[name], name)
+        points = plan_of(name)
         assert list(points["seed"]) == sorted(points["seed"])
         assert len(points) == len(STUDIES[name]["seeds"]) * len(STUDIES[name]["points"])
 

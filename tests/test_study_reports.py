@@ -103,6 +103,26 @@ def test_models_of_another_study_stand_in_the_tables(tmp_path: Path, monkeypatch
     assert page.count('class="said"') == len(judged)  # a bar for each model
 
 
+def test_trainings_on_own_samples_stand_beside_the_one_that_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "REPORTS", tmp_path)
+    rows_of("table1", {"away": -0.1, "neon": -0.1})[1].to_csv(tmp_path / "table1.csv", index=False)
+    rows_of("own_copies", {"away": -0.2, "neon": -0.2})[1].to_csv(tmp_path / "own_copies.csv", index=False)
+    runner.draw("own_ranges", STUDIES["own_ranges"], *rows_of("own_ranges", {"away": -0.15, "neon": -0.15}))
+    text = (tmp_path / "own_ranges.md").read_text(encoding="utf-8")
+    lines = {line[2:].split(":")[0]: line for line in text.splitlines() if line.startswith("- ")}
+    for step in ("away", "neon"):
+        assert "**holds**, −14" in lines[f"{step}, trained by ranges, better than base"]
+        assert "**holds**, −5." in lines[f"{step}, trained by ranges, better than by one training of the full range"]
+        opposite = lines[f"{step}, trained by ranges, better than by as many trainings of the full range"]
+        assert "**the opposite is shown**, +6" in opposite
+        assert f"{step} better than base" in lines
+    assert lines["other trainings on own samples, worse than"].count("away from own samples") == 4
+    assert not [claim for claim in lines if "best baseline" in claim]  # nor is any of them a baseline
+    assert "| away from own samples, no search, several trainings by ranges |" in text
+
+
 def test_the_ablation_names_what_each_row_has(tmp_path: Path) -> None:
     points, rows = rows_of("ablation", {"ensemble": -0.04})
     write_report("ablation", "ablation", points, rows, tmp_path, planned(points))

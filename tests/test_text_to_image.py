@@ -98,7 +98,9 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """  # small files, so that each process has some
 
 
-@pytest.mark.parametrize("name", ["encode", "merge_search", "sample"])
+@pytest.mark.parametrize(
+    "name", ["merge_search", *(pytest.param(name, marks=pytest.mark.slow) for name in ("encode", "sample"))]
+)
 def test_two_processes_share_a_stage_and_make_the_same_bytes(project: Path, tmp_path: Path, name: str) -> None:
     params = yaml.safe_load((project / "params.yaml").read_text())
     params["merge_search"] |= {"objective": "frechet", "method": "gp", "prompts": ["two"]}

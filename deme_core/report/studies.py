@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deme_core.dag import AWAY, MATCHED, NEON, SOUP_FULL_RANGE, is_baseline, is_random
+from deme_core.dag import AWAY, NEON, is_random
 from deme_core.metrics.intervals import Interval, block_interval
-from deme_core.metrics.verdict import Verdict, log_ratios, percent
+from deme_core.metrics.verdict import log_ratios, percent
 from deme_core.report.browser import Bar, write_document
+from deme_core.report.claims import TRAIN, claims, is_control, is_other_training
 from deme_core.report.study_figures import forest, sensitivity_curves
 from deme_core.report.tables import training_steps
 from deme_core.report.text import markdown, model_name, number
-from deme_core.report.verdicts import HOW_TO_READ, UNTRAINED, Scores, against, judged, ratios, same, shown
+from deme_core.report.verdicts import HOW_TO_READ, UNTRAINED, Scores, against, judged, ratios, shown
 
 # FID of the paper's Table 1 (columns CIFAR10, LSUN-Church, LSUN-Bedroom) and Table 3 (CIFAR10, DDIM-100), for the eye
 # alone: other models, other images, other features.
@@ -29,29 +30,9 @@ SEARCHED = (
     "Every search had as many images as DeMe's, at least. Its own extractor, which it optimised, is no evidence. "
 )
 NO_NULL = "This study has no random vectors beside it; those of the default run stand in its page."
-TRAIN = "train"
-WINNERS = ("merged", AWAY, NEON)  # that are held against the best baseline
-CLAIMS = (  # what is said, of which model, beside which other
-    ("ensemble better than base", "ensemble", UNTRAINED),
-    ("merged with w = 1/N better than base", "merged_uniform", UNTRAINED),
-    ("merged with searched w better than base", "merged", UNTRAINED),
-    ("ensemble better than a full-range finetune of as many steps", "ensemble", "full_range"),
-    ("merged with w = 1/N better than a full-range finetune of as many steps", "merged_uniform", "full_range"),
-    ("ensemble better than a soup of N full-range finetunes", "ensemble", SOUP_FULL_RANGE),
-    ("merged with w = 1/N better than a soup of N full-range finetunes", "merged_uniform", SOUP_FULL_RANGE),
-    ("merged with w = 1/N better than brightness and contrast alone", "merged_uniform", MATCHED),
-    *(
-        (f"{step} better than {what}", step, other)
-        for step in (AWAY, NEON)
-        for what, other in (
-            ("base", UNTRAINED),
-            ("brightness and contrast alone", MATCHED),
-            ("the ensemble", "ensemble"),
-            ("a full-range finetune", "full_range"),
-            ("random vectors, searched alike", "random1"),
-        )
-    ),
-)
+GROUPS = {
+    "baselines": is_control, "other trainings on own samples": is_other_training, "random vectors": is_random,
+}  # fmt: skip
 INTERVALS = (
     "cover both the luck of training (seeds) and that of sampling (blocks of noise, which all models share); none is"
     " widened for the number of comparisons"
@@ -108,11 +89,12 @@ def scores_of(table: pd.DataFrame) -> Scores:
 def contest(table: pd.DataFrame, picture: Path) -> str:
     """Every model beside the pretrained one, which claims hold, and the leading model beside every other."""
     scores = scores_of(table)
-    leading = next(model for model in (AWAY, NEON, "merged", "merged_uniform") if model in scores)
+    leads = (AWAY, NEON, "merged", "merged_uniform", *(model for model in scores if model != UNTRAINED))
+    leading = next(model for model in leads if model in scores)
     name = model_name(leading)
     shown_beside = {m: against(scores, leading, m, TRAIN) for m in scores if m != leading}
     lines = []
-    for kind, belongs in (("baselines", is_baseline), ("random vectors", is_random)):
+    for kind, belongs in GROUPS.items():
         if not any(map(belongs, shown_beside)):
             continue
         groups: dict[str, list[str]] = {"better than": [], "no difference shown to": [], "worse than": []}
@@ -133,7 +115,7 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
     return "\n\n".join(
         [
             f"# `{picture.stem}`: models compared over {table['seed'].nunique()} training seeds",
-            _claims(scores),
+            claims(scores),
             *([heading, "\n".join(lines)] if lines else []),
             f"![{name}, against each model]({picture.name})",
             markdown(*judged(scores)),
@@ -151,27 +133,6 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
 def _searched(table: pd.DataFrame) -> bool:
     """Whether a search made any of the models: weights that `away` has were set."""
     return bool(table.reindex(columns=["model", "weights"]).query("model != @AWAY")["weights"].notna().any())
-
-
-def _claims(scores: Scores) -> str:
-    """Which claims hold here, by all judges on the training part; none of a model that was not measured."""
-    baselines = [m for m in scores if is_baseline(m) and not same(against(scores, m, UNTRAINED, TRAIN))]
-    best = min(baselines, key=lambda model: against(scores, model, UNTRAINED, TRAIN).change.value, default=None)
-    beside = [(f"{model} better than the best baseline, {model_name(best)}", model, best) for model in WINNERS if best]
-    lines = ["What holds, by the mean of all judges on the training part:", ""]
-    for claim, model, other in [*CLAIMS, *beside]:
-        if model not in scores or other not in scores:
-            continue
-        found = against(scores, model, other, TRAIN)
-        said = "holds" if found.change.high < 0 else "the opposite is shown" if found.worse else "not shown"
-        beyond = f"{shown(found.change)}; {_agreeing(found)}"
-        kept = "they are the same model: every search kept 0"
-        lines.append(f"- {claim}: **{said}**, {kept if same(found) else beyond}")
-    return "\n".join(lines)
-
-
-def _agreeing(found: Verdict) -> str:
-    return f"{len(found.judges) - len(found.against)} of {len(found.judges)} judges beyond their interval"
 
 
 def _measures(table: pd.DataFrame, scores: Scores) -> tuple[list[str], list[list[str]]]:

@@ -63,9 +63,10 @@ def training_steps(model: str, N: int, iterations: int, own_trainings: int) -> s
         return f"{N} × {iterations:,}" + f" + {of_own}" * (own_trainings > 0)
     if model in ("pretrained", MATCHED, *(set(STEPS) - {AWAY, NEON})) or is_random(model):
         return "—"
-    if model in (AWAY, NEON):
+    name = model.partition("+")[0]
+    if name in (AWAY, NEON):
         return of_own
-    several = model.partition("+")[0] in (*OWN, SOUP_FULL_RANGE, SOUP_GREEDY)
+    several = name in (*OWN, SOUP_FULL_RANGE, SOUP_GREEDY)
     return f"{N} × {iterations:,}" if several else f"{N * iterations:,}"
 
 

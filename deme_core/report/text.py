@@ -26,7 +26,11 @@ MODELS = {
     JOINT: "DeMe and the steps above in one search",
     MATCHED: "pretrained, brightness and contrast of the data",
 }
-SCALED = "+scale"
+ENDS = {
+    "scale": ", searched scale",
+    "ranges": ", several trainings by ranges",  # these two stand in studies of the trainings on own samples
+    "copies": ", several trainings of the full range",
+}
 PARTS = {"train": "training part", "heldout": "held-out part"}  # the latter where images are held out
 
 
@@ -34,7 +38,8 @@ def model_name(model: str) -> str:
     """What a model is called in tables and pictures."""
     if is_random(model):
         return f"random vectors, searched w (draw {model.removeprefix(RANDOM)})"
-    return MODELS[model.removesuffix(SCALED)] + ", searched scale" * model.endswith(SCALED)
+    name, _, end = model.rpartition("+")
+    return MODELS[name] + ENDS[end] if end in ENDS else MODELS[model]
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -71,13 +71,11 @@ def test_every_deme_command_has_the_options_that_are_shown(line: str) -> None:
         assert option in said, option
 
 
-def test_every_make_target_is_there() -> None:
-    targets = set(re.findall(r"^([\w -]+):", (REPOSITORY / "Makefile").read_text(), re.M))
-    known = {name for target in targets for name in target.split()}
-    for line in LINES:
-        if line.startswith("make "):
-            asked = {word for word in line.split()[1:] if "=" not in word}
-            assert asked <= known, line
+@pytest.mark.parametrize("line", sorted({line for line in LINES if line.startswith("make ")}))
+def test_every_make_target_is_there(line: str) -> None:
+    asked = [word for word in line.split()[1:] if "=" not in word]
+    run = subprocess.run(["make", "--dry-run", *asked], cwd=REPOSITORY, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize(

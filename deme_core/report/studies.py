@@ -27,7 +27,7 @@ PAPER_TABLE1 = {
 PAPER_TABLE3 = {"1": "4.40", "2": "4.45", "3": "4.32", "4": "4.27", "5": "3.87"}
 NULL = "Random vectors are drawn anew for each training seed."
 SEARCHED = (
-    "Every search had as many images as DeMe's, at least. Its own extractor, which it optimised, is no evidence. "
+    "Every search had as many images as DeMe's, but for a finalist more or less. Its own extractor, which it optimised, is no evidence. "
 )
 NO_NULL = "This study has no random vectors beside it; those of the default run stand in its page."
 GROUPS = {

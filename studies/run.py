@@ -140,9 +140,9 @@ def collect(name: str, overrides: list[str], models: list[str] | None) -> pd.Dat
 
 def draw(name: str, study: dict[str, Any], points: pd.DataFrame, rows: pd.DataFrame) -> None:
     """Write the report: each curve, or all, over the seeds whose points are all measured; an interval needs two."""
+    measured, curve = points["experiment"].isin(rows["experiment"]), curve_of(points)
     rows = rows.replace({"model": study.get("called", {})})
     rows = pd.concat([rows, *borrowed(study.get("beside", {}), points)], ignore_index=True)
-    measured, curve = points["experiment"].isin(rows["experiment"]), curve_of(points)
     whole = points[measured.groupby([curve, points["seed"]]).transform("all")]
     whole = whole[whole["seed"].groupby(curve).transform("nunique") > 1]
     planned = points.groupby(curve)["seed"].nunique()

@@ -109,7 +109,10 @@ def test_trainings_on_own_samples_stand_beside_the_one_that_ships(
     monkeypatch.setattr(runner, "REPORTS", tmp_path)
     rows_of("table1", {"away": -0.1, "neon": -0.1})[1].to_csv(tmp_path / "table1.csv", index=False)
     rows_of("own_copies", {"away": -0.2, "neon": -0.2})[1].to_csv(tmp_path / "own_copies.csv", index=False)
-    runner.draw("own_ranges", STUDIES["own_ranges"], *rows_of("own_ranges", {"away": -0.15, "neon": -0.15}))
+    points, rows = rows_of("own_ranges", {"away": -0.15, "neon": -0.15})
+    runner.draw("own_ranges", STUDIES["own_ranges"], points, rows[rows["seed"] == 0])
+    assert not (tmp_path / "own_ranges.md").exists()  # what others measured of the other seeds does not count
+    runner.draw("own_ranges", STUDIES["own_ranges"], points, rows)
     text = (tmp_path / "own_ranges.md").read_text(encoding="utf-8")
     lines = {line[2:].split(":")[0]: line for line in text.splitlines() if line.startswith("- ")}
     for step in ("away", "neon"):

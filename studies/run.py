@@ -143,6 +143,7 @@ def draw(name: str, study: dict[str, Any], points: pd.DataFrame, rows: pd.DataFr
     measured, curve = points["experiment"].isin(rows["experiment"]), curve_of(points)
     rows = rows.replace({"model": study.get("called", {})})
     rows = pd.concat([rows, *borrowed(study.get("beside", {}), points)], ignore_index=True)
+    rows = rows.fillna({"own_trainings": 1})  # of rows that are older than a choice
     whole = points[measured.groupby([curve, points["seed"]]).transform("all")]
     whole = whole[whole["seed"].groupby(curve).transform("nunique") > 1]
     planned = points.groupby(curve)["seed"].nunique()

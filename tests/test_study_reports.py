@@ -110,6 +110,7 @@ def test_trainings_on_own_samples_stand_beside_the_one_that_ships(
     rows_of("table1", {"away": -0.1, "neon": -0.1})[1].to_csv(tmp_path / "table1.csv", index=False)
     rows_of("own_copies", {"away": -0.2, "neon": -0.2})[1].to_csv(tmp_path / "own_copies.csv", index=False)
     points, rows = rows_of("own_ranges", {"away": -0.15, "neon": -0.15})
+    rows["own_trainings"] = 4  # which rows of table1 do not say
     runner.draw("own_ranges", STUDIES["own_ranges"], points, rows[rows["seed"] == 0])
     assert not (tmp_path / "own_ranges.md").exists()  # what others measured of the other seeds does not count
     runner.draw("own_ranges", STUDIES["own_ranges"], points, rows)
@@ -123,7 +124,10 @@ def test_trainings_on_own_samples_stand_beside_the_one_that_ships(
         assert f"{step} better than base" in lines
     assert lines["other trainings on own samples, worse than"].count("away from own samples") == 4
     assert not [claim for claim in lines if "best baseline" in claim]  # nor is any of them a baseline
-    assert "| away from own samples, no search, several trainings by ranges |" in text
+    name = "away from own samples, no search"
+    assert f"| {name}, several trainings by ranges |" in text
+    (cells,) = [line.split(" | ") for line in text.splitlines() if line.startswith(f"| {name} |") and "800" in line]
+    assert cells[5] == "800"
 
 
 def test_the_ablation_names_what_each_row_has(tmp_path: Path) -> None:

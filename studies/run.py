@@ -141,24 +141,28 @@ def collect(name: str, overrides: list[str], models: list[str] | None) -> pd.Dat
 def draw(name: str, study: dict[str, Any], points: pd.DataFrame, rows: pd.DataFrame) -> None:
     """Write the report: each curve, or all, over the seeds whose points are all measured; an interval needs two."""
     measured, curve = points["experiment"].isin(rows["experiment"]), curve_of(points)
-    rows = rows.replace({"model": study.get("called", {})})
-    rows = pd.concat([rows, *borrowed(study.get("beside", {}), points)], ignore_index=True)
-    rows = rows.fillna({"own_trainings": 1})  # of rows that are older than a choice
     whole = points[measured.groupby([curve, points["seed"]]).transform("all")]
     whole = whole[whole["seed"].groupby(curve).transform("nunique") > 1]
+    rows = rows.replace({"model": study.get("called", {})})
+    rows = pd.concat([rows, *borrowed(study.get("beside", {}), whole)], ignore_index=True)
+    rows = rows.fillna({"own_trainings": 1})  # of rows that are older than a choice
     planned = points.groupby(curve)["seed"].nunique()
     if len(whole):
         write_report(name, study["report"], whole, rows[rows["experiment"].isin(whole["experiment"])], REPORTS, planned)
 
 
 def borrowed(beside: dict[str, dict[str, str]], points: pd.DataFrame) -> list[pd.DataFrame]:
-    """Rows of other studies, study -> model -> its name here, as if this study's experiments had measured them."""
+    """Rows of other studies, study -> model -> its name here, as if this study's experiments had measured them.
+
+    A study that lacks one of the seeds lends nothing: all models of a page have the same trainings.
+    """
     experiment, found = points.set_index("seed")["experiment"], []
     for other, models in beside.items():
         if (file := REPORTS / f"{other}.csv").is_file():
             rows = pd.read_csv(file)
             rows = rows[rows["model"].isin(models) & rows["seed"].isin(experiment.index)]
-            found.append(rows.assign(model=rows["model"].map(models), experiment=rows["seed"].map(experiment)))
+            if set(rows["seed"]) == set(experiment.index):
+                found.append(rows.assign(model=rows["model"].map(models), experiment=rows["seed"].map(experiment)))
     return found
 
 

@@ -108,7 +108,8 @@ def test_trainings_on_own_samples_stand_beside_the_one_that_ships(
 ) -> None:
     monkeypatch.setattr(runner, "REPORTS", tmp_path)
     rows_of("table1", {"away": -0.1, "neon": -0.1})[1].to_csv(tmp_path / "table1.csv", index=False)
-    rows_of("own_copies", {"away": -0.2, "neon": -0.2})[1].to_csv(tmp_path / "own_copies.csv", index=False)
+    lent = rows_of("own_copies", {"away": -0.2, "neon": -0.2})
+    lent[1].to_csv(tmp_path / "own_copies.csv", index=False)
     points, rows = rows_of("own_ranges", {"away": -0.15, "neon": -0.15})
     rows["own_trainings"] = 4  # which rows of table1 do not say
     runner.draw("own_ranges", STUDIES["own_ranges"], points, rows[rows["seed"] == 0])
@@ -117,17 +118,36 @@ def test_trainings_on_own_samples_stand_beside_the_one_that_ships(
     text = (tmp_path / "own_ranges.md").read_text(encoding="utf-8")
     lines = {line[2:].split(":")[0]: line for line in text.splitlines() if line.startswith("- ")}
     for step in ("away", "neon"):
-        assert "**holds**, −14" in lines[f"{step}, trained by ranges, better than base"]
-        assert "**holds**, −5." in lines[f"{step}, trained by ranges, better than by one training of the full range"]
-        opposite = lines[f"{step}, trained by ranges, better than by as many trainings of the full range"]
+        assert "**holds**, −14" in lines[f"{step} by ranges better than base"]
+        assert "**holds**, −5." in lines[f"{step} by ranges better than one training of the full range"]
+        assert "**holds**, −14" in lines[f"{step} by ranges better than brightness and contrast alone"]
+        opposite = lines[f"{step} by ranges better than as many trainings of the full range"]
         assert "**the opposite is shown**, +6" in opposite
         assert f"{step} better than base" in lines
     assert lines["other trainings on own samples, worse than"].count("away from own samples") == 4
     assert not [claim for claim in lines if "best baseline" in claim]  # nor is any of them a baseline
     name = "away from own samples, no search"
     assert f"| {name}, several trainings by ranges |" in text
-    (cells,) = [line.split(" | ") for line in text.splitlines() if line.startswith(f"| {name} |") and "800" in line]
-    assert cells[5] == "800"
+    measures = [line.split(" | ") for line in text.partition("Seed by seed")[2].splitlines()]
+    steps = {cells[0].removeprefix("| "): cells[5] for cells in measures if len(cells) > 5}
+    assert (steps[name], steps[f"{name}, several trainings by ranges"]) == ("800", "4 × 200")
+    assert "Every search had as many images as DeMe's" in text
+
+    runner.draw("own_copies", STUDIES["own_copies"], *lent)
+    led = (tmp_path / "own_copies.md").read_text(encoding="utf-8")
+    assert (
+        f"{name}, several trainings of the full range, on the training part" in led
+    )  # which leads where no other does
+    lent[1][lent[1]["seed"] < 3].to_csv(tmp_path / "own_copies.csv", index=False)
+    runner.draw("own_ranges", STUDIES["own_ranges"], points, rows)  # beside a study that is not done
+    text = (tmp_path / "own_ranges.md").read_text(encoding="utf-8")
+    assert "several trainings of the full range" not in text and "several trainings by ranges" in text
+
+    set_lengths = rows_of("fashion_mnist_own_ranges_20", {"away": -0.15})
+    set_lengths[1].loc[set_lengths[1]["model"] == "pretrained", "weights"] = None
+    runner.draw("fashion_mnist_own_ranges_20", STUDIES["fashion_mnist_own_ranges_20"], *set_lengths)
+    alone = (tmp_path / "fashion_mnist_own_ranges_20.md").read_text(encoding="utf-8")
+    assert "several trainings by ranges" in alone and "Every search" not in alone  # none was searched
 
 
 def test_the_ablation_names_what_each_row_has(tmp_path: Path) -> None:

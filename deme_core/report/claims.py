@@ -28,12 +28,14 @@ CLAIMS = (  # what is said, of which model, beside which other
         )
     ),
     *(
-        (f"{step}, trained by ranges, better than {what}", f"{step}+ranges", other)
+        (f"{step} by ranges better than {what}", f"{step}+ranges", other)
         for step in (AWAY, NEON)
         for what, other in (
             ("base", UNTRAINED),
-            ("by one training of the full range", step),
-            ("by as many trainings of the full range", f"{step}+copies"),
+            ("one training of the full range", step),
+            ("as many trainings of the full range", f"{step}+copies"),
+            ("brightness and contrast alone", MATCHED),
+            ("random vectors, searched alike", "random1"),
         )
     ),
 )

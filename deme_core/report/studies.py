@@ -27,7 +27,8 @@ PAPER_TABLE1 = {
 PAPER_TABLE3 = {"1": "4.40", "2": "4.45", "3": "4.32", "4": "4.27", "5": "3.87"}
 NULL = "Random vectors are drawn anew for each training seed."
 SEARCHED = (
-    "Every search had as many images as DeMe's, but for a finalist more or less. Its own extractor, which it optimised, is no evidence. "
+    "Every search had as many images as DeMe's, give or take a finalist. Its own extractor, which it optimised, is no"
+    " evidence. "
 )
 NO_NULL = "This study has no random vectors beside it; those of the default run stand in its page."
 GROUPS = {
@@ -132,7 +133,8 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
 
 def _searched(table: pd.DataFrame) -> bool:
     """Whether a search made any of the models: weights that `away` has were set."""
-    return bool(table.reindex(columns=["model", "weights"]).query("model != @AWAY")["weights"].notna().any())
+    chosen = table[table["model"].str.partition("+")[0] != AWAY].reindex(columns=["weights"])
+    return bool(chosen["weights"].notna().any())
 
 
 def _measures(table: pd.DataFrame, scores: Scores) -> tuple[list[str], list[list[str]]]:
@@ -256,6 +258,6 @@ def _protocol(table: pd.DataFrame, study: str) -> str:
         f" {row['sampler_dtype']}, on {', '.join(table['device'].unique())};"
         f" judges `{row['judges']}`, search's features `{row['extractor']}`;"
         f" {row['reference_images']:,} reference images; training seeds"
-        f" {', '.join(map(str, sorted(table['seed'].unique())))}, one base. Made by `make {study}`; every row of it:"
+        f" {', '.join(map(str, sorted(table['seed'].unique())))}, one base. Made by `make {study}`; its own rows:"
         f" `{study}.csv`."
     )

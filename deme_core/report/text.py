@@ -39,7 +39,7 @@ def model_name(model: str) -> str:
     if is_random(model):
         return f"random vectors, searched w (draw {model.removeprefix(RANDOM)})"
     name, _, end = model.rpartition("+")
-    return MODELS[name] + ENDS[end] if end in ENDS else MODELS[model]
+    return MODELS[name] + ENDS[end] if name and end in ENDS else MODELS[model]
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

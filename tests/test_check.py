@@ -50,7 +50,11 @@ def test_a_run_of_too_few_images_for_an_interval_is_warned_of(
     assert "config.json: no valid JSON" in check(params)[0]
 
 
-@pytest.mark.parametrize("preset", sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml")))
+PRESETS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
+ALIKE = {"lsun_bedroom"}  # the network of lsun_church
+
+
+@pytest.mark.parametrize("preset", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in PRESETS])
 def test_every_preset_gets_an_answer_offline_and_its_exit_status(preset: str, tmp_path: Path) -> None:
     environment = os.environ | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
     command = [

@@ -191,7 +191,13 @@ def workers(launcher: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are found in Linux's /proc")
-@pytest.mark.parametrize("command", [EXPERT, BASELINE.format("soup_full_range")], ids=["expert", "soup"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(EXPERT, id="expert"),
+        pytest.param(BASELINE.format("soup_full_range"), id="soup", marks=pytest.mark.slow),
+    ],
+)
 def test_one_of_two_processes_is_killed_and_both_resume(
     project: Path, interrupted: Callable[[Path, str, int], subprocess.Popen[str]], command: str
 ) -> None:

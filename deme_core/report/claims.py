@@ -38,6 +38,10 @@ CLAIMS = (  # what is said, of which model, beside which other
             ("random vectors, searched alike", "random1"),
         )
     ),
+    *(
+        (f"{step} by trainings of the full range better than base", f"{step}+copies", UNTRAINED)
+        for step in (AWAY, NEON)
+    ),
 )
 
 

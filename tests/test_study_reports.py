@@ -135,9 +135,8 @@ def test_trainings_on_own_samples_stand_beside_the_one_that_ships(
 
     runner.draw("own_copies", STUDIES["own_copies"], *lent)
     led = (tmp_path / "own_copies.md").read_text(encoding="utf-8")
-    assert (
-        f"{name}, several trainings of the full range, on the training part" in led
-    )  # which leads where no other does
+    # which leads where no other does
+    assert f"{name}, several trainings of the full range, on the training part" in led
     lent[1][lent[1]["seed"] < 3].to_csv(tmp_path / "own_copies.csv", index=False)
     runner.draw("own_ranges", STUDIES["own_ranges"], points, rows)  # beside a study that is not done
     text = (tmp_path / "own_ranges.md").read_text(encoding="utf-8")

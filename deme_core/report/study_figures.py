@@ -65,7 +65,7 @@ def forest(path: Path, rows: Mapping[str, tuple[Interval, Sequence[float]]], lab
         ax.axvline(0, color=PLAIN, linewidth=0.8, zorder=0)
         ax.set_yticks(range(len(rows)), list(rows)[::-1])
         ax.tick_params(axis="y", length=0)
-        ax.set(xlabel=f"{label}\ncoloured: the 95 % interval leaves out 0; dots: training seeds")
+        ax.set(xlabel=f"{label}\ncoloured: the 95 % interval leaves out 0\ndots: training seeds")
         fig.suptitle(note, x=0.01, ha="left", size=10)
 
 

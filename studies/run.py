@@ -154,15 +154,15 @@ def draw(name: str, study: dict[str, Any], points: pd.DataFrame, rows: pd.DataFr
 def borrowed(beside: dict[str, dict[str, str]], points: pd.DataFrame) -> list[pd.DataFrame]:
     """Rows of other studies, study -> model -> its name here, as if this study's experiments had measured them.
 
-    A study that lacks one of the seeds lends nothing: all models of a page have the same trainings.
+    A model that lacks one of the seeds is not lent: all models of a page have the same trainings.
     """
     experiment, found = points.set_index("seed")["experiment"], []
     for other, models in beside.items():
         if (file := REPORTS / f"{other}.csv").is_file():
             rows = pd.read_csv(file)
             rows = rows[rows["model"].isin(models) & rows["seed"].isin(experiment.index)]
-            if set(rows["seed"]) == set(experiment.index):
-                found.append(rows.assign(model=rows["model"].map(models), experiment=rows["seed"].map(experiment)))
+            rows = rows[rows.groupby("model")["seed"].transform("nunique") == experiment.index.nunique()]
+            found.append(rows.assign(model=rows["model"].map(models), experiment=rows["seed"].map(experiment)))
     return found
 
 

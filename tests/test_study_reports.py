@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from study_rows import STUDIES, rows_of
+from study_rows import STUDIES, plan_of, rows_of
 
+from deme_core.errors import InputError
 from deme_core.metrics.intervals import block_interval, crossed_interval, t_interval
+from deme_core.report.claims import claims
 from deme_core.report.studies import REPORTS, curve_of, scores_of, write_report
 from deme_core.report.verdicts import against
 from studies import run as runner
@@ -87,7 +89,7 @@ def test_models_of_another_study_stand_in_the_tables(tmp_path: Path, monkeypatch
     points, rows = rows_of("fashion_mnist_10", {"merged_uniform": -0.04, "neon": -0.3})
     runner.draw(other, STUDIES[other], lent[0], lent[1].drop(columns="weights"))
     alone = (tmp_path / f"{other}.md").read_text(encoding="utf-8")
-    assert "DeMe merged, w = 1/N, against each model" in alone and "Its weights" not in alone
+    assert "DeMe merged, w = 1/N, against each model" in alone and "Weights of" not in alone
     for there in (False, True):  # without the other's rows the study stands alone
         runner.draw("fashion_mnist_10", study, points, rows)
         text = (tmp_path / "fashion_mnist_10.md").read_text(encoding="utf-8")
@@ -101,6 +103,35 @@ def test_models_of_another_study_stand_in_the_tables(tmp_path: Path, monkeypatch
     page = (tmp_path / "fashion_mnist_10.html").read_text(encoding="utf-8")
     judged = text.partition("| model |")[2].partition("\n\n")[0].splitlines()[2:]
     assert page.count('class="said"') == len(judged)  # a bar for each model
+
+
+def test_a_model_that_lacks_a_training_is_not_lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "REPORTS", tmp_path)
+    rows = rows_of("table1", {})[1]
+    rows[(rows["model"] != "soup_full_range") | (rows["seed"] < 1)].to_csv(tmp_path / "table1.csv", index=False)
+    points = plan_of("away").assign(seed=rows["seed"].unique())
+    (lent,) = runner.borrowed({"table1": {"soup_full_range": "soup", "merged": "merged"}}, points)
+    assert set(lent["model"]) == {"merged"}
+
+
+@pytest.mark.parametrize(("column", "value"), [("sampler_steps", 50), ("judges", "j-other"), ("images", 600)])
+def test_models_of_another_protocol_are_not_compared(tmp_path: Path, column: str, value: object) -> None:
+    points, rows = rows_of("table1", {})
+    rows[column] = rows[column].where(rows["model"] != "random1", value)
+    with pytest.raises(InputError, match=rf"{column}: .*{value} \(random1\); a study compares models by one protocol"):
+        write_report("table1", "contest", points, rows, tmp_path, planned(points))
+    assert not (tmp_path / "table1.md").exists()
+
+
+def test_a_claim_is_held_against_each_draw_of_the_null() -> None:
+    points, rows = rows_of("table1", {"neon": -0.1, "random1": -0.01})
+    second = rows[rows["model"] == "neon"].assign(model="random2")
+    table = points.drop(columns="overrides").merge(pd.concat([rows, second]).drop(columns="seed"), on="experiment")
+    lines = [line for line in claims(scores_of(table)).splitlines() if line.startswith("- neon better than random")]
+    assert [line.split(":")[0] for line in lines] == [
+        f"- neon better than random vectors, searched alike (draw {k})" for k in (1, 2)
+    ]
+    assert "**holds**" in lines[0] and "**not shown**" in lines[1]
 
 
 def test_trainings_on_own_samples_stand_beside_the_one_that_ships(

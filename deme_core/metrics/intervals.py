@@ -63,7 +63,8 @@ def crossed_interval(differences: ArrayLike, confidence: float = 0.95) -> Interv
     It covers the luck of training and that of noise. Every training is measured on the same K blocks, so that neither
     S·K values nor S means are independent; with d = μ + training_s + block_k + rest, the variances
     of the row means over S and of the column means over K bound that of the grand mean. Degrees of freedom by Welch
-    and Satterthwaite.
+    and Satterthwaite, but for two trainings: their one degree is taken too rarely there, and 95 % would cover 90 %
+    where trainings differ most. Half-widths of either luck are added in squares then, which covers 95 % and more.
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 2 or min(values.shape) < 2:
@@ -71,9 +72,13 @@ def crossed_interval(differences: ArrayLike, confidence: float = 0.95) -> Interv
     if not np.isfinite(values).all():
         raise ValueError("differences hold a value that is not finite")
     parts = [float(values.mean(axis).var(ddof=1)) / values.shape[1 - axis] for axis in (1, 0)]
-    squares = [part**2 / (values.shape[1 - axis] - 1) for part, axis in zip(parts, (1, 0), strict=True)]
+    mean, freedom = float(values.mean()), [count - 1 for count in values.shape]
+    if len(values) == 2:
+        each = [_half_width(part**0.5, free, confidence) for part, free in zip(parts, freedom, strict=True)]
+        return _around(mean, math.hypot(*each))
+    squares = [part**2 / free for part, free in zip(parts, freedom, strict=True)]
     degrees = sum(parts) ** 2 / sum(squares) if sum(squares) else 1.0
-    return _student(float(values.mean()), sum(parts) ** 0.5, degrees, confidence)
+    return _student(mean, sum(parts) ** 0.5, degrees, confidence)
 
 
 def block_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -128,12 +133,20 @@ def uncovered(images: int, features: int, blocks: int) -> str | None:
 
 
 def _student(value: float, standard_error: float, degrees: float, confidence: float) -> Interval:
-    """value ± t * standard_error, two-sided, at a confidence in (0, 1)."""
+    """value ± t * standard_error."""
+    return _around(value, _half_width(standard_error, degrees, confidence))
+
+
+def _half_width(standard_error: float, degrees: float, confidence: float) -> float:
+    """t * standard_error, two-sided, at a confidence in (0, 1)."""
     from scipy.stats import t  # here, because its import takes a good part of a second
 
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence}; it must lie between 0 and 1: give 0.95 for 95 %")
-    half_width = float(t.ppf((1 + confidence) / 2, degrees)) * standard_error
+    return float(t.ppf((1 + confidence) / 2, degrees)) * standard_error
+
+
+def _around(value: float, half_width: float) -> Interval:
     return Interval(value, value - half_width, value + half_width)
 
 

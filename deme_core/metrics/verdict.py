@@ -71,11 +71,18 @@ def log_ratios(
         ours, theirs: JUDGE_PART -> distances, [K] of one training or [S, K] of several, as the ratios are.
 
     Raises:
-        InputError: a distance is not above 0, so that it has no ratio.
+        InputError: a distance is not above 0, so that it has no ratio; or the two were not measured in the same
+            trainings and blocks.
     """
     found = {}
     for judge in judges:
         pair = [np.asarray(scores[f"{judge}_{part}"], dtype=np.float64) for scores in (ours, theirs)]
+        if pair[0].shape != pair[1].shape:
+            shapes = " and ".join(" × ".join(map(str, values.shape)) for values in pair)
+            raise InputError(
+                f"judge {judge}: two models have {shapes} distances on the {part} part, and are compared in the same"
+                " trainings and seed blocks; measure both in all of them"
+            )
         if not all((values > 0).all() for values in pair):
             raise InputError(
                 f"judge {judge}: a distance on the {part} part is not above 0, so that it has no ratio; raise"

@@ -1,11 +1,14 @@
 """What a study says holds: each claim with its interval over trainings, by all judges."""
 
+from collections.abc import Iterator, Sequence
+
 from deme_core.dag import AWAY, MATCHED, NEON, SOUP_FULL_RANGE, is_baseline
 from deme_core.metrics.verdict import Verdict
 from deme_core.report.text import model_name
-from deme_core.report.verdicts import UNTRAINED, Scores, against, same, shown
+from deme_core.report.verdicts import UNTRAINED, Scores, against, nulls, same, shown
 
 TRAIN = "train"
+NULL = "random"  # each draw of it
 WINNERS = ("merged", AWAY, NEON)  # that are held against the best baseline
 CLAIMS = (  # what is said, of which model, beside which other
     ("ensemble better than base", "ensemble", UNTRAINED),
@@ -24,7 +27,7 @@ CLAIMS = (  # what is said, of which model, beside which other
             ("brightness and contrast alone", MATCHED),
             ("the ensemble", "ensemble"),
             ("a full-range finetune", "full_range"),
-            ("random vectors, searched alike", "random1"),
+            ("random vectors, searched alike", NULL),
         )
     ),
     *(
@@ -35,7 +38,7 @@ CLAIMS = (  # what is said, of which model, beside which other
             ("one training of the full range", step),
             ("as many trainings of the full range", f"{step}+copies"),
             ("brightness and contrast alone", MATCHED),
-            ("random vectors, searched alike", "random1"),
+            ("random vectors, searched alike", NULL),
         )
     ),
     *(
@@ -61,7 +64,7 @@ def claims(scores: Scores) -> str:
     best = min(baselines, key=lambda model: against(scores, model, UNTRAINED, TRAIN).change.value, default=None)
     beside = [(f"{model} better than the best baseline, {model_name(best)}", model, best) for model in WINNERS if best]
     lines = ["What holds, by the mean of all judges on the training part:", ""]
-    for claim, model, other in [*CLAIMS, *beside]:
+    for claim, model, other in [*_of_each_draw(nulls(scores)), *beside]:
         if model not in scores or other not in scores:
             continue
         found = against(scores, model, other, TRAIN)
@@ -70,6 +73,15 @@ def claims(scores: Scores) -> str:
         kept = "they are the same model: every search kept 0"
         lines.append(f"- {claim}: **{said}**, {kept if same(found) else beyond}")
     return "\n".join(lines)
+
+
+def _of_each_draw(draws: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """The claims, those beside random vectors for each draw."""
+    for claim, model, other in CLAIMS:
+        if other != NULL:
+            yield claim, model, other
+        else:
+            yield from ((claim + f" (draw {k})" * (len(draws) > 1), model, draw) for k, draw in enumerate(draws, 1))
 
 
 def _agreeing(found: Verdict) -> str:

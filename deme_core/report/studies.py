@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from deme_core.dag import AWAY, NEON, is_random
+from deme_core.errors import InputError
 from deme_core.metrics.intervals import Interval, block_interval
 from deme_core.metrics.verdict import log_ratios, percent
 from deme_core.report.browser import Bar, write_document
@@ -52,6 +53,7 @@ def write_report(
         planned: curve -> training seeds that it has when the study is finished.
     """
     table = points.drop(columns="overrides").merge(rows.drop(columns="seed"), on="experiment")
+    check_protocol(table)
     text = REPORTS[kind](table, directory / f"{study}.png")
     seeds = table.groupby(curve_of(table))["seed"].nunique()
     found = [(curve, seeds.get(curve, 0), whole) for curve, whole in planned.items()]
@@ -61,6 +63,25 @@ def write_report(
     page = directory / f"{study}.md"
     page.write_text(f"{text}\n\n{_protocol(table, study)}\n", encoding="utf-8")
     write_document(page, _bars(scores_of(table)) if kind == "contest" else [])
+
+
+def check_protocol(table: pd.DataFrame) -> None:
+    """Refuse models that were measured in different ways, as those of another study may be after a change of its file.
+
+    The block of the sampler and the device may differ, which move the last bits.
+
+    Raises:
+        InputError: it names what differs.
+    """
+    sampler = [key for key in map(str, table) if key.startswith("sampler_") and key != "sampler_block"]
+    for key in ["images", "seed_block", "seed_blocks", "judges", "extractor", "reference_images", *sampler]:
+        if len(found := table.get(key, pd.Series()).astype(str).unique()) > 1:
+            models = ", ".join(f"{value} ({', '.join(_models_with(table, key, value))})" for value in found)
+            raise InputError(f"{key}: {models}; a study compares models by one protocol: measure them anew (--again)")
+
+
+def _models_with(table: pd.DataFrame, key: str, value: str) -> list[str]:
+    return list(dict.fromkeys(table.loc[table[key].astype(str) == value, "model"]))
 
 
 def _bars(scores: Scores) -> list[Bar]:

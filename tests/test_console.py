@@ -39,9 +39,9 @@ def scores(parts: tuple[str, ...] = PARTS) -> dict[str, dict[str, np.ndarray]]:
 def table() -> pd.DataFrame:
     """The columns of results that are shown."""
     percent = [0.0, -3.2, 0.0, -20.4, -55.25, -42.9]
-    return pd.DataFrame(
-        {"frechet_train_change_percent": percent, "judges": "group-0123"}, pd.Index(MODELS_OF_A_RUN, name="model")
-    )
+    protocol = {"judges": "group-0123", "images": 12000, "seed_blocks": 6}
+    index = pd.Index(MODELS_OF_A_RUN, name="model")
+    return pd.DataFrame({"frechet_train_change_percent": percent} | protocol, index)
 
 
 def cells(text: str) -> list[list[str]]:
@@ -89,7 +89,7 @@ def test_without_a_held_out_part_its_column_is_left_out() -> None:
 
 def test_what_the_page_leads_with_stands_above_without_marks() -> None:
     text = console(table(), scores(), "final judges", "Calibration: well.")
-    verdict = lead(table(), scores(), "final judges", {})[0].replace("**", "").replace("`", "")
+    verdict = lead(table(), scores(), "final judges", {}, 0)[0].replace("**", "").replace("`", "")
     assert verdict in " ".join(text.split())
     assert "\n\nCalibration: well.\n\n" in text
     assert not {"**", "`", "<br>"} & set(text)
@@ -165,6 +165,7 @@ def test_a_models_measures_in_words() -> None:
         "judges_train_worst": "a",
         "judge_a_train_change": 1.0,
         "frechet_train": 0.5,
+        "frechet_train_pretrained": 1.0,
         "frechet_train_change": -0.5,
     }
     assert said(measures) == "-15.2 % [-24.6, +0.0] by all judges, -50.0 % by the search's own extractor"

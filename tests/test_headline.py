@@ -5,7 +5,7 @@ import pytest
 from deme_core.metrics.headline import headline
 
 MEASURES = {
-    "frechet_train": 0.75, "frechet_train_change": -0.25, "judges_train_change": -18.3,
+    "frechet_train": 0.75, "frechet_train_pretrained": 1.2, "frechet_train_change": -0.3, "judges_train_change": -18.3,
     "judges_train_change_low": -23.6, "judges_train_change_high": -12.7, "judges_train_worst": "code",
     "judge_code_train_change": -11.9, "judge_place_train_change": -28.1, "images": 12000,
 }  # fmt: skip

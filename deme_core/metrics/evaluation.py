@@ -58,7 +58,8 @@ def evaluate(
         statistics: of real images that someone else has published; gives the Fréchet distance of a part `statistics`.
 
     Returns:
-        For each part: `frechet_*`, the plain distance at n images (what other tools print); `_corrected` with
+        For each part: `frechet_*`, the plain distance at n images (what other tools print), and that of the pretrained
+        model as `_pretrained`; `_corrected` with
         `_low`, `_high`: without its upward bias in n, by the jackknife over 20 groups, or null, and D as
         `feature_count`, where n is too small for it; `_change` with `_change_low`, `_change_high`: minus the
         pretrained's, paired over the seed blocks. `kid_*` likewise over the blocks (it has
@@ -74,6 +75,7 @@ def evaluate(
     out: Metrics = {} if covered else {"feature_count": count}
     for name, reference in targets.frechet.items():
         out[name] = reference.distance(Moments.of(features))
+        out[f"{name}_pretrained"] = reference.distance(Moments.of(pretrained))
         freed = jackknife_interval(reference.distance, groups) if covered else None
         out[f"{name}_corrected"] = freed.value if freed else None
         out |= {f"{name}_low": freed.low if freed else None, f"{name}_high": freed.high if freed else None}

@@ -21,14 +21,13 @@ def headline(measures: Mapping[str, Any]) -> dict[str, float]:
         found = {"clip": "clip_score", "low": "clip_score_low", "high": "clip_score_high", "frechet": "frechet"}
         return {short: measures[key] for short, key in found.items() if key in measures}
     change = "judges_train_change"
-    distance, more = measures["frechet_train"], measures["frechet_train_change"]
     return {
         "change": measures[change],
         "low": measures[f"{change}_low"],
         "high": measures[f"{change}_high"],
         "worst": measures[f"{JUDGE}{measures['judges_train_worst']}_train_change"],
-        "frechet": distance,
-        "frechet_change": 100 * more / (distance - more),
+        "frechet": measures["frechet_train"],
+        "frechet_change": 100 * measures["frechet_train_change"] / measures["frechet_train_pretrained"],
     }
 
 

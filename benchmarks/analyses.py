@@ -58,8 +58,8 @@ def make_run(work: Path, scale: float, side: int) -> None:
     kept = SearchResult(  # w = 0, so that the figure of Prop. 1 looks at θ alone
         method="grid", objective="frechet", prompts=[], extractors=[], weights=[0.0] * N, blocks=[], search_change=None,
         search_score=None, confirm_change=0.0, confirm_score=1.0, gap=None, confirm_score_pretrained=1.0,
-        confirm_score_uniform=1.0, best=[1 / N] * N, best_change_unit="%", best_change=0.0, best_change_low=-1.0,
-        best_change_high=1.0, trials=0, images_sampled=0.0,
+        uniform=[1 / N] * N, confirm_score_uniform=1.0, best=[1 / N] * N, best_change_unit="%", best_change=0.0,
+        best_change_low=-1.0, best_change_high=1.0, trials=0, images_sampled=0.0,
     )  # fmt: skip
     kept.write(work / "search/result.json")
 

@@ -237,7 +237,8 @@ def search_result(weights: Sequence[float], blocks: Sequence[str] = (), **change
     found = {
         "method": "grid", "objective": "frechet", "prompts": [], "extractors": [], "weights": list(weights),
         "blocks": list(blocks), "search_change": -1.5, "search_score": 1.0, "confirm_change": -0.5,
-        "confirm_score": 1.5, "gap": 1.0, "confirm_score_pretrained": 2.0, "confirm_score_uniform": 1.75,
+        "confirm_score": 1.5, "gap": 1.0, "confirm_score_pretrained": 2.0,
+        "uniform": [len(blocks or [0]) / len(weights)] * len(weights), "confirm_score_uniform": 1.75,
         "best": list(weights), "best_change_unit": "%", "best_change": -25.0, "best_change_low": -30.0,
         "best_change_high": -20.0, "trials": 8, "images_sampled": 4000.0,
     }  # fmt: skip

@@ -217,6 +217,13 @@ def test_no_search_sees_a_judge(folders: list[str], judges: str, message: str | 
         check_extractors(*given)
 
 
+def test_the_extractor_of_the_search_is_no_judge_either() -> None:
+    group = JudgeParams(folder=str(DEVELOPMENT.parent / "final"), development=str(DEVELOPMENT))
+    with pytest.raises(InputError, match=r"params: reference\.extractor: '.*/final/code' is a judge, and no search"):
+        check_extractors([], str(DEVELOPMENT.parent / "final" / "code"), group)
+    check_extractors([], str(DEVELOPMENT / "code"), group)
+
+
 @pytest.mark.parametrize(
     ("objective", "weights"),
     [

@@ -59,19 +59,19 @@ def test_the_picture_of_a_search_per_block_shows_the_best_finalists_weights(tmp_
 
 
 def test_finalists_are_shown_in_per_cent_of_zero_with_their_interval(tmp_path, monkeypatch):
-    """Two blocks: w = 0 has 2 and 4, (0.25, 0) changes them by −1 and −0.5: −25 ± 12.7 · 8.33 % of 3."""
+    """Two blocks: w = 0 has 2 and 4, (0.25, 0) halves both but for a luck of 1.1: as the search decides, by ratios."""
     lines: list[Any] = []
     draw = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda ax, *data, **how: lines.append((data, how)) or draw(ax, *data, **how))
     rows = [("confirm", first, 20, *w, score) for first, w, score in [
-        (0, (0.0, 0.0), 2.0), (20, (0.0, 0.0), 4.0), (0, (0.25, 0.0), 1.0), (20, (0.25, 0.0), 3.5),
+        (0, (0.0, 0.0), 2.0), (20, (0.0, 0.0), 4.0), (0, (0.25, 0.0), 1.1), (20, (0.25, 0.0), 2 / 1.1),
     ]]  # fmt: skip
     trials = pd.concat([TRIALS[TRIALS["round"] == "search"], pd.DataFrame(rows, columns=TRIALS.columns)])
     figures.search_trials(tmp_path / "x.png", trials, search_result([0.25, 0.0]))
     (ends, _), (point, style) = lines
-    half = 12.706204736432095 * 100 / 3 * 0.25
-    np.testing.assert_allclose(ends[0], [-25 - half, -25 + half])
-    assert point[0] == pytest.approx(-25)
+    half = 12.706204736432095 * np.log(1.1)
+    np.testing.assert_allclose(ends[0], 100 * np.expm1(np.log(0.5) + np.array([-half, half])))
+    assert point[0] == pytest.approx(-50)
     assert (point[2], style["color"]) == ("*", figures.CHOSEN)  # the choice
 
 

@@ -10,11 +10,12 @@ from searching import ALL, OPTIMUM, STEPS, Counted, quadratic, search_params, se
 
 from deme_core.errors import InputError
 from deme_core.metrics.verdict import verdict_of
+from deme_core.search.confirmed import confirmed
 from deme_core.search.methods import METHODS
 from deme_core.search.objective import (
     geometric_mean,
 )
-from deme_core.search.search import confirmed, search
+from deme_core.search.search import search
 from deme_core.search.trials import TrialLog, Weights
 from deme_core.seeds import SeedBlock
 
@@ -110,7 +111,7 @@ def test_a_score_by_several_extractors_is_confirmed_as_judges_are_summed_up() ->
     zero, ours = rng.lognormal(0, 1, (2, 3, 6)) * np.array([1.0, 50.0, 1e-3])[:, None]  # judge, block
     mean = [[geometric_mean([*zip("abc", block, strict=True)]) for block in blocks.T] for blocks in (ours, zero)]
     expected = verdict_of(dict(zip("abc", np.log(ours / zero), strict=True))).change
-    found = confirmed(*mean, "frechet")
+    found = confirmed(*mean, ratio=True)
     assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
 
 
@@ -156,6 +157,12 @@ def test_where_a_weight_is_fixed_off_zero_nothing_is_said_against_zero(
     assert (result.search_change, result.search_score, result.gap) == (None, None, None)
     assert (0.0, 0.0) not in [w for w, *_ in objective.of(SeedBlock.SEARCH)]
     assert result.confirm_change == -0.125
+
+
+def test_the_result_says_which_weights_stood_for_the_uniform_ones(tmp_path: Path) -> None:
+    result, *_ = searched(tmp_path, score := quadratic((0.25, 0.25)), 2, fixed=(1.25, None))
+    assert result.uniform == [1.25, 0.5]
+    assert result.confirm_score_uniform == score(result.uniform, SeedBlock.CONFIRM, 0, 20)
 
 
 def test_nothing_is_said_of_uniform_weights_that_the_search_held_against_a_fixed_one(tmp_path: Path) -> None:

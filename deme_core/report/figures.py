@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from deme_core.metrics.intervals import t_interval
 from deme_core.report.style import CHOSEN, DPI, PLAIN, SEQUENTIAL, figure, heat, square
 from deme_core.report.tables import first_changes, weight_names, weights_text
+from deme_core.search.confirmed import confirmed
 from deme_core.search.result import SearchResult
 
 PAIR_SIDE = 128  # pixels of an image in the gallery
@@ -140,7 +140,7 @@ def search_trials(path: Path, trials: pd.DataFrame, result: SearchResult) -> Non
         left, right = fig.subfigures(1, 2, width_ratios=[3, 2], squeeze=False)[0]
         title = f"Merge search: {result.method}, {len(first)} trials" + ("" if sampled else " of the denoising loss")
         left.suptitle(title, x=0.01, ha="left", size=10)
-        _finalists(right.subplots(), first_changes(trials, "confirm"), names, winner, N)
+        _finalists(right.subplots(), first_changes(trials, "confirm"), names, result)
         if blocks := result.blocks:
             best = np.array(result.best).reshape(len(blocks), N)
             columns, limit = [f"$w_{{{i}}}$" for i in range(1, N + 1)], float(np.abs(best).max()) or 1.0
@@ -160,15 +160,15 @@ def search_trials(path: Path, trials: pd.DataFrame, result: SearchResult) -> Non
         left.supylabel("change against w = 0, same seeds, %", size=9)
 
 
-def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[float], N: int) -> None:
-    """Change of each finalist against w = 0 on the confirming seeds with its paired interval, the best on top."""
+def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], result: SearchResult) -> None:
+    """Change of each finalist against w = 0 on the confirming seeds with the interval that decides, the best on top."""
+    N, winner, unit = result.N, result.weights, result.best_change_unit
     size = f"{final['first'].nunique()} blocks of {final['images'].iloc[0]:,} fresh images"
-    base = abs(final["zero"].mean())
     labels, rows = [], []
     for at, finalist in final.groupby(names):
         weights = np.array(at, dtype=float)
         if weights.any():
-            rows.append((weights, t_interval(100 * finalist["change"] / base)))
+            rows.append((weights, confirmed(finalist["score"].tolist(), finalist["zero"].tolist(), ratio=bool(unit))))
     for y, (w, change) in enumerate(sorted(rows, key=lambda row: -row[1].value)):
         won, uniform = np.allclose(w, winner), np.allclose(w, 1 / N)
         colour = CHOSEN if won else "k"
@@ -182,4 +182,4 @@ def _finalists(ax: Axes, final: pd.DataFrame, names: list[str], winner: list[flo
     ax.margins(y=0.3)
     ax.tick_params(axis="y", length=0)
     ax.set_title(f"Finalists (star: the choice)\n{size}", loc="right")
-    ax.set_xlabel("change against w = 0, %")
+    ax.set_xlabel(", ".join(filter(None, ["change against w = 0", unit])))

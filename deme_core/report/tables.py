@@ -118,14 +118,13 @@ def search_scores(trials: pd.DataFrame, result: SearchResult) -> list[list[str]]
     and the gap between the two; confirming score.
     """
     count, zero, blocks = len(result.weights), result.confirm_score_pretrained, result.blocks
-    each = 1 / result.N
     first = first_changes(trials, "search")
-    at = np.isclose(first[weight_names(count)].to_numpy(), each).all(axis=1)
+    at = np.isclose(first[weight_names(count)].to_numpy(), result.uniform).all(axis=1)
     uniform = float(first["change"].to_numpy()[at].mean()) if at.any() else None
     rows = {
         "searched": (result.weights, result.search_change, result.confirm_score),
         "zero: pretrained": ([0.0] * count, 0.0, zero),
-        "uniform: 1/N": ([each] * count, uniform, result.confirm_score_uniform),
+        "uniform: 1/N": (result.uniform, uniform, result.confirm_score_uniform),
     }
     cells = []
     for kind, (weights, said, score) in rows.items():

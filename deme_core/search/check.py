@@ -110,20 +110,20 @@ def check_search(
 def check_extractors(folders: Sequence[str], reference: str, judges: JudgeParams) -> None:
     """Refuse extractors of a search that would count twice, or judge afterwards what they have chosen."""
     group, development = Path(judges.folder).resolve(), Path(judges.development).resolve()
-    seen = {Path(reference).resolve()}
-    for name in folders:
+    seen: set[Path] = set()
+    for key, name in (("reference.extractor", reference), *(("merge_search.extractors", name) for name in folders)):
         folder = Path(name).resolve()
         if folder in seen:
             raise InputError(
-                f"params: merge_search.extractors: {name!r} counts already; each stands once, and reference.extractor"
-                f" = {reference!r} is always among them"
+                f"params: {key}: {name!r} counts already; each stands once, and reference.extractor = {reference!r} is"
+                " always among them"
             )
         seen.add(folder)
         other = folder.parent != development and folder.parent.parent == development.parent
         if folder.parent == group or other:
             raise InputError(
-                f"params: merge_search.extractors: {name!r} is a judge, and no search may see what judges its result;"
-                f" take some of {judges.development}, and judges.folder another group"
+                f"params: {key}: {name!r} is a judge, and no search may see what judges its result; take some of"
+                f" {judges.development}, and judges.folder another group"
             )
         read_config(folder)
 

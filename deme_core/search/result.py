@@ -36,8 +36,10 @@ class SearchResult:
     """confirm_change − search_change: how much of the first change was luck."""
     confirm_score_pretrained: float
     """Of w = 0."""
+    uniform: list[float]
+    """The finalist beside: w = 1/N, or −1/N where a line leads away, and what params fix stays so."""
     confirm_score_uniform: float
-    """Of w = 1/N."""
+    """Of it."""
     best: list[float]
     """The best finalist."""
     best_change_unit: str

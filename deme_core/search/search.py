@@ -11,11 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from deme_core.errors import InputError
-from deme_core.metrics.intervals import Interval, paired_interval
-from deme_core.metrics.verdict import percent
 from deme_core.processes import agreed, is_main
 from deme_core.progress import progress
+from deme_core.search.confirmed import confirmed
 from deme_core.search.first_round import FirstRound
 from deme_core.search.fitted import surrogate_trials
 from deme_core.search.methods import nominate
@@ -87,13 +85,14 @@ def search(
         w: [score("confirm", objective, k * size, size, w) for k in range(params.final_blocks)]
         for w in progress(finalists, desc="finalists", unit="trial", disable=not is_main())
     }
+    ratio = relative(params.objective)
     mean = {w: float(np.mean(scores)) for w, scores in final.items()}
-    changes = {w: confirmed(scores, final[zero], params.objective) for w, scores in final.items()}
+    changes = {w: confirmed(scores, final[zero], ratio) for w, scores in final.items()}
 
     def told(w: Weights) -> bool:
         """Not of weights that fail to beat simpler ones beyond the noise, as the winner has to beat w = 0."""
         simpler = said[w].beside if w in said else None
-        return simpler is None or confirmed(final[w], final[simpler], params.objective).high < 0
+        return simpler is None or confirmed(final[w], final[simpler], ratio).high < 0
 
     best = min(filter(told, finalists), key=lambda w: changes[w].value)
     change = changes[best]
@@ -116,31 +115,14 @@ def search(
         confirm_score=mean[winner],
         gap=None if first is None else mean[winner] - mean[zero] - first,
         confirm_score_pretrained=mean[zero],
+        uniform=list(uniform),
         confirm_score_uniform=mean[uniform],
         best=list(best),
-        best_change_unit="%" if relative(params.objective) else "",
+        best_change_unit="%" if ratio else "",
         **change.named("best_change"),
         trials=first_round.count,
         images_sampled=first_round.spent + len(finalists) * params.final_images * first_round.price,
     )
-
-
-def confirmed(scores: Sequence[float], zero: Sequence[float], objective: str) -> Interval:
-    """The change against w = 0, paired over the confirming blocks: of the score, or in percent of it where `relative`.
-
-    The distance of the base differs between blocks by more than finalists do; a ratio on the same noise does not.
-
-    Raises:
-        InputError: a score that has no ratio.
-    """
-    if not relative(objective):
-        return paired_interval(scores, zero)
-    if not (lowest := min(*scores, *zero)) > 0:
-        raise InputError(
-            f"merge_search: a confirming score is {lowest:g}, and a change is a ratio of scores above 0: the extractor"
-            " does not tell these images from the data; take another reference.extractor, or merge_search.objective=kid"
-        )
-    return percent(paired_interval(np.log(scores), np.log(zero)))
 
 
 def auto_method(N: int, params: SearchParams) -> str:

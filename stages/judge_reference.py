@@ -6,12 +6,14 @@ from pathlib import Path
 
 from deme_core.data.images import REPORTED, load_part
 from deme_core.data.no_images import refuse_none
+from deme_core.metrics.evaluation import EvaluateParams
 from deme_core.metrics.feature_files import write_features
 from deme_core.metrics.image_statistics import image_statistics
-from deme_core.metrics.judges import load_judges
+from deme_core.metrics.judges import load_judges, real_distance
 from deme_core.metrics.two_sample import grey_levels
 from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import read, section
+from deme_core.sampling.settings import SampleParams
 from deme_core.stage import run
 
 
@@ -22,16 +24,18 @@ def main() -> str:
     args = parser.parse_args()
     parts = {part: load_part(args.data, part) for part in REPORTED}
     refuse_none(parts["train"])
-    floor = {}
-    judges = load_judges(Path(section(read(), "judges", JudgeParams).folder))
+    params, floor = read(), {}
+    images = section(params, "sample", SampleParams).images // section(params, "evaluate", EvaluateParams).blocks
+    judges = load_judges(Path(section(params, "judges", JudgeParams).folder))
     for judge in judges:
         features = {part: judge.extractor([images.pixels]) for part, images in parts.items() if len(images)}
         for part, rows in features.items():
             write_features(args.out / judge.name / f"{part}.safetensors", rows, judge.extractor)
         if "heldout" in features:
-            floor[judge.name] = judge.distance_to(features["heldout"])(features["train"])
+            floor[judge.name] = real_distance(judge, features["heldout"], features["train"], images)
     statistics = {part: image_statistics(images.pixels.split(1000)) for part, images in parts.items() if len(images)}
-    found = statistics | {"levels": grey_levels(parts["train"].pixels), "floor": floor}
+    train = parts["train"].pixels
+    found = statistics | {"levels": grey_levels(train), "floor": floor, "floor_images": min(images, len(train))}
     (args.out / "statistics.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return f"{', '.join(map(str, statistics))} images by {len(judges)} judges -> {args.out}"
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from deme_core.errors import InputError
 from deme_core.metrics.cmmd import CmmdReference
 from deme_core.metrics.features import load_extractor
 from deme_core.metrics.image_statistics import image_statistics
-from deme_core.metrics.judges import block_distances, group_name, load_judges
+from deme_core.metrics.judges import block_distances, group_name, load_judges, real_distance
 from deme_core.metrics.networks import NETWORKS
 from deme_core.metrics.verdict import JudgeParams, judged_metrics, log_ratios, verdict_of
 from deme_core.report.verdicts import experts_section, floor_section, lead, statistics_section, words
@@ -180,23 +182,51 @@ def test_better_needs_every_judge_and_no_random_vectors_that_reach_it() -> None:
     assert words(models, "merged", "train") == "no gain: random vectors, searched w (draw 2) reached it"
 
 
+def test_models_of_other_trainings_are_not_compared() -> None:
+    several, one = {"a_train": np.ones((3, 6))}, {"a_train": np.ones((1, 6))}
+    with pytest.raises(InputError, match=r"judge a: two models have 1 × 6 and 3 × 6 distances on the train part, and"):
+        log_ratios(one, several, "train", ["a"])
+
+
 def test_the_page_says_how_near_real_images_come_to_the_few_that_are_held_out() -> None:
     models = {"pretrained": pd.DataFrame({"judge_a_heldout": [3.0, 5.0], "judge_b_heldout": [10.0, 10.0]})}
-    (text,) = floor_section(models, {"a": 3.2, "b": 8.0})
-    assert text.startswith(
-        "On the held-out part real images of the training part themselves read −20.0 % (`a` −20.0, `b`"
+    (text,) = floor_section(models, {"a": 3.2, "b": 8.0}, 2000, 2000)
+    assert text == (
+        "On the held-out part real images of the training part, 2,000 at a time, read −20.0 % (`a` −20.0, `b` −20.0 %):"
+        " a model that reads so is as near to it as real images are."
     )
-    assert floor_section(models, {}) == []
-    assert floor_section(models, {"a": -0.1, "b": 8.0}) == []  # an unbiased distance has no ratio there
+    (fewer,) = floor_section(models, {"a": 3.2, "b": 8.0}, 1437, 2000)
+    assert fewer.endswith(" %), which read higher than the models' 2,000 do: the true floor is lower.")
+    assert floor_section(models, {}, 9, 9) == []
+    assert floor_section(models, {"a": -0.1, "b": 8.0}, 9, 9) == []  # an unbiased distance has no ratio there
+
+
+@pytest.mark.parametrize(("images", "sets"), [(200, 3), (300, 2), (599, 1), (600, 1), (5000, 1)])
+def test_real_images_are_held_against_a_model_as_many_at_a_time(
+    rng: np.random.Generator, images: int, sets: int
+) -> None:
+    heldout, train = rng.normal(size=(90, 4)), rng.normal(size=(600, 4))
+    (judge,) = [judge for judge in load_judges(Path("zoo/judges/digits/final")) if judge.name == "pixels"]
+    seen: list[np.ndarray] = []
+
+    def spied(real: np.ndarray) -> Callable[[np.ndarray], float]:
+        distance = judge.distance_to(real)
+        return lambda rows: seen.append(rows) or distance(rows)  # type: ignore[func-returns-value]
+
+    found = real_distance(replace(judge, distance_to=spied), heldout, train, images)
+    assert [len(rows) for rows in seen] == [min(images, 600)] * sets
+    assert len(np.unique(np.concatenate(seen), axis=0)) == sets * min(images, 600)  # no image stands in two sets
+    assert found == pytest.approx(np.mean([judge.distance_to(heldout)(rows) for rows in seen]))
 
 
 def test_the_page_leads_with_verdict_null_and_the_worst_judge() -> None:
     models = scores(
         ensemble=(0.5, 1.1), merged_uniform=(1.2, 1.3), merged=(0.7, 0.8), random1=(0.9, 0.9), matched=(1.0, 1.0)
     )
-    table = pd.DataFrame({"frechet_train_change_percent": 0.0, "judges": "group-0123"}, index=list(models))
+    protocol = {"judges": "group-0123", "images": 12000, "seed_blocks": 6}
+    table = pd.DataFrame({"frechet_train_change_percent": 0.0} | protocol, index=list(models))
     table.loc["merged", "frechet_train_change_percent"] = -44.4
-    text = "\n\n".join(lead(table, models, "final judges", {}))
+    text = "\n\n".join(lead(table, models, "final judges", {}, 0))
     first = text.split("\n\n")[0]
     assert first.startswith("**Verdict** of the final judges")
     assert "worst judge `b` −" in first
@@ -211,17 +241,17 @@ def test_the_page_leads_with_verdict_null_and_the_worst_judge() -> None:
     models |= {"full_range": models["random1"] * 0.9, "soup_greedy": models["random1"] * 1.2}
     table = table.reindex(list(models)).fillna({"frechet_train_change_percent": 0.0, "judges": "group-0123"})
     beside = next(
-        text for text in lead(table, models, "final judges", {}) if text.startswith("Beside the best baseline")
+        text for text in lead(table, models, "final judges", {}, 0) if text.startswith("Beside the best baseline")
     )
     assert beside.startswith("Beside the best baseline, full-range finetune (")
     models["merged"] = models["pretrained"]
     models["neon"] = models["random1"] * 0.5
     table = table.reindex(list(models)).fillna({"frechet_train_change_percent": 0.0, "judges": "group-0123"})
-    first = lead(table, models, "final judges", {})[0]
+    first = lead(table, models, "final judges", {}, 0)[0]
     assert "DeMe merged, searched w: the search kept w = 0, this is the pretrained model. away from own" in first
     assert first.endswith(", **better**.")
     models["away"] = models["neon"]  # a search that took the length that is set
-    first = lead(table.reindex(list(models)).ffill(), models, "final judges", {})[0]
+    first = lead(table.reindex(list(models)).ffill(), models, "final judges", {}, 0)[0]
     assert first.endswith("searched step (Neon): the same model as away from own samples, no search.")
 
 

@@ -60,7 +60,7 @@ def arguments(run: Path, N: int, method: str, baselines: list[str]) -> list[str]
     (run / "calibration.json").write_text(json.dumps({"message": "Calibration: well." if baselines else None}))
     experts = [[i, RANGES[N][i - 1], "pretrained", 0.1, 0.11, -9.0, -10.0, -8.0, True, 0.1] for i in range(1, N + 1)]
     pd.DataFrame(experts, columns=NOT_MEASURED.columns).to_csv(run / "experts.csv", index=False)
-    (run / "real.json").write_text(json.dumps({"train": STATISTICS, "floor": {}}))
+    (run / "real.json").write_text(json.dumps({"train": STATISTICS, "floor": {}, "floor_images": 0}))
     top = {"name": "toy", "N": N, "p": 0.4, "seed": 0, "boundaries": None, "baselines": baselines, "dag": section}
     top |= {"directions": ["range"]}
     top |= {"random_draws": 1, "gate": {"draws": 1, "must_win": "stop"}, "finetune_range": {"iterations": 800}}

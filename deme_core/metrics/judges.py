@@ -76,6 +76,19 @@ def group_name(folder: Path, judges: Sequence[Judge]) -> str:
     return f"{folder.as_posix()}-{digest.hexdigest()[:8]}"
 
 
+def real_distance(judge: Judge, heldout: np.ndarray, train: np.ndarray, images: int) -> float:
+    """Mean distance to the held-out images of disjoint sets of so many training images: what a model is held against.
+
+    A distance of more images reads lower, so that only one of as many can stand beside a model's.
+
+    Args:
+        heldout, train: features [m, D] by this judge.
+        images: a set; all training images are the only one where they are fewer.
+    """
+    distance, sets = judge.distance_to(heldout), max(1, len(train) // images)
+    return float(np.mean([distance(train[k::sets][:images]) for k in range(sets)]))
+
+
 def block_distances(
     judge: Judge, features: np.ndarray, references: Mapping[str, np.ndarray], blocks: int
 ) -> BlockDistances:

@@ -94,7 +94,7 @@ def write_run_page(
     table.to_csv(out / "results.csv")
     text = tables.page(
         f"{top.name}: DeMe with N = {top.N}", table, trials, result, pictures,
-        verdicts.lead(table, scores, judges.group, real["floor"]),
+        verdicts.lead(table, scores, judges.group, real["floor"], real["floor_images"]),
         [*verdicts.experts_section(experts, own_experts, gate.must_win), *verdicts.statistics_section(statistics)]
         + [NOTHING_HELD_OUT] * (not held_out),
     )  # fmt: skip

@@ -66,14 +66,15 @@ def words(scores: Scores, model: str, part: str) -> str:
     return "no gain shown"
 
 
-def floor_section(scores: Scores, floor: Mapping[str, float]) -> list[str]:
+def floor_section(scores: Scores, floor: Mapping[str, float], real: int, images: int) -> list[str]:
     """How near real images of the training part come to the held-out part; nothing without one.
 
     So few real images are held out that most of any distance to them is there for real images, too: a gain on that part
     is to be read beside this one.
 
     Args:
-        floor: judge -> distance of the training part to the held-out part.
+        floor: judge -> distance to the held-out part of so many `real` training images.
+        images: of a model in a seed block; more than `real` where there are no more.
     """
     base = {judge: float(np.asarray(scores[UNTRAINED][f"{JUDGE}{judge}_heldout"]).mean()) for judge in floor}
     if not floor or min(*base.values(), *floor.values()) <= 0:
@@ -82,9 +83,10 @@ def floor_section(scores: Scores, floor: Mapping[str, float]) -> list[str]:
     shares = {"": sum(logs.values()) / len(logs), **logs}
     change, *each = (number(100 * math.expm1(share), 1, "+") for share in shares.values())
     said = ", ".join(f"`{judge}` {value}" for judge, value in zip(logs, each, strict=True))
+    fewer = f", which read higher than the models' {images:,} do: the true floor is lower" if real < images else ""
     return [
-        f"On the {PARTS['heldout']} real images of the {PARTS['train']} themselves read {change} % ({said} %): no model"
-        " can be expected to gain more there."
+        f"On the {PARTS['heldout']} real images of the {PARTS['train']}, {real:,} at a time, read {change} % ({said} %)"
+        f"{fewer or ': a model that reads so is as near to it as real images are'}."
     ]
 
 
@@ -113,13 +115,15 @@ def _verdict_on(scores: Scores, model: str, before: Sequence[str]) -> str:
     )
 
 
-def lead(table: pd.DataFrame, scores: Scores, group: str, floor: Mapping[str, float]) -> list[str]:
+def lead(
+    table: pd.DataFrame, scores: Scores, group: str, floor: Mapping[str, float], floor_images: int
+) -> list[str]:  # fmt: skip
     """The first paragraphs and the first table of the page.
 
     Args:
         table: of `deme_core.report.tables.results`.
         group: what the judges of this run are called.
-        floor: as `floor_section` takes it.
+        floor, floor_images: distances of real images, and of how many, as `floor_section` takes them.
     """
     parts = parts_of(scores)
     found = {(model, part): against(scores, model, UNTRAINED, part) for model in scores for part in parts}
@@ -133,7 +137,7 @@ def lead(table: pd.DataFrame, scores: Scores, group: str, floor: Mapping[str, fl
         f"Beside it, on the {PARTS[parts[0]]}: {beside}. By the search's own extractor, which it optimised, the merge"
         f" changes the Fréchet distance by {optimised} %; that number is no evidence.",
         markdown(*judged(scores)),
-        *floor_section(scores, floor),
+        *floor_section(scores, floor, floor_images, merged["images"] // merged["seed_blocks"]),
         *_beside_the_best_baseline(
             scores, {m: seen.change.value for (m, part), seen in found.items() if part == parts[0]}
         ),

@@ -177,8 +177,8 @@ def _import_weights(source: Path, target: Path) -> None:
         write_tensors(target / name.removesuffix(INDEX), state_dict, {"converted_from": file.name})
     if half := sorted({str(dtype).removeprefix("torch.") for dtype in layout.values() if dtype in HALF}):
         print(
-            f"{file}: weights in {' and '.join(half)}, kept so; networks compute in float32 from them, and a merge is"
-            " written in their precision; merge.dtype=float32 keeps all of its own"
+            f"{file}: weights in {' and '.join(half)}, kept so; networks compute in float32 from them, and merges are"
+            " written in their precision, to which most of a small step is lost; merge.dtype=float32 keeps all of it"
         )
 
 

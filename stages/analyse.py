@@ -8,6 +8,7 @@ from deme_core.analyses import READS
 from deme_core.analysis.figures import write_figure
 from deme_core.analysis.run_files import Run
 from deme_core.analysis.settings import AnalyseParams
+from deme_core.merging.methods import eq_8
 from deme_core.params import read, section
 from deme_core.sampling.settings import SamplerParams
 from deme_core.stage import run, run_params
@@ -30,7 +31,7 @@ def main() -> str:
     finished = Run(
         params=section(params, "analyse", AnalyseParams), sampler=section(params, "sampler", SamplerParams),
         extractor=params["reference"]["extractor"], N=top.N, boundaries=top.boundaries, baselines=top.baselines,
-        directions=top.directions, random_draws=top.random_draws, **files,
+        directions=top.directions, random_draws=top.random_draws, merge=eq_8(params), **files,
     )  # fmt: skip
     print(write_figure(args.figure, finished, args.out), file=sys.stderr)
     return f"{args.figure} -> {args.out / args.figure}.csv, .png and .md"

@@ -4,8 +4,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from deme_core.merging.merge import EQ_8, write_merged
-from deme_core.merging.methods import METHODS, MergeParams, formula, own_weights
+from deme_core.merging.merge import write_merged
+from deme_core.merging.methods import EQ_8, METHODS, MergeParams, eq_8, formula, own_weights
 from deme_core.merging.task_vectors import vector_files
 from deme_core.params import read, section
 from deme_core.search.result import SearchResult
@@ -17,10 +17,10 @@ def main() -> str:
     parser.add_argument("--pretrained", type=Path, required=True, help="output of the stage pretrain_load")
     parser.add_argument("--vectors", type=Path, required=True, nargs="+", help="folders of the task vectors")
     parser.add_argument("--search", type=Path, help="result of the stage merge_search; without it w = 1/N")
-    parser.add_argument("--params", help="section of params.yaml with the merge method; without it Eq. 8")
+    parser.add_argument("--params", help="section of params.yaml with the merge method; without it Eq. 8, in its dtype")
     parser.add_argument("--out", type=Path, required=True, help="folder of the merged pipeline")
     args = parser.parse_args()
-    params = section(read(), args.params, MergeParams) if args.params else EQ_8
+    params = section(read(), args.params, MergeParams) if args.params else eq_8(read())
     search = SearchResult.read(args.search) if args.search else None
     protocol = {"search": search and dataclasses.asdict(search)}
     if params.method != EQ_8.method:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from deme_core.merging.away import AwayParams
 from deme_core.merging.merge import write_merged
+from deme_core.merging.methods import eq_8
 from deme_core.merging.task_vectors import vector_files
 from deme_core.params import read, section
 from deme_core.stage import run
@@ -16,9 +17,11 @@ def main() -> str:
     parser.add_argument("--own", type=Path, required=True, help="output of the stage finetune_own")
     parser.add_argument("--out", type=Path, required=True, help="folder of the merged pipeline")
     args = parser.parse_args()
-    away, vectors = section(read(), "away", AwayParams), vector_files(args.own)
+    params = read()
+    away, vectors = section(params, "away", AwayParams), vector_files(args.own)
     note = "A step away from what was learned from own samples, of a length that was set; nothing was measured."
-    write_merged(args.pretrained, vectors, away.weights(len(vectors)), args.out, {"search": None, "note": note})
+    protocol = {"search": None, "note": note}
+    write_merged(args.pretrained, vectors, away.weights(len(vectors)), args.out, protocol, eq_8(params))
     return f"θ − {away.w:g}·mean(τ) -> {args.out}"
 
 

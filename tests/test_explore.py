@@ -67,6 +67,17 @@ def test_the_step_of_the_length_that_is_set_has_its_button_within_the_sliders_re
     assert "away" not in [button["label"] for button in opened(Session(replace(source, away=None)))["buttons"]]
 
 
+def test_merges_are_looked_at_and_kept_in_the_dtype_of_the_runs_merges(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run_folder)
+    params = read()
+    session = Session(of_run(params | {"merge": params["merge"] | {"dtype": "float16"}}))
+    assert {*session.model.dtypes.values()} == {torch.float16}
+    session.save([0.25, 0.5, 0.0], tmp_path / "kept")
+    assert json.loads((tmp_path / "kept" / "merge.json").read_text())["dtype"] == "float16"
+
+
 @pytest.mark.parametrize("placement", ["none", "released"])
 def test_zero_gives_the_bases_images_byte_for_byte(
     pipeline: Path, tmp_path: Path, placement: str, monkeypatch: pytest.MonkeyPatch

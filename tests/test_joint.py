@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY, stage
 from dag_runs import link_judges
 from searching import STEPS, Counted, quadratic, search_params
@@ -16,7 +17,7 @@ from toy_run import TOY
 from deme_core.dag import FURTHER, check_directions, dag, is_baseline
 from deme_core.errors import InputError
 from deme_core.merging.task_vectors import vector_files
-from deme_core.params import read
+from deme_core.params import read, section
 from deme_core.preflight.validation import check_params
 from deme_core.report.tables import training_steps
 from deme_core.report.text import model_name
@@ -24,7 +25,9 @@ from deme_core.search.check import check_search
 from deme_core.search.kinds import searched
 from deme_core.search.result import SearchResult
 from deme_core.search.search import search
+from deme_core.search.settings import SearchParams
 from deme_core.search.spaces import Split, Steps
+from deme_core.search.task import SearchTask
 from deme_core.search.trials import TrialLog
 from deme_core.seeds import SeedBlock
 
@@ -265,3 +268,10 @@ def test_the_stages_search_and_merge_over_two_folders(
     assert recipe["weights"] == result.weights
     assert len(recipe["vectors_sha256"]) == 3
     assert vector_files(Path("models/scale/1.safetensors")) == vector_files(Path("models/scale"))
+    asked = section(params, "merge_search", SearchParams)
+    files = vectors, Path("data/reference/train.safetensors"), Path("data/examples")
+    tasks = []
+    for dtype in (None, "float16"):  # a trial is rounded as the merge that is written
+        tasks.append(SearchTask.of(params | {"merge": params["merge"] | {"dtype": dtype}}, asked, pipeline, *files))
+        assert {*tasks[-1].loss.model.dtypes.values()} == {torch.float16 if dtype else torch.float32}
+    assert tasks[0].identity != tasks[1].identity

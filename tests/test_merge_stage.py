@@ -20,6 +20,7 @@ from conftest import (
     write_pipeline,
     write_vectors,
 )
+from conftest import stage as run_stage
 from diffusers import DiffusionPipeline
 from merged_models import merged_tensors, same_bits
 
@@ -90,9 +91,9 @@ def test_the_stage_gives_every_block_the_weights_that_the_search_found_for_it(
     assert recipe["method"] == "per_block"
     assert recipe["blocks"] == {block: weights[2 * b : 2 * b + 2] for b, block in enumerate(blocks)}
     assert recipe["weights"] == [np.mean(weights[::2]), np.mean(weights[1::2])]
-    expected = MergedModel(pipeline, vectors, per_block=True).at(weights).state_dict()
+    expected = MergedModel(pipeline, vectors, per_block=True, dtype=torch.float16).at(weights).state_dict()
     merged = read_tensors(Path("out/unet") / WEIGHTS)
-    assert all(torch.equal(expected[key], merged[key]) for key in expected)
+    assert all(torch.equal(expected[key], merged[key].float()) for key in expected)
     assert len(blocks) > 2 and "rest" in blocks
 
 
@@ -130,6 +131,59 @@ def test_the_stage_takes_no_searched_weights_for_a_soup(stage: Callable[..., dic
     Path("params.yaml").write_text(json.dumps({"merge": SECTION | {"method": "uniform_soup", "dtype": None}}))
     recipe = stage("--search", "result.json", "--params", "merge")
     assert (recipe["method"], recipe["weights"]) == ("uniform_soup", [0.5, 0.5])
+
+
+# The dtype of merges
+
+
+@pytest.fixture
+def half_base(pipeline_copy: Path) -> Path:
+    """θ in bfloat16."""
+    file = pipeline_copy / "unet" / WEIGHTS
+    write_tensors(file, {key: value.bfloat16() for key, value in read_tensors(file).items()})
+    return pipeline_copy
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_every_merge_of_a_run_is_written_in_the_dtype_of_the_section(
+    dtype: str | None, half_base: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small step on a base in bfloat16, which is mostly lost where the merge is rounded to that, too."""
+    theta = read_tensors(half_base / "unet" / WEIGHTS)
+    for i in (1, 2):
+        tau = {key: torch.full(value.shape, i * 1e-4) for key, value in theta.items()}
+        made_from = {"base_sha256": weights_hash(half_base / "unet" / WEIGHTS)}
+        write_tensors(empty_folder / "vectors" / f"{i}.safetensors", tau, made_from)
+    params = {"merge": SECTION | {"method": "dare", "dtype": dtype}, "away": {"w": 0.5}}
+    Path("params.yaml").write_text(json.dumps(params))
+    search_result([0.25, 0.5]).write(Path("result.json"))
+    folders = ("--pretrained", half_base, "--vectors", "vectors", "--out")
+    run = lambda name, *arguments: run_stage(name, *arguments, monkeypatch=monkeypatch)  # noqa: E731
+    run("merge", *folders, "uniform")
+    run("merge", *folders, "searched", "--search", "result.json")
+    run("merge_away", "--pretrained", half_base, "--own", "vectors", "--out", "away")
+    for name, step in (("uniform", 1.5e-4), ("searched", 1.25e-4), ("away", -0.75e-4)):
+        merged = read_tensors(Path(name) / "unet" / WEIGHTS)
+        for key, value in theta.items():
+            if dtype is None:
+                assert merged[key].dtype == torch.bfloat16
+            else:
+                torch.testing.assert_close(merged[key], value.float() + step, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", "float16"])
+@pytest.mark.parametrize("placement", ["none", "released"])
+def test_a_search_works_on_the_model_that_a_merge_writes(
+    placement: str, dtype: str | None, half_base: Path, tmp_path: Path
+) -> None:
+    experts = write_experts(half_base, tmp_path / "experts", placement)
+    vectors = write_vectors(half_base, experts, tmp_path / "vectors")
+    params = MergeParams(dtype=dtype)
+    write_merged(half_base, vectors, [0.3, -0.7], tmp_path / "merged", {}, params)
+    written = read_tensors(tmp_path / "merged" / "unet" / WEIGHTS)
+    found = MergedModel(half_base, vectors, dtype=params.written).at([0.3, -0.7]).state_dict()
+    assert found.keys() == written.keys()
+    assert all(torch.equal(found[key], value.float()) for key, value in written.items())
 
 
 # Placement `released`

@@ -27,7 +27,6 @@ from deme_core.metrics.intervals import t_interval
 from deme_core.metrics.moments import Array
 from deme_core.projection import blocks_of
 from deme_core.report.style import PLAIN, figure
-from deme_core.search.objective import MergedModel
 from deme_core.seeds import step_seed
 from deme_core.timesteps import TimestepRanges
 
@@ -51,7 +50,7 @@ def compute(run: Run) -> pd.DataFrame:
     rows = []
     for name, files, before, after in _changes(run):
         inputs = _inputs(schedule, examples, span_of(name, ranges), device)
-        merged = MergedModel(run.pretrained, files)
+        merged = run.merged(files)
         first = base if before is None else merged.load(before).to(device)
         maps = _activations(first, inputs)
         second = _activations(merged.load(after).to(device), inputs)

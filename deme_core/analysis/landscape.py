@@ -49,7 +49,7 @@ def compute(run: Run) -> pd.DataFrame:
     xs, ys = plane.grid([(x, y) for _, x, y, _ in marks], run.params.grid)
     ranges = run.ranges(run.schedule.config.num_train_timesteps)
     parts = [ALL, *(span_name(ranges.range(i)) for i in range(1, ranges.N + 1))]
-    losses, distances = _values(run, MergedModel(run.pretrained, [run.vector(a), run.vector(b)]), plane, xs, ys, ranges)
+    losses, distances = _values(run, run.merged([run.vector(a), run.vector(b)]), plane, xs, ys, ranges)
     rows = [[MARK, "", name, x, y, share, np.nan, np.nan] for name, x, y, share in marks]
     for part, values in zip(parts, losses, strict=True):
         rows += _rows(part, values, xs, ys, (a, plane.a), (b, plane.beyond))

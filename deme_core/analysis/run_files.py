@@ -1,6 +1,6 @@
 """What a figure is made of: the run's params, and where its outputs lie."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,10 @@ from deme_core.checkpoints import denoiser_dir, load_noise_schedule
 from deme_core.dag import EARLY, FURTHER, RANDOM, SCALE, SELF, SOUP_GREEDY
 from deme_core.data.examples import Examples, load_examples
 from deme_core.errors import InputError
+from deme_core.merging.methods import EQ_8, MergeParams
 from deme_core.merging.task_vectors import TaskVectors, vector_files
 from deme_core.sampling.settings import SamplerParams
+from deme_core.search.objective import MergedModel
 from deme_core.timesteps import TimestepRanges
 
 EXPERT = "expert"
@@ -30,6 +32,8 @@ class Run:
     directions: tuple[str, ...]
     random_draws: int
     sampler: SamplerParams
+    merge: MergeParams = EQ_8
+    """Eq. 8, in the dtype of the run's merges."""
     extractor: str
     """Folder of the extractor that the features are of."""
     models: Path
@@ -66,6 +70,10 @@ class Run:
     def training_part(self) -> Examples:
         """What the experts were trained on."""
         return load_examples(self.examples, "train")
+
+    def merged(self, files: Sequence[Path]) -> MergedModel:
+        """Merges of the task vectors in some files, rounded as the run writes them."""
+        return MergedModel(self.pretrained, list(files), dtype=self.merge.written)
 
     @contextmanager
     def expert_vectors(self) -> Iterator[TaskVectors]:

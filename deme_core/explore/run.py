@@ -10,6 +10,7 @@ from deme_core.explore.directions import Direction, Directions
 from deme_core.explore.searches import Search
 from deme_core.explore.source import Source
 from deme_core.merging.away import AwayParams
+from deme_core.merging.methods import eq_8
 from deme_core.merging.task_vectors import vector_files
 from deme_core.params import section
 from deme_core.prompts.saved import read_prompts
@@ -47,6 +48,7 @@ def of_run(params: dict[str, Any]) -> Source:
         title=top.name, base=BASE, directions=directions, sampler=section(params, "sampler", SamplerParams),
         prompts=read_prompts(Path("data/prompts"), asked).texts if asked else (),
         searches=tuple(searches(files, search, Path(f"search/n{top.N}"), joint=JOINT in top.directions)), away=away,
+        merge=eq_8(params),
     )  # fmt: skip
 
 

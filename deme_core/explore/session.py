@@ -16,7 +16,7 @@ from deme_core.explore.asked import Asked
 from deme_core.explore.searches import Prediction, predict
 from deme_core.explore.source import Source
 from deme_core.merging.hashing import Hasher
-from deme_core.merging.merge import EQ_8, Merge, write, write_merged
+from deme_core.merging.merge import Merge, write, write_merged
 from deme_core.merging.output import check_out
 from deme_core.sampling.conditions import Conditions
 from deme_core.sampling.generate import Sampler
@@ -44,7 +44,7 @@ class Session:
                 raise InputError(
                     f"{search.folder}: weights of {found} task vectors, and there are {there}; run `dvc repro` again"
                 )
-        self.model = MergedModel(source.base, source.directions.vectors)
+        self.model = MergedModel(source.base, source.directions.vectors, dtype=source.merge.written)
         self.text = is_text_to_image(source.base)
         self.sampler = Sampler.of(source.base, source.sampler, best_device(), source.prompts)
         self._shown: tuple[Asked, torch.Tensor] | None = None
@@ -91,11 +91,12 @@ class Session:
             raise InputError(f"{out}: holds something already; name a new folder")
         check_out(out, source.base, members, force=False)
         if not source.experts:
-            write_merged(source.base, source.directions.vectors, weights, out, {"search": None, "note": NOTE})
+            protocol = {"search": None, "note": NOTE}
+            write_merged(source.base, source.directions.vectors, weights, out, protocol, source.merge)
             return
         base, *experts = (weights_file(denoiser_of(folder)) for folder in (source.base, *source.experts))
         with Hasher.running() as hasher:
-            merge = Merge.of(hasher, base, experts, weights, EQ_8, experts=True)
+            merge = Merge.of(hasher, base, experts, weights, source.merge, experts=True)
             write(merge, source.base, out, {"note": NOTE}, lambda recipe: None)
 
     def searched(self) -> dict[str, list[float]]:

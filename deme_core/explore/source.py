@@ -5,6 +5,7 @@ from pathlib import Path
 
 from deme_core.explore.directions import Directions
 from deme_core.explore.searches import Search
+from deme_core.merging.methods import EQ_8, MergeParams
 from deme_core.sampling.settings import SamplerParams
 
 
@@ -22,5 +23,7 @@ class Source:
     searches: tuple[Search, ...] = ()
     away: float | None = None
     """Set length of the step away from own samples; None: the run has no such step."""
+    merge: MergeParams = EQ_8
+    """How a merge is written: by Eq. 8, in whose dtype."""
     experts: tuple[Path, ...] = ()
     """The finetuned models that were given, where task vectors were made of them."""

@@ -20,7 +20,7 @@ from deme_core.checkpoints import (
 from deme_core.errors import InputError
 from deme_core.merging.card import model_card
 from deme_core.merging.hashing import HashedTensors, Hasher, TensorHash, all_finite
-from deme_core.merging.methods import METHODS, MergeParams, block_of, check_blocks
+from deme_core.merging.methods import EQ_8, METHODS, MergeParams, block_of, check_blocks
 from deme_core.merging.output import (
     atomic_folder,
     check_out,
@@ -37,7 +37,6 @@ from deme_core.projection import fold_projections
 from deme_core.tensor_files import PIECE, Layout, piece_bounds
 from deme_core.tensors import nbytes
 
-EQ_8 = MergeParams()
 UNKNOWN = "0" * 64  # stands in a header for a SHA-256 that is known once everything has been read
 
 
@@ -82,8 +81,7 @@ class Merge:
         for block in params.blocks:
             if block not in blocks:
                 raise InputError(f"merge.blocks: the model has no block '{block}'; it has {', '.join(sorted(blocks))}")
-        dtype = getattr(torch, params.dtype) if params.dtype else None
-        layout = {key: (dtype or theirs, shape) for key, (theirs, shape) in vectors.layout.items()}
+        layout = {key: (params.written or theirs, shape) for key, (theirs, shape) in vectors.layout.items()}
         return cls(inputs, vectors, tuple(map(float, weights)), params, max_shard_size, hasher, layout)
 
     def pieces(self, key: str) -> Iterator[torch.Tensor]:

@@ -10,13 +10,13 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deme_core.params import check
+from deme_core.params import check, section
 from deme_core.seeds import step_seed
 
 _BLOCK = re.compile(r"down_blocks\.\d+|mid_block|up_blocks\.\d+")
@@ -36,7 +36,7 @@ class MergeParams:
     blocks: dict[str, list[float]] = field(default_factory=dict)
     """Of `per_block`: block of the network -> its own N weights; other blocks take w."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    """What is written; null keeps θ's."""
+    """What is written, by every merge of a run; null keeps θ's."""
 
     def __post_init__(self) -> None:
         check(self.method in METHODS, "merge.method", self.method, f"must be one of {', '.join(METHODS)}")
@@ -53,6 +53,20 @@ class MergeParams:
                 isinstance(w, int | float) and math.isfinite(w) for w in weights
             )
             check(numbers, f"merge.blocks.{block}", weights, "must be a list of N finite numbers")
+
+    @property
+    def written(self) -> torch.dtype | None:
+        """The dtype as torch has it."""
+        return getattr(torch, self.dtype) if self.dtype else None
+
+
+def eq_8(params: dict[str, Any]) -> MergeParams:
+    """Eq. 8 in the dtype of the section `merge`, whatever its method: all merges of a run are of one precision.
+
+    Args:
+        params: params.yaml.
+    """
+    return MergeParams(dtype=section(params, "merge", MergeParams).dtype)
 
 
 def check_blocks(params: MergeParams, N: int, *, searched: bool = False) -> None:
@@ -83,13 +97,19 @@ def formula(params: MergeParams, weights: Sequence[float] | None, N: int) -> str
     return f"{params.method} with {w}{blocks}" if METHODS[params.method].weighted else f"{params.method} of {N}"
 
 
-def merge_tensor(theta: Tensor, taus: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
-    """θ + Σ w_i τ_i (Eq. 8), summed in float32, in θ's dtype. w = 0 gives θ bit for bit: zero weights add nothing."""
+def merge_tensor(
+    theta: Tensor, taus: Iterable[Tensor], weights: Sequence[float], dtype: torch.dtype | None = None
+) -> Tensor:  # fmt: skip
+    """θ + Σ w_i τ_i (Eq. 8), summed in float32. w = 0 gives θ bit for bit: zero weights add nothing.
+
+    Args:
+        dtype: of the result; None: θ's.
+    """
     total = theta.to(torch.promote_types(theta.dtype, torch.float32), copy=True)
     for w, tau in zip(weights, taus, strict=True):
         if w != 0:
             total.add_(tau, alpha=w)
-    return total.to(theta.dtype)
+    return total.to(dtype or theta.dtype)
 
 
 def task_arithmetic(
@@ -179,3 +199,4 @@ METHODS = {
     "dare": Method(dare, "DARE (Yu et al. 2024, arXiv 2311.03099)", ("density", "seed"), copies=5),
     "per_block": Method(per_block, "task arithmetic (DeMe, Eq. 8) with weights of single blocks", ("blocks",)),
 }
+EQ_8 = MergeParams()

@@ -42,9 +42,13 @@ class MergedModel:
     Weights are N that all tensors share, or N for each of `blocks`, block after block.
     """
 
-    def __init__(self, pretrained: Path, vectors: list[Path], *, per_block: bool = False) -> None:
+    def __init__(
+        self, pretrained: Path, vectors: list[Path], *, per_block: bool = False, dtype: torch.dtype | None = None
+    ) -> None:
+        """`dtype` is that of the merges that are written, to which weights are rounded; None: θ's, key by key."""
         source = denoiser_dir(pretrained)
         self.theta, self.taus = TaskVectors.open(source, vectors).mapped()
+        self.dtypes = {key: dtype or theta.dtype for key, theta in self.theta.items()}
         found = {key: block_of(key) if per_block else "" for key in self.theta}
         self.blocks = sorted({*found.values()} - {""})
         start = {block: b * len(vectors) for b, block in enumerate(self.blocks)}
@@ -61,7 +65,8 @@ class MergedModel:
     def load(self, weights: Sequence[float]) -> nn.Module:
         """The merged model, with projections that are not folded; the next call changes it."""
         self.model.load_state_dict({
-            key: merge_tensor(theta, self.taus[key], weights[self.slices[key]]) for key, theta in self.theta.items()
+            key: merge_tensor(theta, self.taus[key], weights[self.slices[key]], self.dtypes[key])
+            for key, theta in self.theta.items()
         })  # fmt: skip
         return self.model
 
@@ -80,6 +85,7 @@ class MergedModel:
             return self.model
         merged = copy.deepcopy(self.model)  # the merged pipeline folds what folds, so its images are the folded model's
         fold_projections(merged)
+        merged.load_state_dict({key: value.to(self.dtypes[key]) for key, value in merged.state_dict().items()})
         return merged
 
 
@@ -237,11 +243,12 @@ class MergedLoss:
 
     @classmethod
     def of(
-        cls, pretrained: Path, vectors: list[Path], examples: Examples, sampler: Sampler, *, per_block: bool = False
-    ) -> "MergedLoss":
+        cls, pretrained: Path, vectors: list[Path], examples: Examples, sampler: Sampler, *, per_block: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> "MergedLoss":  # fmt: skip
         """Of a pipeline and files of task vectors, on the sampler's device."""
         denoising = DenoisingLoss(sampler.noise_schedule, examples, sampler.device)
-        return cls(MergedModel(pretrained, vectors, per_block=per_block), denoising)
+        return cls(MergedModel(pretrained, vectors, per_block=per_block, dtype=dtype), denoising)
 
     def value(self, weights: Sequence[float], block: SeedBlock, first: int, images: int) -> float:
         """f(w, seed block, first draw, number of draws)."""

@@ -9,6 +9,7 @@ import torch
 
 from deme_core.data.examples import load_examples
 from deme_core.device import best_device
+from deme_core.merging.methods import eq_8
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import FeatureParams
 from deme_core.params import section
@@ -59,11 +60,13 @@ class SearchTask:
         clip = section(params, "search_clip_score", ClipScoreParams)
         scorer = Scorer.of(search.objective, extractor, reference, clip, further)
         sampler = Sampler.of(pretrained, section(params, "sampler", SamplerParams), best_device(), tuple(prompts))
+        merge = eq_8(params)
         loss = MergedLoss.of(
-            pretrained, list(vectors), load_examples(examples, "train"), sampler, per_block=search.per_block
-        )
+            pretrained, list(vectors), load_examples(examples, "train"), sampler, per_block=search.per_block,
+            dtype=merge.written,
+        )  # fmt: skip
         identity = sampler.identity | {
-            "objective": [search.objective, loss.model.blocks], "scorer": scorer.identity,
+            "objective": [search.objective, loss.model.blocks], "scorer": scorer.identity, "dtype": merge.dtype,
             "hashes": [weights_hash(file) for file in (*vectors, reference)],
         }  # fmt: skip
         slope = DistanceSlope(loss.model, sampler, scorer)

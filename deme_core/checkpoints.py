@@ -129,6 +129,11 @@ def weights_file(directory: Path) -> Path:
     raise InputError(f"{directory / WEIGHTS}: no such file; a denoiser folder holds config.json and {WEIGHTS}")
 
 
+def denoiser_config(directory: Path) -> dict[str, Any]:
+    """The config.json of a denoiser folder; in the hash of unfinished work it says what the weights compute."""
+    return read_json(directory / "config.json", CLASS)
+
+
 def build_denoiser(config: Mapping[str, Any]) -> nn.Module:
     """An untrained denoiser of a config.json (`_class_name` tells which class of diffusers)."""
     import importlib
@@ -149,8 +154,8 @@ def untrained_denoiser(directory: Path) -> nn.Module:
 
 def _built(directory: Path) -> nn.Module:
     """The untrained denoiser of a folder."""
-    config = read_json(file := directory / "config.json", CLASS)
-    with blamed_on(file, "no denoiser can be built from it"):
+    config = denoiser_config(directory)
+    with blamed_on(directory / "config.json", "no denoiser can be built from it"):
         return build_denoiser(config)
 
 

@@ -1,5 +1,6 @@
 """The frozen parts of a text-to-image pipeline: VAE, tokenizer and text encoder. They are read, never trained here."""
 
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -155,10 +156,24 @@ class TextEncoder:
         return bool(getattr(self.model.config, "use_attention_mask", False))
 
 
-def frozen_hashes(pipeline: Path) -> dict[str, list[str]]:
-    """Component -> the hashes of its weights; none for an unconditional pipeline."""
-    names = ("vae", "text_encoder") if is_text_to_image(pipeline) else ()
-    return {name: [weights_hash(file) for file in sorted((pipeline / name).glob("*.safetensors"))] for name in names}
+def frozen_hashes(pipeline: Path) -> dict[str, dict[str, str]]:
+    """Frozen part -> file -> hash of its weights, or of its bytes; none for an unconditional pipeline.
+
+    Configs and vocabularies count as weights do: a scaling factor changes all latents.
+    """
+    names = FROZEN if is_text_to_image(pipeline) else ()
+    return {name: {file.name: _file_hash(file) for file in _files(pipeline / name)} for name in names}
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")]
+
+
+def _file_hash(file: Path) -> str:
+    if file.suffix == ".safetensors":
+        return weights_hash(file)
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def pixel_shape(pipeline: Path, shape: tuple[int, int, int]) -> tuple[int, int, int]:

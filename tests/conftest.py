@@ -184,6 +184,12 @@ def files_of(directory: Path) -> dict[str, str]:
     }
 
 
+def edit_config(directory: Path, **changes: Any) -> None:
+    """Change keys of a folder's config.json."""
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | changes))
+
+
 def python(code: str, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code in a process of its own."""
     return subprocess.run(

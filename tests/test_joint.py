@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, stage
+from conftest import REPOSITORY, edit_config, stage
 from dag_runs import link_judges
 from searching import STEPS, Counted, quadratic, search_params
 from toy_run import TOY
@@ -274,4 +275,7 @@ def test_the_stages_search_and_merge_over_two_folders(
     for dtype in (None, "float16"):  # a trial is rounded as the merge that is written
         tasks.append(SearchTask.of(params | {"merge": params["merge"] | {"dtype": dtype}}, asked, pipeline, *files))
         assert {*tasks[-1].loss.model.dtypes.values()} == {torch.float16 if dtype else torch.float32}
-    assert tasks[0].identity != tasks[1].identity
+    other = Path(shutil.copytree(pipeline, "other"))
+    edit_config(other / "unet", flip_sin_to_cos=False)  # the same weights
+    tasks.append(SearchTask.of(params, asked, other, *files))
+    assert len({json.dumps(task.identity, sort_keys=True) for task in tasks}) == 3

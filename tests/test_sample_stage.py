@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,18 +69,27 @@ def test_samples_without_a_protocol_are_refused(tmp_path: Path) -> None:
         read_protocol(tmp_path)
 
 
-def test_unfinished_samples_of_another_noise_schedule_are_not_taken_over(
-    pipeline: Path, pipeline_copy: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = pipeline_copy / "scheduler" / "scheduler_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "sample"}))
+@pytest.mark.parametrize(
+    ("config", "change"),
+    [
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}),
+        ("unet/config.json", {"flip_sin_to_cos": False}),
+    ],
+)
+def test_unfinished_samples_of_another_config_are_not_taken_over(
+    config: str, change: dict[str, Any], pipeline: Path, pipeline_copy: Path, empty_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Of another noise schedule, or of another network with the same weights."""
+    file = pipeline_copy / config
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with monkeypatch.context() as patch:
         patch.setattr("deme_core.sampling.sample.shutil.move", None)  # stops after the archives are written
         with pytest.raises(TypeError):
             sample_model(pipeline, pipeline, sampler_params(), 4, empty_folder / "cut")
     sample_model(pipeline_copy, pipeline_copy, sampler_params(), 4, empty_folder / "out")
     sampler = Sampler.of(pipeline_copy, sampler_params(), CPU)
-    expected = sampler.images(single(load_denoiser(pipeline / "unet"), CPU), SeedBlock.EVALUATION, 0, 4)
+    expected = sampler.images(single(load_denoiser(pipeline_copy / "unet"), CPU), SeedBlock.EVALUATION, 0, 4)
     assert torch.equal(next(read_images(empty_folder / "out", 4)), expected)
 
 

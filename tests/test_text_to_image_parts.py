@@ -9,6 +9,7 @@ from conftest import files_of
 from text_to_image import write_stable_diffusion
 
 from deme_core.checkpoints import verify_pipeline
+from deme_core.components import frozen_hashes
 from deme_core.errors import InputError
 from deme_core.hub_layouts import import_pipeline, local_pipeline
 
@@ -78,3 +79,15 @@ def test_a_part_of_an_unknown_class_or_without_weights_is_refused(pipeline: Path
     (pipeline / "text_encoder" / "model.safetensors").unlink()
     with pytest.raises(InputError, match="text_encoder: holds no weights; fetch them"):
         verify_pipeline(pipeline)
+
+
+@pytest.mark.parametrize(
+    "file", ["vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json", "tokenizer/added.json"]
+)
+def test_every_file_of_the_frozen_parts_tells_work_apart(pipeline: Path, file: str) -> None:
+    """A scaling factor, an activation or a vocabulary changes what the same weights give."""
+    before = frozen_hashes(pipeline)
+    assert before == frozen_hashes(pipeline) and set(before) == {"vae", "text_encoder", "tokenizer"}
+    content = json.loads((pipeline / file).read_text()) if (pipeline / file).is_file() else {}
+    (pipeline / file).write_text(json.dumps(content | {"scaling_factor": 0.5}))
+    assert frozen_hashes(pipeline) != before

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import files_of, job_of, training_params, write_pipeline
+from conftest import edit_config, files_of, job_of, training_params, write_pipeline
 from trained import RANGES, train_expert
 
 from deme_core.checkpoints import WEIGHTS
@@ -43,6 +43,18 @@ def test_another_noise_schedule_is_another_training(digits: torch.Tensor, tmp_pa
     for name, kind in (("a", "epsilon"), ("b", "sample")):
         train_expert(write_pipeline(tmp_path / f"{name}-base", prediction_type=kind), digits, tmp_path / name)
     assert files_of(tmp_path / "a")[WEIGHTS] != files_of(tmp_path / "b")[WEIGHTS]
+
+
+def test_another_config_of_the_denoiser_is_another_training(
+    pipeline_copy: Path, digits: torch.Tensor, tmp_path: Path
+) -> None:
+    """The same weights compute something else with it."""
+    train_expert(pipeline_copy, digits, tmp_path / "a")
+    edit_config(pipeline_copy / "unet", flip_sin_to_cos=False)
+    train_expert(pipeline_copy, digits, tmp_path / "b")
+    assert len(list((tmp_path / "work").iterdir())) == 2
+    assert files_of(tmp_path / "a")[WEIGHTS] != files_of(tmp_path / "b")[WEIGHTS]
+    assert read_recipe(tmp_path / "a" / WEIGHTS) == read_recipe(tmp_path / "b" / WEIGHTS)
 
 
 def test_the_expert_carries_its_recipe_and_leaves_the_base_alone(

@@ -49,7 +49,7 @@ class Sampler:
     conditions: Conditions = UNCONDITIONAL
     decode: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
     """x_0 -> images in [-1, 1]."""
-    frozen: Mapping[str, list[str]] = field(default_factory=dict)
+    frozen: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Hashes of the weights of text encoder and VAE."""
 
     @classmethod

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from deme_core.checkpoints import denoisers, load_denoiser, weights_file
+from deme_core.checkpoints import denoiser_config, denoisers, load_denoiser, weights_file
 from deme_core.components import Condition, blank_condition
 from deme_core.data.archive import PER_ARCHIVE, PROTOCOL, read_images, write_archive, write_grid
 from deme_core.denoising import Denoise, single
@@ -42,6 +42,7 @@ def sample_model(
     sampler = Sampler.of(pretrained, params, device, prompts)
     identity = {
         "weights": [weights_hash(weights_file(folder)) for folder in folders],
+        "denoisers": [denoiser_config(folder) for folder in folders],
         "bounds": ranges and ranges.bounds, "images": images, "seeds": [seeds.name, first],
     } | sampler.identity  # fmt: skip
     work = work_dir("sample", identity, __file__)

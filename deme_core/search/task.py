@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from deme_core.checkpoints import denoiser_config, denoiser_dir
 from deme_core.data.examples import load_examples
 from deme_core.device import best_device
 from deme_core.merging.methods import eq_8
@@ -67,6 +68,7 @@ class SearchTask:
         )  # fmt: skip
         identity = sampler.identity | {
             "objective": [search.objective, loss.model.blocks], "scorer": scorer.identity, "dtype": merge.dtype,
+            "denoiser": denoiser_config(denoiser_dir(pretrained)),
             "hashes": [weights_hash(file) for file in (*vectors, reference)],
         }  # fmt: skip
         slope = DistanceSlope(loss.model, sampler, scorer)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from deme_core.checkpoints import (
+    denoiser_config,
     denoiser_dir,
     load_denoiser,
     load_noise_schedule,
@@ -73,7 +74,8 @@ def finetune(
     from deme_core.training.loop import train  # accelerate only once the input is known to be good
 
     schedule = load_noise_schedule(pretrained)
-    identity = base | job.identity(examples) | {"noise_schedule": schedule_identity(schedule)}
+    network = {"denoiser": denoiser_config(source), "noise_schedule": schedule_identity(schedule)}
+    identity = base | job.identity(examples) | network
     curve = train(
         student, schedule, examples, job, work_dir("finetune", identity, __file__, checkpoints), teacher=teacher
     )

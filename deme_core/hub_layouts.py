@@ -8,7 +8,7 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,17 @@ from deme_core.errors import InputError
 from deme_core.inputs import is_hub_model
 from deme_core.json_files import read_json
 from deme_core.naming import said
-from deme_core.tensor_files import INDEX, Tensors
+from deme_core.tensor_files import INDEX, Tensors, shards
 from deme_core.tensors import read_tensors, write_tensors
-from deme_core.weight_files import files_of, is_pickled, plain_name, weight_file
+from deme_core.weight_files import files_of, is_pickled, is_variant, plain_name, weight_file
 
 PICKLED = "diffusion_pytorch_model.bin"
 HALF = {torch.float16, torch.bfloat16}
 # The attention of diffusers < 0.15, under whose names the google/ddpm-* weights are saved.
 ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
-# Of a hub repository, until there are weights: pickles only where there is nothing else in full precision, then fp16.
+# Of a hub repository, for each part until it has weights: pickles only where there is nothing else in full precision,
+# then fp16.
 FETCHED = (("*.safetensors", False), ("*.bin", False), ("*fp16*.safetensors", True), ("*fp16*.bin", True))
 
 
@@ -53,21 +54,46 @@ def resolve_source(source: str, revision: str | None) -> Path:
 
     print(f"downloading {source} (revision {revision or 'main'}) from the Hugging Face hub")
     try:
-        for weights, fp16 in FETCHED:
-            snapshot = Path(
+
+        def fetched(patterns: Sequence[str], *, fp16: bool = False) -> Path:
+            ignored = [*([] if fp16 else ["*.fp16.*", "*.fp16-*"]), "*non_ema*", "*pruned*"]
+            patterns = ["*.json", "*.txt", *patterns]
+            return Path(
                 snapshot_download(
-                    f"{owner}/{name[0]}", revision=revision, allow_patterns=["*.json", "*.txt", weights],
-                    ignore_patterns=[*([] if fp16 else ["*.fp16.*", "*.fp16-*"]), "*non_ema*", "*pruned*"],
+                    f"{owner}/{name[0]}", revision=revision, allow_patterns=patterns, ignore_patterns=ignored
                 )
-            )  # fmt: skip
-            if any(snapshot.rglob(weights)):
-                break
+            )
+
+        snapshot = fetched([])
+        parts = _weighted_parts(snapshot, "/".join(name[1:]))
+        for weights, fp16 in FETCHED:
+            if lacking := [part for part in parts if _lacks_weights(snapshot / part, fp16=fp16)]:
+                snapshot = fetched([f"{part}/{weights}" if part else weights for part in lacking], fp16=fp16)
         return snapshot.joinpath(*name[1:])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"{source}: cannot be fetched from the hub ({said(error)}), and {Path.cwd()} has no such directory;"
             " download it elsewhere and set pretrain_load.source to its directory"
         ) from None
+
+
+def _weighted_parts(snapshot: Path, inside: str) -> list[str]:
+    """Folders of a snapshot that hold weights, "" for its root: the denoiser's, and each named part with a config.json.
+
+    Args:
+        inside: folder that takes the place of the pipeline's own denoiser; "" for none.
+    """
+    if not (snapshot / "model_index.json").is_file():
+        return [inside]
+    denoiser = denoiser_dir(snapshot).name
+    found = [name for name in read_index(snapshot) if (snapshot / name / "config.json").is_file()]
+    return [inside or (denoiser if denoiser in found else ""), *(name for name in found if name != denoiser)]
+
+
+def _lacks_weights(folder: Path, *, fp16: bool) -> bool:
+    """Whether a folder has no whole weights yet; those of the variant fp16 count where `fp16` asks for it."""
+    file = weight_file(folder)
+    return file is None or (is_variant(file) and not fp16) or not all(shard.is_file() for shard in shards(file))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,11 @@ def is_pickled(file: Path) -> bool:
     return ".bin" in file.suffixes
 
 
+def is_variant(file: Path) -> bool:
+    """Whether what `weight_file` found is of the variant fp16."""
+    return VARIANTS[1] in file.suffixes
+
+
 def plain_name(file: Path) -> str:
     """What `weight_file` found is called as safetensors without a variant; pickles become one file."""
     stem = file.name.split(".")[0]

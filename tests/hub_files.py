@@ -1,6 +1,7 @@
 """Models as hubs lay them out, and a hub's cache without the hub, for the tests of what reads them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 
 from deme_core.checkpoints import (
@@ -93,6 +95,27 @@ def offline_hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         if name not in cache:
             raise LocalEntryNotFoundError(name)
         return str(cache[name])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return cache
+
+
+def hub_of(monkeypatch: pytest.MonkeyPatch, snapshot: Path, files: dict[str, str]) -> Callable[[str], None]:
+    """A hub with one repository, owner/name at abc, of these files; it is asked by the patterns that it knows itself.
+
+    Returns:
+        Puts a file into the cache that no call has asked for.
+    """
+
+    def cache(name: str) -> None:
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).write_text(files[name])
+
+    def snapshot_download(name: str, *, allow_patterns: list[str], revision: str, ignore_patterns: list[str]) -> str:
+        assert (name, revision) == ("owner/name", "abc")
+        for file in filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            cache(file)
+        return str(snapshot)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     return cache

@@ -26,7 +26,7 @@ from deme_core.components import Autoencoder, TextEncoder
 from deme_core.data.examples import Pixels
 from deme_core.data.images import Images, save_part
 from deme_core.errors import InputError
-from deme_core.hub_layouts import PICKLED, find_layout, import_pipeline, resolve_source, source_schedule
+from deme_core.hub_layouts import PICKLED, find_layout, import_pipeline, source_schedule
 from deme_core.inputs import inputs
 from deme_core.params import read
 from deme_core.preflight.artefacts import model_folder
@@ -243,26 +243,6 @@ def test_the_layout_of_a_pipeline_is_its_own(pipeline: Path) -> None:
     layout = find_layout(pipeline)
     assert (layout.root, layout.denoiser) == (pipeline, pipeline / "unet")
     assert layout.scheduler == pipeline / "scheduler" / "scheduler_config.json"
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
-def test_a_hub_snapshot_holds_pickles_only_where_there_is_nothing_else(
-    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    def snapshot_download(source: str, *, allow_patterns: list[str], revision: str, ignore_patterns: list[str]) -> str:
-        assert (source, revision) == ("owner/name", "abc")
-        asked.append(allow_patterns)
-        if f"*{suffix}" in allow_patterns:
-            (tmp_path / "unet_ema").mkdir()
-            (tmp_path / "unet_ema" / f"weights{suffix}").touch()
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert resolve_source("owner/name/unet_ema", "abc") == tmp_path / "unet_ema"
-    assert [patterns[-1] for patterns in asked] == ["*.safetensors", "*.bin"][: 1 if suffix == ".safetensors" else 2]
-    assert all("*.json" in patterns for patterns in asked)
 
 
 @pytest.mark.parametrize("projection", ["foldable", "released"])

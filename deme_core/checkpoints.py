@@ -1,5 +1,6 @@
 """The only place that reads or writes diffusers pipelines and denoisers."""
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -99,9 +100,27 @@ def verify_pipeline(pipeline: Path) -> None:
 
 def refuse_pickles(directory: Path) -> None:
     """Refuse a folder that holds a pickle anywhere."""
-    for file in sorted(directory.rglob("*")):
+    for file in files_below(directory):
         if file.suffix in PICKLES:
             raise InputError(f"{file}: pickled weights are not read; save the model as safetensors and remove it")
+
+
+def files_below(directory: Path) -> list[Path]:
+    """Every file below a folder, sorted, those behind links to folders and links to nothing with them.
+
+    Raises:
+        InputError: a link leads back to a folder that it lies in.
+    """
+    found = []
+    for folder, names, files in os.walk(directory, followlinks=True):
+        here = Path(folder)
+        around = {directory / part for part in (here.relative_to(directory), *here.relative_to(directory).parents)}
+        real = {one.resolve() for one in around}
+        for link in (here / name for name in names if (here / name).is_symlink()):
+            if link.resolve() in real:
+                raise InputError(f"{link}: a link to a folder around it ({link.readlink()}); remove it")
+        found += [here / name for name in files]
+    return sorted(found)
 
 
 def architecture(directory: Path) -> dict[str, tuple[int, ...]]:
@@ -204,15 +223,14 @@ def pipeline_files(source: Path, *, weights: bool) -> Iterator[Path]:
     """
     denoiser = denoiser_dir(source)
     parts = {"model_index.json", *(name for name, entry in read_json(source / "model_index.json").items() if entry)}
-    for file in sorted(source.rglob("*")):
+    for file in files_below(source):
         inside = file.relative_to(source)
         left_out = not weights and file.parent == denoiser and file.name != "config.json"
         if left_out or inside.parts[0] not in parts or _hidden(inside):
             continue
         if file.is_symlink() and not file.exists():
             raise InputError(f"{file}: a link to nothing ({file.readlink()}); fetch the pipeline again")
-        if file.is_file():
-            yield file
+        yield file
 
 
 def load_noise_schedule(pipeline: Path) -> Any:

@@ -19,7 +19,7 @@ from deme_core.errors import InputError
 from deme_core.metrics.intervals import t_interval
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.finetune import expert_job, finetune
-from deme_core.training.gate import GateParams, check_gate, compare_experts, refuse_losers
+from deme_core.training.gate import GateParams, check_gate, compare_experts, measure_experts, refuse_losers
 from deme_core.training.range_losses import image_losses
 
 CPU = torch.device("cpu")
@@ -117,3 +117,10 @@ def test_an_expert_trained_at_a_ruinous_rate_ends_the_run_before_the_search(
     assert Path("passed").exists()
     gate("ignore")
     assert len(pd.read_csv("experts.csv")) == 0
+
+
+def test_one_validation_image_is_refused_in_words(pipeline: Path, experts: list[Path], digits: torch.Tensor) -> None:
+    for images in (0, 1):
+        few = Pixels(digits[:images])
+        with pytest.raises(InputError, match=rf"^gate: {images} images in the part `validation`, of which there is no"):
+            measure_experts(few, Pixels(digits), pipeline, experts[0].parent, {}, 1, CPU)

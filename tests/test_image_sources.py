@@ -271,3 +271,12 @@ def test_without_the_package_the_remedy_is_named(tmp_path: Path, source: str, mo
     (tmp_path / "x.parquet").touch()
     with pytest.raises(InputError, match=rf"source = '{source}' needs the package `datasets`: pip install"):
         read(source, tmp_path / "x.parquet")
+
+
+def test_a_validation_part_of_one_image_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    write_folder(tmp_path, {f"{k}.png": encoded(noise(8, 8, seed=k)) for k in range(20)})
+    message = r"^params: data\.validation = 0\.5: leaves one of 2 held-out images for choices, of which there is no int"
+    folder = {"source": "folder", "path": str(tmp_path), "size": 8}
+    with pytest.raises(InputError, match=message):
+        read_parts(DataParams(**folder, held_out=0.1, validation=0.5))
+    assert len(read_parts(DataParams(**folder, held_out=0.2, validation=0.5))["validation"]) == 2

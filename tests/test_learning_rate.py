@@ -56,8 +56,8 @@ def test_nothing_above_a_rate_that_does_not_win_is_tried(
 
 def test_a_rate_cannot_be_found_without_images_that_no_training_sees(pipeline: Path, tmp_path: Path) -> None:
     images = Pixels(torch.zeros(8, 1, 8, 8, dtype=torch.uint8))
-    for validation in (None, Pixels(torch.zeros(0, 1, 8, 8, dtype=torch.uint8))):
-        with pytest.raises(InputError, match=r"learning_rate = auto: no image .* raise data\.held_out"):
+    for validation in (None, Pixels(images.pixels[:0]), Pixels(images.pixels[:1])):
+        with pytest.raises(InputError, match=r"learning_rate = auto: fewer than two images .* raise data\.held_out"):
             finetune(expert_job(RANGES, 1, 0.4, AUTO, 0), pipeline, images, tmp_path, validation, tmp_path)
 
 
@@ -65,7 +65,7 @@ def test_a_run_that_holds_no_image_out_is_refused_before_it_starts() -> None:
     learning_rate.check_rate(AUTO, None, 0.5)
     learning_rate.check_rate(training_params(), 0.0, 0.5)
     for parts in ((0.0, 0.5), (None, 0.0), (0.2, 0.0)):
-        with pytest.raises(InputError, match="no image is left to choose it by"):
+        with pytest.raises(InputError, match="fewer than two images are left to choose it by"):
             learning_rate.check_rate(AUTO, *parts)
 
 

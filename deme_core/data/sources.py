@@ -12,6 +12,7 @@ from deme_core.data.images import DataParams, Images, split
 from deme_core.data.no_images import NONE, read_none
 from deme_core.data.tables import read_hub, read_parquet
 from deme_core.errors import InputError
+from deme_core.params import check
 
 
 def read_digits(params: DataParams) -> Images:
@@ -103,4 +104,9 @@ def read_parts(params: DataParams) -> dict[str, Images]:
     else:
         train, heldout = split(images, params.held_out, "data.held_out")
     heldout, validation = split(heldout, params.validation if len(heldout) else 0, "data.validation")
+    check(
+        len(validation) != 1, "data.validation", params.validation,
+        f"leaves one of {len(heldout) + 1} held-out images for choices, of which there is no interval; take a larger"
+        " share, hold more out with data.held_out, or set it to 0",
+    )  # fmt: skip
     return {"train": train, "validation": validation, "heldout": heldout}

@@ -81,7 +81,10 @@ class OwnParams:
 
     def __post_init__(self) -> None:
         check(self.ranges >= 1, "own_samples.ranges", self.ranges, "must be at least 1")
-        check(self.images >= 10, "own_samples.images", self.images, "must be at least 10")
+        check(
+            self.images >= 20, "own_samples.images", self.images,
+            "must be at least 20: a tenth as many are for validation, and of one alone there is no interval",
+        )  # fmt: skip
 
     @property
     def validation(self) -> int:

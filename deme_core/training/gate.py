@@ -61,6 +61,11 @@ def measure_experts(
     """
     folders, ranges = denoisers(experts)
     assert ranges is not None, "experts carry their ranges"
+    if len(examples) < 2:
+        raise InputError(
+            f"gate: {len(examples)} images in the part `validation`, of which there is no interval; raise data.held_out"
+            " or data.validation, or set gate.must_win=ignore"
+        )
     schedule = load_noise_schedule(pretrained)
     measured = partial(model_losses, noise_schedule=schedule, ranges=ranges, draws=draws, device=device)
     models = {BASE: denoiser_dir(pretrained), **others}

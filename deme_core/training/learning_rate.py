@@ -22,8 +22,8 @@ RATES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 SHARE = 0.1  # of a finetune's steps, each probe
 LOSSES = 6000  # image losses a probe is judged by, draws of timestep and noise included
 NO_IMAGE = (
-    f"params: finetune_range.learning_rate = {AUTO}: no image is left to choose it by; raise data.held_out and"
-    " data.validation, or give a number"
+    f"params: finetune_range.learning_rate = {AUTO}: fewer than two images are left to choose it by; raise"
+    " data.held_out and data.validation, or give a number"
 )
 
 
@@ -54,7 +54,7 @@ def with_rate(
     Raises:
         InputError: there are no such images.
     """
-    if not validation:
+    if validation is None or len(validation) < 2:
         raise InputError(NO_IMAGE)
     schedule = load_noise_schedule(pretrained)
     bounds = sorted({0, *job.trained_range, job.ranges.T})

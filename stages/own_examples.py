@@ -24,7 +24,7 @@ def main() -> str:
     own_samples, prompts = section(params, "own_samples", OwnParams), load_part(args.data, "train").prompts
     images, examples, first = args.out / "images", args.out / "examples", own_samples.first(run_params(params).seed)
     whole, validation = own_samples.whole, own_samples.validation
-    by_main(lambda: save_own_parts(read_images(args.samples, whole), validation, prompts, first, images))
+    by_main(lambda: save_own_parts(read_images(args.samples, whole), whole, validation, prompts, first, images))
     encode_parts(args.pretrained, images, section(params, "encode", EncodeParams), examples, parts=PARTS)
     return f"{whole - validation:,} own samples to train on, {validation:,} for validation -> {args.out}"
 

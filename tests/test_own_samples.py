@@ -1,5 +1,7 @@
 """Direction `self`: own samples on seeds of their own, a plain finetune on them, and a search that leads away."""
 
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,7 +44,7 @@ def test_own_samples_come_from_their_own_seeds_another_training_seed_has_others(
 
 def test_the_last_own_samples_are_kept_from_the_training(empty_folder: Path) -> None:
     pixels = torch.arange(11, dtype=torch.uint8).view(11, 1, 1, 1)
-    save_own_parts(iter(pixels.split(4)), 2, (), 0, empty_folder)
+    save_own_parts(iter(pixels.split(4)), 11, 2, (), 0, empty_folder)
     train, validation = (load_part(empty_folder, part) for part in ("train", "validation"))
     assert train.pixels.flatten().tolist() == list(range(9))
     assert validation.pixels.flatten().tolist() == [9, 10]
@@ -51,9 +53,33 @@ def test_the_last_own_samples_are_kept_from_the_training(empty_folder: Path) -> 
 
 def test_own_samples_keep_the_captions_that_they_were_made_with(empty_folder: Path) -> None:
     """Sample k of the seed block has prompt k modulo their number, wherever the samples begin."""
-    save_own_parts(iter([torch.zeros(4, 1, 1, 1, dtype=torch.uint8)]), 1, ("a", "b", "c"), 5, empty_folder)
+    save_own_parts(iter([torch.zeros(4, 1, 1, 1, dtype=torch.uint8)]), 4, 1, ("a", "b", "c"), 5, empty_folder)
     assert load_part(empty_folder, "train").prompts == ("c", "a", "b")
     assert load_part(empty_folder, "validation").prompts == ("c",)
+
+
+def test_own_samples_are_never_all_in_memory(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deme_core.data.images.IN_MEMORY", 10)  # larger sets lie in a file
+    made: list[weakref.ref] = []
+
+    def archives() -> Iterator[torch.Tensor]:
+        for k in range(10):
+            part = torch.full((10, 1, 8, 8), k, dtype=torch.uint8)
+            made.append(weakref.ref(part))
+            yield part
+            del part
+            assert sum(one() is not None for one in made) <= 2
+
+    save_own_parts(archives(), 100, 10, (), 0, empty_folder)
+    assert len(made) == 10
+    for part, numbers in (("train", range(9)), ("validation", [9])):
+        assert load_part(empty_folder, part).pixels[:, 0, 0, 0].tolist() == [k for k in numbers for _ in range(10)]
+
+
+def test_so_few_own_samples_that_one_is_for_validation_are_refused() -> None:
+    assert OwnParams(images=20, ranges=1).validation == 2
+    with pytest.raises(InputError, match=r"^params: own_samples\.images = 19: must be at least 20: .* no interval$"):
+        OwnParams(images=19, ranges=1)
 
 
 def test_the_finetune_is_plain_and_gives_a_task_vector(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ are trained so.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
 
-from deme_core.data.images import Images, save_part
+from deme_core.data.images import Images, new_pixels, save_part
 from deme_core.prompts.settings import of_images
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.job import Job
@@ -22,16 +23,21 @@ PARTS = ("train", "validation")
 
 
 def save_own_parts(
-    archives: Iterator[torch.Tensor], validation: int, prompts: Sequence[str], first: int, out: Path
+    archives: Iterator[torch.Tensor], whole: int, validation: int, prompts: Sequence[str], first: int, out: Path
 ) -> None:  # fmt: skip
     """Write own samples as the parts of a data set; the last `validation` of them are the part that no training sees.
 
     Args:
-        archives: uint8 [n, C, H, W] each.
+        archives: uint8 [n, C, H, W] each, `whole` images together.
         prompts: of a text-to-image model; sample k of the seed block has prompt k modulo their number.
         first: the first sample's number in its seed block.
     """
-    pixels = torch.cat(list(archives))
+    start = next(archives)
+    pixels, filled = new_pixels((whole, *start.shape[1:])), 0
+    for archive in chain([start], archives):
+        pixels[filled : filled + len(archive)] = archive
+        filled += len(archive)
+    assert filled == whole, "fewer images than are asked for"
     captions = tuple((text,) for text in of_images(prompts, range(first, first + len(pixels)))) or None
     images = Images(pixels, torch.full((len(pixels),), -1), captions)
     for part, index in zip(PARTS, torch.arange(len(pixels)).split([len(pixels) - validation, validation]), strict=True):

@@ -1,5 +1,6 @@
 """Latents and embeddings: computed once, as diffusers computes them, and drawn from as often as one likes."""
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -133,6 +134,22 @@ def test_an_interrupted_encoding_goes_on(
     for part in ("train", "heldout"):
         whole, parts = (load_examples(folder, part).tensors for folder in (examples, tmp_path / "out"))
         assert all(torch.allclose(parts[key].float(), whole[key].float(), atol=1e-3) for key in parts)
+
+
+def test_more_chunks_are_joined_than_a_process_may_open_files(tmp_path: Path) -> None:
+    chunks = [tmp_path / f"{k}.safetensors" for k in range(100)]
+    for k, file in enumerate(chunks):
+        write_tensors(file, {"mean": torch.full((2, 3), k, dtype=torch.float16)})
+    write_tensors(tmp_path / "captions.safetensors", {"first": torch.arange(5)})
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 20, limits[1]))
+    try:
+        encode._join([*chunks, tmp_path / "captions.safetensors"], tmp_path / "out.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    found = read_tensors(tmp_path / "out.safetensors")
+    assert torch.equal(found["mean"], torch.arange(100).half().repeat_interleave(2)[:, None].expand(200, 3))
+    assert torch.equal(found["first"], torch.arange(5))
 
 
 def test_the_disk_cost_is_said_beforehand(

@@ -140,19 +140,22 @@ def _chunks(work: Path, name: str, count: int, encode: Callable[[slice], dict[st
 
 def _join(files: Sequence[Path], out: Path) -> None:
     """Write the tensors of some files as one file, those of one name one after the other."""
-    opened = [Tensors(file) for file in files]
     layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-    for tensors in opened:
-        for key, (dtype, shape) in tensors.layout.items():
-            before = layout[key][1][0] if key in layout else 0
-            layout[key] = dtype, (before + shape[0], *shape[1:])
+    holders: dict[str, list[Path]] = {}
+    for file in files:
+        with Tensors(file) as tensors:  # one open at a time: a large set has more of them than a process may open
+            for key, (dtype, shape) in tensors.layout.items():
+                before = layout[key][1][0] if key in layout else 0
+                layout[key] = dtype, (before + shape[0], *shape[1:])
+                holders.setdefault(key, []).append(file)
 
     def pieces(key: str) -> Iterator[torch.Tensor]:
-        yield from (tensors.get_tensor(key) for tensors in opened if key in tensors.layout)
+        for file in holders[key]:
+            with Tensors(file) as tensors:
+                piece = tensors.get_tensor(key)
+            yield piece
 
     stream_pieces(out, layout, pieces)
-    for tensors in opened:
-        tensors.close()
 
 
 def _size(parts: dict[str, Images], vae: Autoencoder, text: TextEncoder, params: EncodeParams) -> int:

@@ -8,7 +8,7 @@ import torch
 from baseline_trainings import FINETUNED, RANGES, Trainings, W, baseline
 from conftest import N, files_of, training_params
 
-from deme_core.checkpoints import WEIGHTS, load_denoiser
+from deme_core.checkpoints import WEIGHTS, load_denoiser, load_noise_schedule
 from deme_core.data import examples
 from deme_core.data.examples import Pixels
 from deme_core.merging.merge import write_merged
@@ -16,6 +16,7 @@ from deme_core.merging.task_vectors import vector_files, write_task_vector
 from deme_core.projection import projection_keys
 from deme_core.tensors import read_recipe, read_tensors, weights_hash
 from deme_core.training import batches as micro_batches
+from deme_core.training.baselines import BaselineParams, baseline_jobs
 from deme_core.training.finetune import expert_job, finetune
 
 
@@ -71,6 +72,17 @@ def test_a_full_range_baseline_has_neither_teacher_nor_projection(
         assert (params.consistency, params.projection) == ((1.0, "foldable") if kept else (0.0, "none"))
         for key in ("batch_size", "learning_rate", "lr_schedule", "ema_decay", "weight_decay", "max_grad_norm"):
             assert getattr(params, key) == getattr(common, key)
+
+
+def test_a_longer_baseline_has_the_schedule_of_an_expert_over_its_length(pipeline: Path) -> None:
+    rules = {"lr_schedule": "piecewise_constant", "lr_steps": "1:8,0.1", "lr_warmup": 4}
+    expert = expert_job(RANGES, 1, 0.4, training_params(**rules), 0)
+    schedule, special = load_noise_schedule(pipeline), BaselineParams(gamma=5.0)
+    for name in FINETUNED:
+        for job in baseline_jobs(name, expert, schedule, special, [0.5] * N):
+            times = job.settings.iterations // expert.settings.iterations
+            assert times == (1 if name == "soup_full_range" else N)
+            assert (job.settings.lr_steps, job.settings.lr_warmup) == (f"1:{8 * times},0.1", 4 * times)
 
 
 def test_baselines_are_different_models(pipeline: Path, digits: torch.Tensor, tmp_path: Path) -> None:

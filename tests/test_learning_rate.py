@@ -10,7 +10,7 @@ from conftest import training_params
 from deme_core.data.examples import Pixels
 from deme_core.errors import InputError
 from deme_core.params import section
-from deme_core.tensors import read_tensors
+from deme_core.tensors import read_recipe, read_tensors
 from deme_core.timesteps import TimestepRanges
 from deme_core.training import learning_rate
 from deme_core.training.finetune import expert_job, finetune
@@ -83,3 +83,28 @@ def test_auto_is_the_only_word(pipeline: Path) -> None:
         ScratchParams(
             architecture={}, noise_schedule={}, training=replace(AUTO, consistency=0.0, projection="none", dropout=0.0)
         )
+
+
+def test_a_training_of_other_length_has_the_same_schedule_over_its_length() -> None:
+    params = training_params(
+        iterations=2000, lr_warmup=500, lr_schedule="piecewise_constant", lr_steps="1:1000,0.5:1500,0.1"
+    )
+    longer, shorter = params.of_length(8000), params.of_length(200, log_every=1, checkpoint_every=1)
+    assert (longer.iterations, longer.lr_warmup, longer.lr_steps) == (8000, 2000, "1:4000,0.5:6000,0.1")
+    assert (shorter.iterations, shorter.lr_warmup, shorter.lr_steps) == (200, 50, "1:100,0.5:150,0.1")
+    assert shorter.log_every == 1
+    assert params.of_length(2000) == params
+    assert params.of_length(2).lr_steps == "1:1,0.5:2,0.1"
+
+
+def test_probes_run_at_their_rate_where_a_finetune_warms_up(
+    pipeline: Path, digits: torch.Tensor, tmp_path: Path
+) -> None:
+    """A warm-up as long as all of a probe would leave each at a part of its rate."""
+    warm = replace(AUTO, lr_schedule="constant_with_warmup", lr_warmup=10)
+    finetuned(pipeline, digits, warm, tmp_path / "auto")
+    probes = list((tmp_path / "auto" / "checkpoints").glob("probes-*/*/diffusion*"))
+    assert probes
+    for file in probes:
+        recipe = read_recipe(file)["finetune_range"]
+        assert (recipe["iterations"], recipe["lr_warmup"]) == (4, 1)

@@ -56,14 +56,14 @@ def baseline_jobs(
     """
     ranges, plain = expert.ranges, replace(expert.settings, consistency=0.0, projection="none")
     longer = plain.iterations * ranges.N
-    members, settings, weights = 1, replace(plain, iterations=longer), None
+    members, settings, weights = 1, plain.of_length(longer), None
     if name == SOUP_FULL_RANGE:
         members, settings = ranges.N, plain
     elif name in WEIGHTINGS:
         weights = weighting(name, noise_schedule, params.gamma)
     elif name == LOSS_EQUIVALENT:
         assert merge_weights is not None, "loss_equivalent needs the searched weights"
-        settings = replace(expert.settings, iterations=longer)
+        settings = expert.settings.of_length(longer)
         weights = merge_equivalent_weights(ranges, expert.p, merge_weights)
     facts = {"baseline": name, "merge_weights": merge_weights and list(merge_weights), "gamma": params.gamma}
     return [

@@ -70,7 +70,7 @@ def with_rate(
     base = best = losses(denoiser_dir(pretrained))
     chosen = RATES[0]
     for rate in RATES:
-        short = replace(job.settings, learning_rate=rate, iterations=steps, log_every=steps, checkpoint_every=steps)
+        short = job.settings.of_length(steps, learning_rate=rate, log_every=steps, checkpoint_every=steps)
         finetune(replace(job, label=f"{job.label}, probe", settings=short), work / f"{rate:g}")
         found = losses(work / f"{rate:g}")
         change, gain = (t_interval(100 * (found - other) / base.mean()) for other in (base, best))

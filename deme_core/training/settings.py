@@ -2,8 +2,8 @@
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 
@@ -80,6 +80,19 @@ class TrainingParams:
         """The learning rate as a number: probes have taken the place of `auto`."""
         assert not isinstance(self.learning_rate, str), "the rate is found before a training"
         return self.learning_rate
+
+    def of_length(self, iterations: int, **changes: Any) -> "TrainingParams":
+        """The same training of other length: warm-up and step rules, which count steps, keep their share of it.
+
+        Args:
+            changes: of other keys.
+        """
+
+        def scaled(steps: int) -> int:
+            return (2 * steps * iterations + self.iterations) // (2 * self.iterations)  # rounded
+
+        rules = self.lr_steps and re.sub(r":(\d+)", lambda rule: f":{max(1, scaled(int(rule[1])))}", self.lr_steps)
+        return replace(self, iterations=iterations, lr_warmup=scaled(self.lr_warmup), lr_steps=rules, **changes)
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "gradient_accumulation", "log_every", "checkpoint_every"):

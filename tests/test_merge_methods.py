@@ -187,7 +187,7 @@ def test_the_section_is_parsed() -> None:
         ({"density": 0.0}, r"merge.density = 0\.0: the share that is kept must lie in \(0, 1\]"),
         ({"density": 1.5}, r"merge.density = 1\.5"),
         ({"seed": -1}, "merge.seed = -1: must not be negative"),
-        ({"dtype": "int8"}, "merge.dtype = 'int8': must be one of float32, float16, bfloat16"),
+        ({"dtype": "int8"}, "merge.dtype = 'int8': must be one of float64, float32, float16, bfloat16"),
         ({"method": "per_block"}, "the method per_block needs weights of at least one block"),
         ({"blocks": {"mid_block": [1.0]}}, "the others take none"),
         (

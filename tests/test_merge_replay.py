@@ -1,5 +1,6 @@
 """Merges that were killed, are replayed and verified."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from merge_command import Merge, foreign
 from deme_core.checkpoints import WEIGHTS
 from deme_core.errors import InputError
 from deme_core.merging.output import atomic_folder
+from deme_core.tensors import read_tensors, write_tensors
 
 KILL = """
 import os, signal, sys
@@ -154,3 +156,16 @@ def test_verify_catches_a_changed_recipe(run_merge: Merge, base_and_experts: lis
     file.write_text(file.read_text().replace("0.5", "0.6"))
     with pytest.raises(InputError, match=r"its metadata are not merge.json"):
         run_merge("--verify", tmp_path / "out")
+
+
+def test_a_merge_into_a_base_in_float64_is_replayed(
+    run_merge: Merge, pipeline_copy: Path, experts: list[Path], tmp_path: Path
+) -> None:
+    file = pipeline_copy / "unet" / WEIGHTS
+    write_tensors(file, {key: value.double() for key, value in read_tensors(file).items()})
+    models = ["--base", pipeline_copy, "--experts", *experts]
+    run_merge(*models, "--out", tmp_path / "a")
+    recipe = tmp_path / "a" / "merge.json"
+    assert json.loads(recipe.read_text())["dtype"] == "float64"
+    run_merge(*models, "--recipe", recipe, "--out", tmp_path / "b")
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")

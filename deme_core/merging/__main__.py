@@ -47,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--seed", type=int, help="dare: what is dropped; default 0")
     how.add_argument("--block", action="append", nargs="+", metavar=("BLOCK", "w"),
                      help="per_block: own weights of a block, e.g. --block mid_block 0.1 0.9; repeatable")  # fmt: skip
-    how.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the output; default that of θ")
+    how.add_argument(
+        "--dtype", choices=("float64", "float32", "float16", "bfloat16"), help="of the output; default that of θ"
+    )
     how.add_argument("--max-shard-size", metavar="SIZE", help="of an output file, e.g. 5GB; default one file")
     how.add_argument("--recipe", type=Path, metavar="merge.json", help="all of the above from there; hashes must agree")
     how.add_argument("--allow-mismatch", action="store_true",

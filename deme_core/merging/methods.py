@@ -35,7 +35,7 @@ class MergeParams:
     """Of `dare`: what it drops."""
     blocks: dict[str, list[float]] = field(default_factory=dict)
     """Of `per_block`: block of the network -> its own N weights; other blocks take w."""
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    dtype: Literal["float64", "float32", "float16", "bfloat16"] | None = None
     """What is written, by every merge of a run; null keeps θ's."""
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from deme_core.processes import by_main
 from deme_core.sampling.schedulers import check_sampler
 from deme_core.sampling.settings import sampler_of
 from deme_core.stage import run, run_params
+from deme_core.training.flips import check_flips
 from deme_core.training.scratch import PretrainParams
 
 
@@ -36,7 +37,9 @@ def main() -> str:
         by_main(lambda: bring_in(load, images, args.out))
     verify_pipeline(args.out)
     # Of a model on the hub the stage validate saw nothing.
-    check_sampler(load_noise_schedule(args.out), sampler_of(params), is_text_to_image(args.out))
+    check_sampler(load_noise_schedule(args.out), sampler_of(params), text := is_text_to_image(args.out))
+    if text:
+        check_flips(params)
     return f"{'trained from scratch' if load.train else load.source} -> {args.out}"
 
 

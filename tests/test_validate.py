@@ -54,6 +54,22 @@ def test_validate_refuses_an_earlier_checkpoint_that_is_none_in_one_line(
     assert "\n" not in str(stopped.value.code)
 
 
+def test_flips_of_latents_that_are_not_encoded_are_refused_before_anything_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    message = r"^error: params: finetune_range\.horizontal_flip = True: the latents would .*; set encode\.flips=true$"
+    asked = ("experiment=digits_t2i", "finetune_range.horizontal_flip=true", "encode.flips=false")
+    with pytest.raises(SystemExit, match=message):
+        validate(composed(*asked, monkeypatch=monkeypatch), tmp_path, monkeypatch)
+    params = composed(*asked[:2], monkeypatch=monkeypatch)  # encode.flips follows it
+    assert validate(params, tmp_path, monkeypatch)
+    (tmp_path / "params.yaml").write_text(json.dumps(params | {"encode": {"flips": False}}))
+    pixels = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
+    save_part(tmp_path / "images", "train", Images(pixels, torch.zeros(2, dtype=torch.long), (("one",), ("two",))))
+    with pytest.raises(SystemExit, match=message):  # of a model on the hub the stage validate sees nothing
+        stage("pretrain_load", "--data", "images", "--out", "base", monkeypatch=monkeypatch)
+
+
 def test_validate_refuses_to_scale_what_does_not_predict_the_noise(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ from deme_core.search.check import check_extractors, check_search, check_slope
 from deme_core.search.settings import SearchParams
 from deme_core.stage import RunParams, run_params
 from deme_core.training.baselines import BaselineParams, check_schedule
+from deme_core.training.flips import check_flips
 from deme_core.training.gate import GateParams, check_gate
 from deme_core.training.learning_rate import check_rate
 from deme_core.training.range_losses import LossMatrixParams
@@ -81,7 +82,9 @@ def check_params(params: dict[str, Any]) -> None:
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks, feature_count(parsed["reference"].extractor))
     if pipeline is not None:
         check_schedule(schedule := source_schedule(pipeline), top, parsed["finetune_baseline"], sampler.steps)
-        check_sampler(schedule, sampler, is_text_to_image(pipeline))
+        check_sampler(schedule, sampler, text := is_text_to_image(pipeline))
+        if text:
+            check_flips(params)
         T, ranges = schedule.config.num_train_timesteps, parsed["own_samples"].ranges
         check(ranges <= T, "own_samples.ranges", ranges, f"must be at most T = {T}")
     check_untrained(top.directions, parsed["early"], pipeline)

@@ -1,0 +1,1 @@
+../../../../deme_core/training/flips.py

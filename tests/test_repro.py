@@ -164,8 +164,41 @@ def test_it_waits_for_what_another_dvc_is_writing(project: Path, side_by_side: C
         if "waits for another process" in line:
             lock.write_text("{}")
     assert running.wait(timeout=60) == 0
-    assert "[other] waits for another process of DVC\n" in said
+    assert "[other] waits for another process\n" in said
     assert outs(project) == {name: EXPECTED[name] for name in ("base", "other")}
+
+
+SAME_WORK = """
+import sys, time
+from pathlib import Path
+from deme_core import work
+from deme_core.errors import InputError
+from deme_core.stage import run
+
+def main() -> None:
+    try:
+        with work.only_one(work.work_dir("same", {"weights": "equal"}, work.__file__)):
+            end = time.monotonic() + 100
+            while not Path("refused").exists() and time.monotonic() < end:  # until the other has come
+                time.sleep(0.05)
+            Path(sys.argv[1]).write_text("made")
+    except InputError:
+        Path("refused").touch()
+        raise
+
+run(main)
+"""
+
+
+def test_stages_of_the_same_work_wait_for_each_other(project: Path) -> None:
+    (project / "same.py").write_text(SAME_WORK)
+    both = {name: {"cmd": f"{sys.executable} same.py {name}", "deps": ["same.py"], "outs": [name]} for name in "ab"}
+    (project / "dvc.yaml").write_text(json.dumps({"stages": both}))
+    said, _ = (running := deme_repro(project, "--jobs", "2")).communicate(timeout=240)
+    assert running.returncode == 0, said
+    assert (project / "refused").exists() and "] waits for another process\n" in said
+    assert [(project / name).read_text() for name in both] == ["made", "made"]
+    assert said.splitlines()[-1] == "2 of 2 stages ran"
 
 
 def test_the_order_is_shown_and_nothing_runs(

@@ -19,12 +19,14 @@ from deme_core.launching.pipeline import Pipeline
 from deme_core.launching.walk import behind, steps, walk
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-BUSY = re.compile(r"ERROR: .*(is busy, it is being blocked by|Unable to acquire lock)")
+BUSY = re.compile(  # of DVC, and of a stage whose unfinished work one of the same content is at (deme_core/work.py)
+    r"ERROR: .*(is busy, it is being blocked by|Unable to acquire lock)|error: .* is working on this already"
+)
 ADVICE = re.compile(  # what DVC says at the end of each call, and what `deme repro` says once or not at all
     r"\s*$|Use `dvc push` to send|(Updating|Generating) lock file 'dvc.lock'|Data and pipelines are up to date"
     r"|To track the changes with git|\s+git add |To enable auto staging|\s+dvc config core.autostage"
 )
-AGAIN = 2.0  # seconds until a stage whose files another DVC holds is tried again
+AGAIN, LONGEST = 2.0, 30.0  # seconds until a stage with another process in its way is tried again, more each time
 
 
 class Side:
@@ -35,6 +37,7 @@ class Side:
         self.pipeline, self.jobs, self.devices, self.force = pipeline, jobs, devices, force
         self.ran, self.failed = list[str](), dict[str, str]()
         self.signals = list[int]()
+        self.stopped = asyncio.Event()  # by the first of them
         self.groups = set[int]()
         self.looks = asyncio.Lock()
         self.settled = set[str]() if force else pipeline.settled()
@@ -49,6 +52,7 @@ class Side:
     def interrupt(self, number: int) -> None:
         """Stop all as Ctrl-C stops `dvc repro`; the second time at once."""
         self.signals.append(number)
+        self.stopped.set()
         for group in self.groups:
             self.stop(group)
 
@@ -68,7 +72,7 @@ class Side:
         tries = 0
         while not self.signals:
             status, said = await self.run(name, slot)
-            if not any(BUSY.match(line) for line in said):
+            if not status or not any(BUSY.match(line) for line in said):
                 if status:
                     of_stage = [line for line in said if line.startswith("error: ")]  # DVC's is less clear
                     self.failed[name] = [f"exit status {status}", *said, *of_stage][-1]
@@ -76,9 +80,10 @@ class Side:
                     self.ran.append(name)
                 return status == 0
             if not tries:
-                say(name, "waits for another process of DVC")
+                say(name, "waits for another process")
             tries += 1
-            await asyncio.sleep(AGAIN)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stopped.wait(), min(tries * AGAIN, LONGEST))
         return False
 
     async def run(self, name: str, slot: int) -> tuple[int, list[str]]:

@@ -41,6 +41,7 @@ from deme_core.timesteps import TimestepRanges
 from deme_core.training.job import Job
 from deme_core.training.settings import TrainingParams
 
+reads_proc = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's /proc")
 torch.set_num_threads(1)
 settings.register_profile("deme", deadline=None, derandomize=True, database=None)
 settings.load_profile("deme")

@@ -218,6 +218,16 @@ def test_no_test_imports_from_a_file_of_tests() -> None:
         assert not found, f"{file.name} imports {', '.join(found)}"
 
 
+def test_what_reads_proc_is_skipped_where_there_is_none() -> None:
+    for file in sorted({*(REPOSITORY / "tests").glob("test_*.py")} - {Path(__file__)}):
+        text = file.read_text(encoding="utf-8")
+        assert "/proc" not in text or "@reads_proc" in text, file.name
+        for node in ast.parse(text).body:
+            reads = re.search(r'"/proc|\blies_in\(', ast.get_source_segment(text, node) or "")
+            if reads and isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                assert "reads_proc" in {ast.unparse(mark) for mark in node.decorator_list}, f"{file.name}: {node.name}"
+
+
 def test_no_variable_is_called_own_or_round() -> None:
     """`own` does not say what it is, and `round` hides the builtin."""
     folders = ("deme_core", "stages", "studies", "benchmarks", "conf", "zoo", "hydra_plugins")

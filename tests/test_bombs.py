@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from conftest import reads_proc
 from image_files import idx_bytes
 
 MOST_MEMORY = 10**9  # bytes beyond what the imports take
@@ -73,6 +74,7 @@ def write_packed(path: Path, name: str, head: bytes) -> None:
             file.write(bytes(2**24))
 
 
+@reads_proc
 def test_a_bomb_takes_no_gigabyte(tmp_path: Path) -> None:
     write_bombs(tmp_path)
     run = subprocess.run([sys.executable, "-c", READ_BOMBS, str(tmp_path)], capture_output=True, text=True)

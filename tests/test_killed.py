@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import files_of
+from conftest import files_of, reads_proc
 from tiny_pipeline import deme_repro, locked
 from toy_run import dvc, make_toy, repro
 
@@ -45,7 +45,7 @@ def outputs(folder: Path) -> dict[str, object]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@reads_proc
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(
     pipeline: Path, extractor_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

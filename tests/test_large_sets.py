@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import files_of, python
+from conftest import files_of, python, reads_proc
 
 from deme_core.data.images import (
     DataParams,
@@ -71,7 +71,7 @@ print(own() - before)
 DIGITS = DataParams(source="digits", path=None, size=8, held_out=0.2)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from Linux's /proc")
+@reads_proc
 def test_examples_are_read_batch_by_batch(tmp_path: Path) -> None:
     pixels = torch.arange(2**20 * 96, dtype=torch.int32).to(torch.uint8).reshape(-1, 3, 64, 64)
     for part, images in (("train", pixels), ("heldout", pixels[:64])):

@@ -15,6 +15,7 @@ from conftest import (
     REPOSITORY,
     lies_in,
     peak_bytes,
+    reads_proc,
     search_result,
     write_experts,
     write_pipeline,
@@ -97,6 +98,7 @@ def test_the_stage_gives_every_block_the_weights_that_the_search_found_for_it(
     assert len(blocks) > 2 and "rest" in blocks
 
 
+@reads_proc
 @pytest.mark.parametrize("placement", ["none", "released"])
 def test_the_tensors_of_a_search_are_maps_that_its_processes_share(
     placement: str, pipeline: Path, tmp_path: Path
@@ -115,6 +117,7 @@ def test_the_tensors_of_a_search_are_maps_that_its_processes_share(
     assert torch.equal(before, torch.cat([model.theta[key].flatten() for key in sorted(theta)]))
 
 
+@reads_proc
 def test_a_base_in_shards_gives_the_same_merged_model(pipeline: Path, vectors: list[Path], tmp_path: Path) -> None:
     sharded = Path(shutil.copytree(pipeline, tmp_path / "sharded"))
     (sharded / "unet" / WEIGHTS).unlink()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import files_of
+from conftest import files_of, reads_proc
 from tiny_pipeline import NEEDS, deme_repro, locked, make_pipeline, marks
 
 from deme_core.errors import InputError
@@ -119,7 +119,7 @@ def processes(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@reads_proc
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupted_it_leaves_nothing_running_and_goes_on(
     project: Path, side_by_side: Callable[..., int], number: int
@@ -138,7 +138,7 @@ def test_interrupted_it_leaves_nothing_running_and_goes_on(
     assert outs(project) == EXPECTED
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@reads_proc
 def test_interrupted_twice_it_ends_what_does_not_heed_the_first(project: Path) -> None:
     patient = (project / "dvc.yaml").read_text().replace("|| sleep 60", "|| { trap : INT; sleep 61; sleep 60; }")
     (project / "dvc.yaml").write_text(patient)

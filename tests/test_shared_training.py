@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ARCHITECTURE, REPOSITORY, files_of, stage
+from conftest import ARCHITECTURE, REPOSITORY, files_of, reads_proc, stage
 
 from deme_core.checkpoints import WEIGHTS
 from deme_core.inputs import inputs
@@ -190,7 +190,7 @@ def workers(launcher: int) -> list[int]:
     return [leaf for child in children for leaf in workers(child) or [child]]
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are found in Linux's /proc")
+@reads_proc
 @pytest.mark.parametrize(
     "command",
     [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import lies_in, python
+from conftest import lies_in, python, reads_proc
 from safetensors.torch import load_file, save_file
 
 from deme_core.errors import InputError
@@ -205,6 +205,7 @@ def test_keys_of_a_wrapped_model_are_refused_with_the_prefix_and_the_remedy(pref
             check_same_layout(actual, expected, "one", "other")
 
 
+@reads_proc
 def test_mapped_tensors_are_those_that_are_read_and_lie_in_the_file_where_aligned(tmp_path: Path) -> None:
     whole = tmp_path / "whole.safetensors"
     write_tensors(whole, example())
@@ -221,6 +222,7 @@ def test_mapped_tensors_are_those_that_are_read_and_lie_in_the_file_where_aligne
     assert inside and set(mapped) - inside  # a bool of 15 bytes comes first
 
 
+@reads_proc
 def test_the_shards_of_an_index_are_mapped(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(6.0), "b": torch.arange(4), "c": torch.ones(2, 3)}
     places = {"a": "2.safetensors", "b": "1.safetensors", "c": "2.safetensors"}

@@ -2,15 +2,20 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+OUTSIDE := $(PATH)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 STUDIES := $(notdir $(basename $(wildcard studies/*.yaml)))
-.PHONY: demo test test-slow lint params check zoo zoo-fashion zoo-fashion-32 zoo-text $(STUDIES)
+.PHONY: demo repository test test-slow lint params check zoo zoo-fashion zoo-fashion-32 zoo-text $(STUDIES)
 .DEFAULT_GOAL := demo
 
-demo: $(BIN)/.installed
+demo: repository $(BIN)/.installed
 	dvc repro
 	@echo; cat reports/run/results.txt; echo; echo "The whole page, for a browser: reports/index.html"
+
+# Of an archive that was downloaded there is none.
+repository:
+	@test -e .git || { echo "error: DVC needs a git repository, and this folder is none; git clone it, or git init"; exit 1; }
 
 # One process a core; a file's tests stay in one, where they share what is made for the file.
 test: $(BIN)/.installed
@@ -67,8 +72,15 @@ zoo-text: $(BIN)/.installed
 NO_OPERATORS := import sys, types; sys.modules["torchvision._meta_registrations"] = types.ModuleType("no_operators")
 SITE := import site; print(site.getsitepackages()[0])
 
+# A venv of an older Python, or of one that is gone, is made anew; what is no venv is never cleared.
+RECENT := import sys; sys.exit(sys.version_info < (3, 11))
+
 $(BIN)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@PATH="$(OUTSIDE)"; $(PYTHON) -c '$(RECENT)' || { \
+	  echo "error: Python 3.11 or newer is needed, PYTHON is $(PYTHON), $$($(PYTHON) --version 2>&1); make PYTHON=python3.12"; \
+	  exit 1; }
+	PATH="$(OUTSIDE)"; $(PYTHON) -m venv $(VENV) \
+	  $$(test ! -f $(VENV)/pyvenv.cfg || $(BIN)/python -c '$(RECENT)' 2>/dev/null || echo --clear)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@file="$$($(BIN)/python -c '$(SITE)')/torchvision_no_operators.pth"; rm -f "$$file"; \
 	  if $(BIN)/python -c "import torchvision" 2>&1 | grep -q "operator torchvision::"; then \

@@ -18,6 +18,7 @@ from deme_core.launching.settings import Launch, Launches, told
 from deme_core.preflight.check import check
 from studies import run as studies
 
+JOB = {"run": "slurm", "time": "1:00:00"}
 STAGE = """
 import json, os, sys
 from pathlib import Path
@@ -90,7 +91,8 @@ def test_git_ignores_it_and_without_it_all_runs_here(tmp_path: Path) -> None:
 
 
 def test_the_nearest_entry_holds() -> None:
-    exact, group, other = Launch(run="slurm"), Launch(run="accelerate", processes=2), Launch(run="slurm", gpus=1)
+    exact, group = Launch(run="slurm", time="1:00:00"), Launch(run="accelerate", processes=2)
+    other = Launch(run="slurm", time="1:00:00", gpus=1)
     launches = Launches({"e@2": exact, "e": group, "default": other})
     assert [launches.of(name) for name in ("e@2", "e@1", "e", "x")] == [exact, group, group, other]
 
@@ -103,6 +105,11 @@ def test_the_nearest_entry_holds() -> None:
         ({"sample": {"run": "slurm", "gpu": 1}}, "unknown key sample.gpu, did you mean sample.gpus?"),
         ({"sample": {"run": "slurm", "time": 7200}}, "sample.time = 7200: must be of type str"),
         ({"sample": {"run": "slurm", "time": "90"}}, "sample: time = '90': must be \"HH:MM:SS\""),
+        ({"sample": "slurm"}, "sample: time = None: a job needs one, at which it is queued again"),
+        (
+            {"default": {"run": "slurm", "gpus": 1}},
+            "default: time = None: a job needs one",
+        ),
         ({"sample": {"run": "slurm", "memory": 0}}, "sample: memory = 0.0: must be positive"),
         ({"sample": {"run": "slurm", "gpus": -1}}, "sample: gpus = -1: must be at least 0"),
         ({"sample": {"run": "slurm", "sbatch": {"mem": "4G"}}}, "sbatch.mem = '4G': has a key of its own here, memory"),
@@ -131,10 +138,8 @@ def test_what_is_no_yaml_is_one_line(tmp_path: Path) -> None:
         Launches.read(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("time", "minutes"), [("0:30:00", 30), ("1:00:01", 61), ("2-03:04:00", 3064), (None, None)]
-)  # fmt: skip
-def test_times(time: str | None, minutes: int | None) -> None:
+@pytest.mark.parametrize(("time", "minutes"), [("0:30:00", 30), ("1:00:01", 61), ("2-03:04:00", 3064)])
+def test_times(time: str, minutes: int) -> None:
     assert Launch(run="slurm", time=time).minutes == minutes
 
 
@@ -156,7 +161,7 @@ def test_a_wrong_file_stops_a_stage_before_its_work(checkout: Path) -> None:
 
 
 def test_slurm_without_slurm_is_told(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    launch_yaml(checkout, many="slurm")
+    launch_yaml(checkout, many=JOB)
     environment = os.environ | {"PATH": str(checkout)}
     done = subprocess.run([sys.executable, "-m", "stages.many"], capture_output=True, text=True, env=environment)
     assert done.returncode == 1
@@ -180,8 +185,8 @@ def test_make_check_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.chdir(tmp_path)
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     assert "launch.yaml" not in check(params)[0]
-    launch_yaml(tmp_path, default="slurm")
-    assert "Where it runs, by launch.yaml\n  default                slurm\n" in check(params)[0]
+    launch_yaml(tmp_path, default=JOB)
+    assert "Where it runs, by launch.yaml\n  default                slurm, time 1:00:00\n" in check(params)[0]
 
 
 def test_queued_experiments_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -189,7 +194,7 @@ def test_queued_experiments_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(studies, "command", lambda *words: calls.append(words) or "")
     studies.queue({"x-1": []}, ["report"], 1)
-    launch_yaml(tmp_path, default="slurm")
+    launch_yaml(tmp_path, default=JOB)
     studies.queue({"x-1": []}, ["report"], 1)
     without, queued = (words for words in calls if words[:2] == ("exp", "run"))
     assert "--copy-paths" not in without

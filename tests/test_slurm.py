@@ -224,7 +224,9 @@ def test_a_stage_that_fails_in_its_job_fails_here(project: Path) -> None:
 
 
 def test_what_slurm_refuses_is_one_line(project: Path) -> None:
-    (project / "launch.yaml").write_text(json.dumps({"default": {"run": "slurm", "partition": "none"}}))
+    (project / "launch.yaml").write_text(
+        json.dumps({"default": {"run": "slurm", "partition": "none", "time": "0:20:00"}})
+    )
     running = train(1)
     said, _ = running.communicate(timeout=60)
     assert running.returncode == 1

@@ -28,13 +28,14 @@ class Launch:
     processes: int = 1
     """That share the work: one a GPU, where there are GPUs; with `slurm` inside the job."""
     partition: str | None = None
-    """Null: the cluster's own choice, here and for all that follows."""
+    """Null: the cluster's own choice, as for gpus, cpus and memory."""
     gpus: int | None = None
     cpus: int | None = None
     memory: float | None = None
     """In GB."""
     time: str | None = None
-    """Of one run of the job, "HH:MM:SS" or "D-HH:MM:SS"; what is not done by then goes on in the next."""
+    """Of one run of the job, "HH:MM:SS" or "D-HH:MM:SS"; what is not done by then goes on in the next. A job has one:
+    by it submitit tells the end of its time, after which it is queued again, from a preemption."""
     timeouts: int = 10
     """How often the job may meet that limit and be queued again."""
     setup: tuple[str, ...] = ()
@@ -61,6 +62,8 @@ class Launch:
             check(name not in HAVE_A_KEY, where, value, f"has a key of its own here, {HAVE_A_KEY.get(name)}")
             check(name not in SUBMITITS, where, value, "is set by what follows the job")
             check(isinstance(value, str | int | float), where, value, "must be text, a number or true")
+        rule = 'a job needs one, at which it is queued again and goes on; give it in quotes, such as "4:00:00"'
+        check(self.time is not None or self.run != "slurm", "time", self.time, rule)
 
     @property
     def minutes(self) -> int | None:
@@ -115,7 +118,7 @@ class Launches:
 
 
 def entry(name: str, value: Any, known: list[str]) -> Launch:
-    """One entry: `slurm` is short for `{run: slurm}`."""
+    """One entry: `here` is short for `{run: here}`."""
     if name.partition("@")[0] not in known:
         raise InputError(f"{FILE}: {name!r} is no stage of dvc.yaml{nearest(name, known)}")
     try:

@@ -11,7 +11,7 @@ from hub_files import offline_hub
 from text_to_image import write_stable_diffusion
 
 from deme_core.amounts import amount
-from deme_core.dag import dag
+from deme_core.dag import BASELINES, dag
 from deme_core.errors import InputError
 from deme_core.preflight.check import fits
 from deme_core.preflight.costs import measure
@@ -54,6 +54,21 @@ def test_the_counts_are_those_of_the_stages() -> None:
     assert away.sampled == 7 * 100 + 50 + 5
 
 
+@pytest.mark.parametrize(("rate", "probes"), [(1e-3, 0), ("auto", 7)])
+def test_every_training_and_probe_that_leaves_files_is_counted(rate: float | str, probes: int) -> None:
+    training, sampler = training_params(learning_rate=rate), sampler_params()
+    own = replace(OWN, ranges=2)
+    plain, baselines, away = (
+        Counts.of(3, names, training, SEARCH, sampler, SampleParams(images=100), own)
+        for names in (dag(3, []), dag(3, BASELINES), dag(3, [], directions=ASKED))
+    )
+    # Six baselines are trained: five finetunes, and a soup of as many as there are experts.
+    assert [counts.finetunes for counts in (plain, baselines, away)] == [3, 3 + 5 + 3, 3 + 2]
+    assert all(counts.probes == probes * counts.finetunes for counts in (plain, baselines, away))
+    alone = Counts.of_own(training, sampler, own)
+    assert (alone.finetunes, alone.probes) == (2, 2 * probes)
+
+
 def test_a_run_without_data_costs_its_own_samples() -> None:
     training = training_params(iterations=12, batch_size=8, gradient_accumulation=2)
     counts = Counts.of_own(training, sampler_params(steps=3), OwnParams(images=50, ranges=2))
@@ -67,11 +82,11 @@ def test_a_measured_step_gives_time_flops_and_disk(pipeline: Path) -> None:
     assert measured.memory == measured.model_states + max(measured.activations, 4 * measured.parameters)
     assert measured.macs > 0
     assert measured.sampling > 0 and measured.training > 0
-    counts = Counts(trained=1000, searched=500, sampled=100, calls=10)
+    counts = Counts(trained=1000, searched=500, sampled=100, calls=10, finetunes=2, probes=14)
     hours = measured.hours(counts)
     assert hours["training"] == pytest.approx(1000 * measured.training / 3600)
     assert hours["sampling"] == pytest.approx(1000 * measured.sampling / 3600)
-    assert measured.disk(2, 3, 4, 100) == 4 * measured.parameters * (2 * (6 + 3) + 4) + 4 * 100 * 64
+    assert measured.disk(counts, 6, 4, 100) == 4 * measured.parameters * (2 * 6 + 14 * 5 + 6 + 4) + 4 * 100 * 64
 
 
 class FakeGPU:

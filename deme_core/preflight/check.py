@@ -50,15 +50,14 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     prompted = {name: _prompted(name, prompt_set) for name, prompt_set in prompts.items()}
     if data.source == NONE:  # merge_away alone
         counts = Counts.of_own(training, sampler, own_samples)
-        judges, warning, kept = [], [], (own_samples.ranges, 0, 2, own_samples.whole)
+        judges, warning, kept = [], [], (0, 2, own_samples.whole)
     else:
         counts = Counts.of(
             top.N, dag, training, search, sampler, sample, own_samples, sum(n or 0 for n in prompted.values())
         )
         judges = judge_artefacts(section(params, "judges", JudgeParams))
         warning = _uncovered(features.extractor, sample.images, section(params, "evaluate", EvaluateParams).blocks)
-        trained, images = top.N + len(dag["own"]) * own_samples.ranges, counts.sampled // len(dag["sampled"])
-        kept = (trained, top.random_draws, len(dag["models"]), images)
+        kept = (top.N * top.random_draws, len(dag["models"]), counts.sampled // len(dag["sampled"]))
     found = [
         *artefacts(data, pretrain, features, prompts, search.extractors),
         *judges,
@@ -81,7 +80,7 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     if measured is None:
         lines.append(f"  time, FLOPs, memory, disk: told once the model is there{note}")
     else:
-        lines += [*note.splitlines(), *_measured(measured, counts, measured.disk(*kept), training.batch_size)]
+        lines += [*note.splitlines(), *_measured(measured, counts, measured.disk(counts, *kept), training.batch_size)]
     lines += warning
     if places := told():
         lines += ["", "Where it runs, by launch.yaml", *places]

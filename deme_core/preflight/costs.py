@@ -67,10 +67,19 @@ class Measured:
         """Bytes of a training at its peak: in the backward pass, or where optimizer or EMA copy all weights."""
         return self.model_states + max(self.activations, FLOAT * self.parameters)
 
-    def disk(self, trained: int, draws: int, models: int, images: int) -> int:
-        """Bytes of a run, at most: finetunes with vectors and resume states, vectors of the null, models, samples."""
-        weights = self.parameters * FLOAT
-        return weights * (trained * (1 + 1 + 4 + draws) + models) + models * images * self.pixels
+    def disk(self, counts: Counts, null: int, models: int, images: int) -> int:
+        """Bytes of a run, at most.
+
+        A finetune leaves a denoiser, a task vector and a resume state of four sets of weights, a probe all but the
+        vector.
+
+        Args:
+            null: vectors of random draws.
+            models: that are sampled, each taken to have weights of its own.
+            images: of each.
+        """
+        sets = (1 + 1 + 4) * counts.finetunes + (1 + 4) * counts.probes + null + models
+        return self.parameters * FLOAT * sets + models * images * self.pixels
 
 
 def measure(source: Path, training: TrainingParams, sampler: SamplerParams) -> Measured:

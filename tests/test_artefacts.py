@@ -7,14 +7,19 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, never
 from hub_files import offline_hub
+from saved_extractors import write_config
 
 from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES, Source, read_digits
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import EXTRACTORS, FeatureParams, Kind
+from deme_core.metrics.open_clip_models import CONFIG, TOKENIZER, WEIGHTS
 from deme_core.preflight.artefacts import Artefact, artefacts, measure_artefacts, model_folder
 from deme_core.prompts.settings import PromptParams
 from deme_core.training.scratch import PretrainParams
+
+CLIP_FILES = {CONFIG: '{"model_cfg": {}}', WEIGHTS: ""}
+OTHER_TEXTS = {CONFIG: '{"model_cfg": {"text_cfg": {"hf_tokenizer_name": "x"}}}', WEIGHTS: ""}
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +170,8 @@ def test_prompt_sets_need_real_images_and_a_clip_model(
         "coco": PromptParams(source="coco", path=str(tmp_path / "captions.json"), reference=str(tmp_path / "coco.x")),
         "own": PromptParams(source="heldout", path="data/images", reference="data/reference/heldout.safetensors"),
     }
+    for name, content in CLIP_FILES.items():
+        (tmp_path / name).write_text(content)
     folder = ClipScoreParams(model=str(tmp_path), pretrained=None)
     found = measure_artefacts(sets, folder)
     assert one(found, "reference").remedy == f"python -m deme_core.metrics … --out {tmp_path / 'coco.x'}"
@@ -176,6 +183,40 @@ def test_prompt_sets_need_real_images_and_a_clip_model(
     assert measure_artefacts({}, ClipScoreParams()) == []
     monkeypatch.setattr("deme_core.preflight.artefacts.find_spec", lambda _: None)
     assert one(measure_artefacts(sets, ClipScoreParams()), "CLIP").name == "ViT-g-14/laion2b_s12b_b42k"
+
+
+@pytest.mark.parametrize(
+    ("kind", "files"),
+    [
+        ("CLIP", CLIP_FILES),
+        ("CLIP", OTHER_TEXTS | dict.fromkeys(TOKENIZER, "")),
+        ("DINOv2", dict.fromkeys(("config.json", "model.safetensors", "preprocessor_config.json"), "")),
+    ],
+)
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_published_model_that_lacks_a_file_of_its_own_is_missing(
+    kind: str, files: dict[str, str], cached: bool, tmp_path: Path, hub: dict[str, Path]
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    hub["owner/model"] = model
+    source = "owner/model" if cached else str(model)
+    extractor = write_config(tmp_path / "extractor", _class_name=kind, source=source, revision="abc")
+    sets = {"x": PromptParams(source="file", path="x.txt")}
+    clip = ClipScoreParams(model=source, pretrained=None, revision="abc")
+
+    def seen() -> list[Artefact]:
+        found = artefacts(data("digits"), pretrain("x/y"), FeatureParams(extractor=extractor))
+        return [one(found, "extractor"), *([one(measure_artefacts(sets, clip), "CLIP")] if kind == "CLIP" else [])]
+
+    for name, content in files.items():
+        (model / name).write_text(content)
+    assert {artefact.path for artefact in seen()} == {model}
+    remedy = "hf download owner/model --revision abc" if cached else "put the folder of the model there"
+    for name in files:
+        (model / name).rename(tmp_path / "aside")
+        assert {(artefact.path, artefact.remedy) for artefact in seen()} == {(None, f"{model} lacks {name}; {remedy}")}
+        (tmp_path / "aside").rename(model / name)
 
 
 def test_files_of_prompts_are_artefacts(tmp_path: Path, extractor_dir: Path) -> None:

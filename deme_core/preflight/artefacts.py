@@ -3,7 +3,7 @@
 Nothing here reaches for the network, so that a machine without one gets the same answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +14,10 @@ from deme_core.data.sources import SOURCES
 from deme_core.errors import InputError
 from deme_core.hub_layouts import find_layout
 from deme_core.inputs import is_hub_model
+from deme_core.json_files import read_json
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import EXTRACTORS, FeatureParams, read_config
-from deme_core.metrics.open_clip_models import hub_id
+from deme_core.metrics.open_clip_models import CONFIG, TOKENIZER, WEIGHTS, hub_id
 from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import check, read
 from deme_core.paths import matches
@@ -126,6 +127,34 @@ def _data(params: DataParams) -> list[Artefact]:
     return [images, *(_package(*package) for package in source.packages)]
 
 
+def _published(kind: str, source: str, revision: str | None, files: Callable[[Path], Sequence[str]]) -> Artefact:
+    """A published model of these files: a folder, or a hub id; half fetched it is missing."""
+    if Path(source).is_dir() or not is_hub_model(source):
+        folder, remedy = next(iter(matches(source)), None), "put the folder of the model there"
+    else:
+        folder, remedy = _cached(source, revision), _download(source, revision)
+    if folder and (lacking := [name for name in files(folder) if not (folder / name).is_file()]):
+        return Artefact(kind, source, None, f"{folder} lacks {', '.join(lacking)}; {remedy}")
+    return Artefact(kind, source, folder, remedy)
+
+
+def _of_open_clip(folder: Path) -> Sequence[str]:
+    """With the tokenizer of a model that does not use open_clip's own."""
+    try:
+        config = read_json(folder / CONFIG, {"model_cfg": dict}) if (folder / CONFIG).is_file() else {}
+    except InputError:  # the loader says what is wrong with it
+        config = {}
+    text = config.get("model_cfg", {}).get("text_cfg")
+    return CONFIG, WEIGHTS, *(TOKENIZER if isinstance(text, dict) and text.get("hf_tokenizer_name") else ())
+
+
+# The files that each loader of a published extractor reads.
+PUBLISHED: dict[str, Callable[[Path], Sequence[str]]] = {
+    "CLIP": _of_open_clip,
+    "DINOv2": lambda folder: ("config.json", "model.safetensors", "preprocessor_config.json"),
+}
+
+
 def _of_hub(params: DataParams) -> Artefact:
     if params.stream is not None:
         name = f"{params.path}, the first {params.stream:,} images, which the stage data downloads"
@@ -146,8 +175,7 @@ def _extractor(source: str) -> list[Artefact]:
         file, remedy = (text.format(folder=source, **config) for text in kind.weights)
         found = [_file("extractor", file, remedy)]
     elif (name := config.get("source")) is not None:
-        path = Path(name) if Path(name).is_dir() else _cached(name, config.get("revision"))
-        found = [Artefact("extractor", name, path, _download(name, config.get("revision")))]
+        found = [_published("extractor", name, config.get("revision"), PUBLISHED[config["_class_name"]])]
     return [*found, *(_package(*package) for package in kind.packages)]
 
 
@@ -180,10 +208,7 @@ def measure_artefacts(sets: Mapping[str, PromptParams], clip: ClipScoreParams) -
         ]
     else:
         source = hub_id(clip.model, clip.pretrained)
-    if not is_hub_model(source):
-        return [*found, *packages, _file("CLIP", source, "put the folder of the CLIP model there")]
-    path = _cached(source, clip.revision)
-    return [*found, *packages, Artefact("CLIP", source, path, _download(source, clip.revision))]
+    return [*found, *packages, _published("CLIP", source, clip.revision, _of_open_clip)]
 
 
 def optimizer_artefacts(optimizer: str) -> list[Artefact]:

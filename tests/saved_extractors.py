@@ -1,5 +1,6 @@
 """Small networks saved in the formats of the large extractors, for the tests of what reads them."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,13 @@ class Stub(nn.Module):
         return x if return_features else x.mean((1, 2, 3))
 
 
-def write_stub(folder: Path) -> Path:
+def write_stub(folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> Path:
+    """A stub in the place of the published Inception."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     torch.jit.script(Stub()).save(str(folder / FILE))
+    digest = hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
+    monkeypatch.setattr("deme_core.metrics.inception.PUBLISHED", digest)
     return folder / FILE
 
 

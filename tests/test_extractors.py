@@ -18,11 +18,13 @@ from deme_core.metrics.inception import BLOCK, RESIZING
 
 
 @pytest.mark.parametrize("kind", [*RESIZING, "DINOv2", "CLIP", "SmallClassifier"])
-def test_features_do_not_depend_on_who_prepares_the_images(tmp_path: Path, kind: str, rgb_extractor: Path) -> None:
+def test_features_do_not_depend_on_who_prepares_the_images(
+    tmp_path: Path, kind: str, rgb_extractor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not on the number of workers, and not on whether these prepare a few images each for a network on a GPU."""
     if kind in RESIZING:
         pytest.importorskip("cleanfid")
-        write_stub(tmp_path)
+        write_stub(tmp_path, monkeypatch)
         folder = inception(tmp_path, kind)
     elif kind == "SmallClassifier":
         folder = str(rgb_extractor)

@@ -18,6 +18,7 @@ from deme_core.tensors import atomic_file
 RESIZING = ("clean", "legacy_pytorch", "legacy_tensorflow")
 BLOCK = 50
 FILE = "inception-2015-12-05.pt"
+PUBLISHED = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"  # SHA-256 of NVIDIA's file
 
 
 def load_inception(directory: Path, config: dict[str, Any]) -> Extractor:
@@ -27,6 +28,9 @@ def load_inception(directory: Path, config: dict[str, Any]) -> Extractor:
     images come to 299×299: `clean` (antialiased bicubic), `legacy_pytorch` (bilinear, without antialiasing) or
     `legacy_tensorflow` (inside the network). All three run this network; clean-fid's own legacy_pytorch runs the port
     of its weights to PyTorch, whose features differ by rounding.
+
+    Raises:
+        InputError: `weights` is another file than the published one. TorchScript is a program: no other is run.
     """
     resize, file = config["resize"], Path(config["weights"])
     if resize not in RESIZING:
@@ -43,10 +47,13 @@ def load_inception(directory: Path, config: dict[str, Any]) -> Extractor:
         ) from None
     if not file.is_file():
         _download(inception_url, file)
-    try:
-        network = InceptionV3W(str(file.parent), download=False, resize_inside=resize == "legacy_tensorflow")
-    except (RuntimeError, AttributeError) as error:
-        raise InputError(f"{file}: no TorchScript Inception ({said(error)}); fetch it again") from None
+    content = file.read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != PUBLISHED:
+        raise InputError(
+            f"{file}: SHA-256 {found} is not that of the published TorchScript Inception, {PUBLISHED}, and no other"
+            " program is run; remove it, and it is fetched again"
+        )
+    network = InceptionV3W(str(file.parent), download=False, resize_inside=resize == "legacy_tensorflow")
     device, resizer = best_device(), build_resizer(resize)
     network = network.eval().to(device)
 
@@ -55,7 +62,7 @@ def load_inception(directory: Path, config: dict[str, Any]) -> Extractor:
         resized = np.stack([np.asarray(resizer(image), np.float32) for image in images])
         return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous()
 
-    digest = hashlib.sha256(file.read_bytes() + resize.encode())
+    digest = hashlib.sha256(content + resize.encode())
     return Extractor(directory.name, digest.hexdigest(), lambda x: network(x.to(device)), BLOCK, prepare, device)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import files_of
+from conftest import files_of, reads_proc
 from diffusers import StableDiffusionPipeline
 from text_to_image import SIZE, captioned, write_data, write_stable_diffusion
 
@@ -136,6 +136,7 @@ def test_an_interrupted_encoding_goes_on(
         assert all(torch.allclose(parts[key].float(), whole[key].float(), atol=1e-3) for key in parts)
 
 
+@reads_proc
 def test_more_chunks_are_joined_than_a_process_may_open_files(tmp_path: Path) -> None:
     chunks = [tmp_path / f"{k}.safetensors" for k in range(100)]
     for k, file in enumerate(chunks):

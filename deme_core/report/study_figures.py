@@ -98,6 +98,6 @@ def sensitivity_curves(path: Path, curves: Mapping[str, Mapping[str, pd.DataFram
             ax.set(xlabel=titles.get(panel, panel))
         labels = {text: line for ax in fig.axes for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
         fig.legend(labels.values(), labels, loc="outside lower center", ncols=2)
-        fig.axes[0].set_ylabel("change of the Fréchet distance, %")
+        fig.axes[0].set_ylabel("change of distance by all judges, %")
         if "p" in panels:
             fig.axes[0].set_title("Appendix F's prose names the ends of p the other way round", fontsize=7)

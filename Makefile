@@ -79,7 +79,8 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@PATH="$(OUTSIDE)"; $(PYTHON) -c '$(RECENT)' || { \
 	  echo "error: Python 3.11 or newer is needed, PYTHON is $(PYTHON), $$($(PYTHON) --version 2>&1); make PYTHON=python3.12"; \
 	  exit 1; }
-	PATH="$(OUTSIDE)"; $(PYTHON) -m venv $(VENV) \
+	@echo "$(PYTHON) -m venv $(VENV)"
+	@PATH="$(OUTSIDE)"; $(PYTHON) -m venv $(VENV) \
 	  $$(test ! -f $(VENV)/pyvenv.cfg || $(BIN)/python -c '$(RECENT)' 2>/dev/null || echo --clear)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@file="$$($(BIN)/python -c '$(SITE)')/torchvision_no_operators.pth"; rm -f "$$file"; \

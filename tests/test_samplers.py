@@ -4,15 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from conftest import sampler_params
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
-from deme_core.data.images import Images, save_part
 from deme_core.errors import InputError
-from deme_core.report import samplers
 from deme_core.report.samplers import MEAN, STOCK, calls_saved, compare_models, compare_samplers, page, refusals
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.schedulers import check_sampler, faint_start, make_scheduler
@@ -259,30 +256,3 @@ def test_models_beside_the_base_are_paired_and_their_calls_counted() -> None:
     ]
     text = page(compare_samplers(fake, [10, 20], sampler_params()), "Protocol.", table)
     assert "| neon | unipc, uniform | 10 | 2.000 | 1.000 | −50.0 % [−50.0, −50.0] |" in text
-
-
-def test_the_command_measures_a_real_model(
-    pipeline: Path, digits: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    save_part(tmp_path / "data", "train", Images(digits, torch.full((len(digits),), -1)))
-    (tmp_path / "judges" / "pixels").mkdir(parents=True)
-    (tmp_path / "judges" / "pixels" / "config.json").write_text('{"_class_name": "Pixels", "side": 2}')
-    arguments = ["samplers", "--pipeline", pipeline, "--data", tmp_path / "data", "--judges", tmp_path / "judges"]
-    arguments += ["--calls", 4, "--images", 24, "--blocks", 2, "--block", 12, "--out", tmp_path / "out"]
-    monkeypatch.setattr("sys.argv", list(map(str, arguments)))
-    samplers.main()
-    assert "# Samplers of the pretrained model" in capsys.readouterr().out
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        f"samplers.{kind}" for kind in ("md", "csv", "png", "html")
-    }
-    monkeypatch.setattr("sys.argv", [*map(str, arguments), "--beside", f"same={pipeline}"])
-    samplers.main()
-    beside = pd.read_csv(tmp_path / "out" / "beside.csv")
-    assert (beside["change"] == 0).all() and len(beside) == len(STOCK)
-    monkeypatch.setattr("sys.argv", [*map(str, arguments), "--beside", "neon"])
-    with pytest.raises(InputError, match="--beside = 'neon': must be NAME=PIPELINE"):
-        samplers.main()
-    monkeypatch.setattr("sys.argv", [*map(str, arguments), "--blocks", "5"])
-    with pytest.raises(InputError, match="--images = 24: must be a multiple of --blocks = 5"):
-        samplers.main()

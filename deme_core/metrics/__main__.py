@@ -14,6 +14,7 @@ from deme_core.errors import InputError
 from deme_core.metrics.feature_files import write_features
 from deme_core.metrics.features import load_extractor
 from deme_core.naming import shown
+from deme_core.out_files import check_out_files
 from deme_core.stage import run
 
 EXAMPLE = "--images datasets/coco/val2014 --size 256 --extractor zoo/inception-clean --out coco.safetensors"
@@ -27,8 +28,10 @@ def main() -> None:
     parser.add_argument("--resize", default="bicubic", help="bilinear, bicubic, lanczos or box")
     parser.add_argument("--extractor", required=True, help="folder, such as zoo/inception-clean")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file of the features")
+    parser.add_argument("--force", action="store_true", help="replace an earlier file --out")
     args = parser.parse_args()
     params = DataParams(source="folder", path=str(args.images), size=args.size, held_out=0.0, resize=args.resize)
+    check_out_files(args.out, [args.out], [args.images, Path(args.extractor)], args.force)
     extractor = load_extractor(args.extractor)
     features = extractor(squares(args.images, params))
     write_features(args.out, features, extractor, {"images": len(features), "size": args.size, "resize": args.resize})

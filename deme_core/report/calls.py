@@ -14,6 +14,7 @@ from deme_core.command_line import command_line
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import Interval
 from deme_core.metrics.verdict import Verdict
+from deme_core.out_files import check_out_files
 from deme_core.report.browser import write_document
 from deme_core.report.studies import INTERVALS, TRAIN, scores_of
 from deme_core.report.study_figures import call_curves
@@ -120,9 +121,11 @@ def main() -> None:
     parser.add_argument("rows", type=Path, nargs="+", help="CSV files of studies, such as reports/fashion_mnist_10.csv")
     parser.add_argument("--models", nargs="+", help="those to show; all where none are named")
     parser.add_argument("--out", type=Path, required=True, help="Markdown file; beside it picture and HTML")
+    parser.add_argument("--force", action="store_true", help="replace an earlier page --out")
     args = parser.parse_args()
     if args.out.suffix != ".md":
         raise InputError(f"--out {args.out}: a Markdown file is written, whose name must end in .md")
+    check_out_files(args.out, [args.out.with_suffix(end) for end in (".md", ".png", ".html")], args.rows, args.force)
     for file in args.rows:
         if not file.is_file():
             raise InputError(f"{file}: no such file; name the CSV of a study, such as reports/fashion_mnist_10.csv")
@@ -138,6 +141,7 @@ def main() -> None:
     check_rows(rows)
     found = by_calls(rows)
     picture = args.out.with_suffix(".png")
+    picture.parent.mkdir(parents=True, exist_ok=True)
     call_curves(picture, {model_name(model): curve for model, curve in curves(found).items()})
     args.out.write_text(text := page(rows, found, picture.name), encoding="utf-8")
     write_document(args.out)

@@ -27,6 +27,7 @@ from deme_core.errors import InputError
 from deme_core.metrics.intervals import Interval
 from deme_core.metrics.judges import block_distances, group_name, load_judges
 from deme_core.metrics.verdict import verdict_of
+from deme_core.out_files import check_out_files
 from deme_core.params import check
 from deme_core.progress import progress
 from deme_core.report.browser import write_document
@@ -218,17 +219,21 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=4, help="seed blocks, over which distances are averaged")
     parser.add_argument("--block", type=int, default=500, help="images a network call")
     parser.add_argument("--out", type=Path, required=True, help="folder of samplers.md, .csv, .png and .html")
+    parser.add_argument("--force", action="store_true", help="replace earlier ones in --out")
     args = parser.parse_args()
     check(args.images % args.blocks == 0, "--images", args.images, f"must be a multiple of --blocks = {args.blocks}")
     for named in args.beside:
         check("=" in named, "--beside", named, "must be NAME=PIPELINE, such as neon=models/n4/neon")
-    for folder in (args.pipeline, *(Path(named.split("=", 1)[1]) for named in args.beside)):
+    others = {name: Path(folder) for name, _, folder in (named.partition("=") for named in args.beside)}
+    written = [*(f"samplers.{kind}" for kind in ("md", "csv", "png", "html")), *(["beside.csv"] if others else [])]
+    inputs = [args.pipeline, *others.values(), args.data, args.judges]
+    check_out_files(args.out, [args.out / name for name in written], inputs, args.force)
+    for folder in (args.pipeline, *others.values()):
         if not (folder / "model_index.json").is_file():
             raise InputError(f"{folder}: no diffusers pipeline; name a folder with model_index.json")
     judges, device = load_judges(args.judges), best_device()
     pixels = load_part(args.data, "train").pixels
     real = {judge.name: {"train": judge.extractor([pixels])} for judge in judges}
-    others = dict(named.split("=", 1) for named in args.beside)
     base = SamplerParams(kind="ddim", steps=10, spacing="uniform", block=args.block, dtype="float32")
 
     def measure(folder: Path) -> Measure:
@@ -251,7 +256,7 @@ def main() -> None:
     if len(refused) == len(asked(args.calls)):
         raise InputError(f"{args.pipeline}: no stock sampler works; the first: {next(iter(refused.values()))}")
     table = compare_samplers(pretrained, args.calls, base, refused)
-    models = {name: measure(Path(folder)) for name, folder in others.items()}
+    models = {name: measure(folder) for name, folder in others.items()}
     beside = compare_models(models, pretrained, args.calls, base, refused) if models else None
     protocol = (
         f"Protocol: `{args.pipeline}`, {args.images:,} images a sampler from the seed block BASE in {args.blocks}"
@@ -262,9 +267,9 @@ def main() -> None:
     sampler_curves(args.out / "samplers.png", table)
     if beside is not None:
         beside.to_csv(args.out / "beside.csv", index=False)
-    written = args.out / "samplers.md"
-    written.write_text(text := page(table, protocol, beside, refused), encoding="utf-8")
-    write_document(written)
+    markdown_file = args.out / "samplers.md"
+    markdown_file.write_text(text := page(table, protocol, beside, refused), encoding="utf-8")
+    write_document(markdown_file)
     print(text)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import torch
 
@@ -17,6 +18,7 @@ from deme_core.naming import shown
 from deme_core.out_files import check_out_files
 from deme_core.stage import run
 
+FILTERS = get_args(get_type_hints(DataParams)["resize"])
 EXAMPLE = "--images datasets/coco/val2014 --size 256 --extractor zoo/inception-clean --out coco.safetensors"
 
 
@@ -25,11 +27,13 @@ def main() -> None:
     parser = command_line("python -m deme_core.metrics", __doc__, EXAMPLE)
     parser.add_argument("--images", type=Path, required=True, help="folder, such as COCO's val2014")
     parser.add_argument("--size", type=int, required=True, help="pixels; the short side is brought to it, the rest cut")
-    parser.add_argument("--resize", default="bicubic", help="bilinear, bicubic, lanczos or box")
+    parser.add_argument("--resize", default="bicubic", help=f"{', '.join(FILTERS)}; default bicubic")
     parser.add_argument("--extractor", required=True, help="folder, such as zoo/inception-clean")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file of the features")
     parser.add_argument("--force", action="store_true", help="replace an earlier file --out")
     args = parser.parse_args()
+    if args.resize not in FILTERS:
+        raise InputError(f"--resize {args.resize}: must be one of {', '.join(FILTERS)}")
     params = DataParams(source="folder", path=str(args.images), size=args.size, held_out=0.0, resize=args.resize)
     check_out_files(args.out, [args.out], [args.images, Path(args.extractor)], args.force)
     extractor = load_extractor(args.extractor)

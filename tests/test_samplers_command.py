@@ -53,6 +53,13 @@ def test_it_measures_a_real_model_and_replaces_its_page_only_when_asked(
     [
         (["--beside", "neon"], "--beside = 'neon': must be NAME=PIPELINE"),
         (["--blocks", "5"], "--images = 24: must be a multiple of --blocks = 5"),
+        (["--blocks", "0"], "--blocks = 0: must be at least 1"),
+        (["--images", "0"], "--images = 0: must be at least 1"),
+        (["--images", "-8"], "--images = -8: must be at least 1"),
+        (["--calls", "4", "0"], "--calls = 0: must be at least 1"),
+        (["--block", "0"], "--block = 0: must be at least 1"),
+        (["--blocks", "24"], "--images = 24: must be at least twice --blocks"),
+        (["--blocks", "1", "--beside", "x=y"], "--blocks = 1: must be at least 2 with --beside"),
     ],
 )
 def test_a_mistake_is_said_in_one_line(command: Command, tmp_path: Path, words: list[str], said: str) -> None:
@@ -60,3 +67,13 @@ def test_a_mistake_is_said_in_one_line(command: Command, tmp_path: Path, words: 
         command(*words)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_help_says_what_is_taken_where_nothing_is_given(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command("--help")
+    said = " ".join(capsys.readouterr().out.split())
+    for default in ("data/images", "[10, 20, 50]", "2000", "4", "500"):
+        assert f"; default {default} " in said

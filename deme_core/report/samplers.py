@@ -44,6 +44,7 @@ EXAMPLES = (
     "--pipeline models/pretrained --judges zoo/judges/digits/development --out samplers",
     "--pipeline models/pretrained --beside neon=models/n4/neon --judges zoo/judges/digits/development --out samplers",
 )
+DEFAULT = "default %(default)s"
 STOCK = (
     ("ddim", "uniform"), ("ddim", "trailing"), ("ddim", "quadratic"), ("dpm_solver", "uniform"),
     ("dpm_solver", "trailing"), ("unipc", "uniform"), ("unipc", "trailing"), ("pndm", "uniform"),
@@ -207,21 +208,30 @@ def _beside(beside: pd.DataFrame) -> list[str]:
     ]
 
 
+def check_numbers(calls: Sequence[int], images: int, blocks: int, block: int, beside: bool) -> None:
+    """Refuse numbers of the command line that nothing could be measured with."""
+    for option, value in (("calls", min(calls)), ("images", images), ("blocks", blocks), ("block", block)):
+        check(value >= 1, f"--{option}", value, "must be at least 1")
+    check(images % blocks == 0, "--images", images, f"must be a multiple of --blocks = {blocks}")
+    check(images > blocks, "--images", images, "must be at least twice --blocks: one image has no distance")
+    check(blocks > 1 or not beside, "--blocks", blocks, "must be at least 2 with --beside: one has no interval")
+
+
 def main() -> None:
     """The command."""
     parser = command_line("python -m deme_core.report.samplers", __doc__, *EXAMPLES)
     parser.add_argument("--pipeline", type=Path, required=True, help="a diffusers pipeline, such as models/pretrained")
     parser.add_argument("--beside", nargs="*", default=[], metavar="NAME=PIPELINE", help="other models of this base")
-    parser.add_argument("--data", type=Path, default=Path("data/images"), help="output of the stage data")
+    parser.add_argument("--data", type=Path, default=Path("data/images"), help=f"output of the stage data; {DEFAULT}")
     parser.add_argument("--judges", type=Path, required=True, help="such as zoo/judges/digits/development")
-    parser.add_argument("--calls", type=int, nargs="+", default=[10, 20, 50], help="network calls an image")
-    parser.add_argument("--images", type=int, default=2000, help="a sampler")
-    parser.add_argument("--blocks", type=int, default=4, help="seed blocks, over which distances are averaged")
-    parser.add_argument("--block", type=int, default=500, help="images a network call")
+    parser.add_argument("--calls", type=int, nargs="+", default=[10, 20, 50], help=f"network calls an image; {DEFAULT}")
+    parser.add_argument("--images", type=int, default=2000, help=f"a sampler; {DEFAULT}")
+    parser.add_argument("--blocks", type=int, default=4, help=f"of seeds, whose distances are averaged; {DEFAULT}")
+    parser.add_argument("--block", type=int, default=500, help=f"images a network call; {DEFAULT}")
     parser.add_argument("--out", type=Path, required=True, help="folder of samplers.md, .csv, .png and .html")
     parser.add_argument("--force", action="store_true", help="replace earlier ones in --out")
     args = parser.parse_args()
-    check(args.images % args.blocks == 0, "--images", args.images, f"must be a multiple of --blocks = {args.blocks}")
+    check_numbers(args.calls, args.images, args.blocks, args.block, beside=bool(args.beside))
     for named in args.beside:
         check("=" in named, "--beside", named, "must be NAME=PIPELINE, such as neon=models/n4/neon")
     others = {name: Path(folder) for name, _, folder in (named.partition("=") for named in args.beside)}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import files_of
+from conftest import edit_config, files_of, never
 
 from deme_core.data.images import Images, save_part
 from deme_core.errors import InputError
@@ -66,6 +66,17 @@ def test_a_mistake_is_said_in_one_line(command: Command, tmp_path: Path, words: 
     with pytest.raises(InputError, match=said) as error:
         command(*words)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_model_than_the_base_does_not_stand_beside_it(
+    command: Command, pipeline_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of larger images, which has the same weights."""
+    edit_config(pipeline_copy / "unet", sample_size=16)
+    monkeypatch.setattr(samplers, "load_judges", never)
+    with pytest.raises(InputError, match=r"is another model than .*: config\.json sample_size is 16, the base's 8\."):
+        command("--beside", f"x={pipeline_copy}")
     assert not (tmp_path / "out").exists()
 
 

@@ -46,15 +46,20 @@ def check_same_model(base: Path, experts: Sequence[Path], *, allow: bool) -> lis
     """
     passed_over = []
     for number, expert in enumerate(experts, 1):
-        if not (found := list(differences(base, expert))):
+        if not (listed := said_differences(base, expert)):
             continue
-        listed = "; ".join(f"{what} is {_short(theirs)}, the base's {_short(ours)}" for what, theirs, ours in found)
         text = f"{expert} is another model than {base}: {listed}"
         if not allow:
             raise InputError(f"{text}. Merge experts of this base, or take what is the base's with --allow-mismatch")
         print(f"warning: {text}. Merged all the same, with what is the base's", file=sys.stderr)
         passed_over.append(f"expert {number}: {listed}")
     return passed_over
+
+
+def said_differences(base: Path, expert: Path) -> str:
+    """The `differences` on one line; empty where there is none."""
+    found = differences(base, expert)
+    return "; ".join(f"{what} is {_short(theirs)}, the base's {_short(ours)}" for what, theirs, ours in found)
 
 
 def check_whole(base: Path) -> None:

@@ -24,6 +24,7 @@ from deme_core.data.images import load_part
 from deme_core.denoising import single
 from deme_core.device import best_device, device_name
 from deme_core.errors import InputError
+from deme_core.merging.same_model import said_differences
 from deme_core.metrics.intervals import Interval
 from deme_core.metrics.judges import block_distances, group_name, load_judges
 from deme_core.metrics.verdict import verdict_of
@@ -241,6 +242,11 @@ def main() -> None:
     for folder in (args.pipeline, *others.values()):
         if not (folder / "model_index.json").is_file():
             raise InputError(f"{folder}: no diffusers pipeline; name a folder with model_index.json")
+    for other in others.values():
+        if listed := said_differences(args.pipeline, other):
+            raise InputError(
+                f"--beside {other} is another model than {args.pipeline}: {listed}. Name models of this base"
+            )
     judges, device = load_judges(args.judges), best_device()
     pixels = load_part(args.data, "train").pixels
     real = {judge.name: {"train": judge.extractor([pixels])} for judge in judges}

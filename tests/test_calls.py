@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from call_rows import study_rows
+from conftest import REPOSITORY
 
 from deme_core.errors import InputError
 from deme_core.report import calls
@@ -76,6 +77,35 @@ def test_what_cannot_be_compared_is_said_in_one_line(
         command(monkeypatch, tmp_path / "none.csv", "--out", tmp_path / "calls.md")
     with pytest.raises(InputError, match=r"--out .*calls\.html: a Markdown file is written"):
         command(monkeypatch, tmp_path / "rows.csv", "--out", tmp_path / "calls.html")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("old.csv", r"old\.csv: rows without judges; name the CSV of a study that has them, or measure it anew"),
+        ("gap.csv", r"gap\.csv: rows without sampler_steps; "),
+        ("unjudged.csv", r"unjudged\.csv: rows without distances of judges; "),
+        ("none.csv", r"none\.csv: no rows; "),
+        ("empty.csv", r"empty\.csv: no CSV file \(No columns"),
+        ("text.md", r"text\.md: no CSV file \(Error tokenizing"),
+        ("picture.png", r"picture\.png: no CSV file \('utf-8' codec"),
+        (REPOSITORY / "reports" / "table1_experts.csv", r"table1_experts\.csv: rows without model, sampler_kind, "),
+    ],
+)
+def test_a_file_that_is_no_study_is_named_in_one_line(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    rows = study_rows()
+    rows.drop(columns="judges").to_csv("old.csv", index=False)
+    rows.assign(sampler_steps=rows["sampler_steps"].where(rows["seed"] > 0)).to_csv("gap.csv", index=False)
+    rows[[key for key in rows if not key.startswith("judge_")]].to_csv("unjudged.csv", index=False)
+    rows.head(0).to_csv("none.csv", index=False)
+    Path("empty.csv").touch()
+    Path("text.md").write_text("# Title\n\nOne line.\na, b, c\n")
+    Path("picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(InputError, match=said) as error:
+        command(monkeypatch, name, "--out", "calls.md")
+    assert "\n" not in str(error.value)
 
 
 def test_guided_calls_and_models_of_other_calls_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

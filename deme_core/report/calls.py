@@ -4,6 +4,7 @@ From the rows of studies that measured the same models with different numbers of
 one with as many calls, and beside the pretrained one with the most of them, judge by judge, on the same noise.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from deme_core.command_line import command_line
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import Interval
 from deme_core.metrics.verdict import Verdict
+from deme_core.naming import said
 from deme_core.out_files import check_out_files
 from deme_core.report.browser import write_document
 from deme_core.report.studies import INTERVALS, TRAIN, scores_of
@@ -25,7 +27,31 @@ from deme_core.stage import run
 
 EXAMPLE = "reports/fashion_mnist_10.csv reports/fashion_mnist_20.csv --models neon --out calls.md"
 BASE = SamplerParams(kind="ddim", steps=10, spacing="uniform", block=1, dtype="float32")
+NEEDED = ("model", "seed", "sampler_kind", "sampler_steps", "sampler_spacing", "device")  # and the protocol
 PROTOCOL = ("images", "seed_block", "seed_blocks", "judges")  # the same in rows that can be compared
+
+
+def read_rows(file: Path) -> pd.DataFrame:
+    """The rows of a study.
+
+    Raises:
+        InputError: the file is none, or its rows were measured without what is compared here.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; name the CSV of a study, such as reports/fashion_mnist_10.csv")
+    try:
+        rows = pd.read_csv(file)
+    except ValueError as error:  # pandas' own errors and those of decoding are of this kind
+        raise InputError(f"{file}: no CSV file ({said(error)}); name that of a study") from None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    lacking = [key for key in (*NEEDED, *PROTOCOL) if key not in rows or rows[key].isna().any()]
+    if not any(re.fullmatch(rf"judge_.+_{TRAIN}_block\d+", column) for column in map(str, rows)):
+        lacking.append("distances of judges")
+    if lacking or rows.empty:
+        what = f"rows without {', '.join(lacking)}" if lacking else "no rows"
+        raise InputError(f"{file}: {what}; name the CSV of a study that has them, or measure it anew (--again)")
+    return rows
 
 
 def network_calls(rows: pd.DataFrame) -> list[int]:
@@ -126,10 +152,7 @@ def main() -> None:
     if args.out.suffix != ".md":
         raise InputError(f"--out {args.out}: a Markdown file is written, whose name must end in .md")
     check_out_files(args.out, [args.out.with_suffix(end) for end in (".md", ".png", ".html")], args.rows, args.force)
-    for file in args.rows:
-        if not file.is_file():
-            raise InputError(f"{file}: no such file; name the CSV of a study, such as reports/fashion_mnist_10.csv")
-    rows = pd.concat([pd.read_csv(file) for file in args.rows], ignore_index=True)
+    rows = pd.concat([read_rows(file) for file in args.rows], ignore_index=True)
     rows = pd.concat([rows, pd.Series(network_calls(rows), name="calls")], axis=1)
     if args.models:
         if unknown := set(args.models) - set(rows["model"]):

@@ -43,17 +43,20 @@ def main() -> None:
         names.add_parser(name, help=one.says, add_help=False)
     name = parser.parse_args(sys.argv[1:2]).name
     sys.argv = [f"{DEME} {name}", *sys.argv[2:]]
+    command, root = COMMANDS[name], Path.cwd()
+    elsewhere = command.checkout and not (root / command.module.replace(".", "/")).with_suffix(".py").is_file()
+    if elsewhere and {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"usage: {DEME} {name} ...\n\n{command.says}\n\nIn a checkout of the repository this shows its options.")
+        return
 
     from deme_core.stage import run  # torch, which takes seconds, only once the command is known
 
     def chosen() -> None:
-        command = COMMANDS[name]
+        if elsewhere:
+            raise InputError(
+                f"{DEME} {name}: {root} is no checkout of the repository, which this command works on; go to one"
+            )
         if command.checkout:
-            root = Path.cwd()
-            if not (root / command.module.replace(".", "/")).with_suffix(".py").is_file():
-                raise InputError(
-                    f"{DEME} {name}: {root} is no checkout of the repository, which this command works on; go to one"
-                )
             sys.path[:0] = [str(root), str(root / "conf")]
         import_module(command.module).main()
 

@@ -172,6 +172,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="experiments at a time, one thread each")
     parser.add_argument("--again", action="store_true", help="forget what was measured, and measure it again")
     args = parser.parse_args()
+    if args.jobs < 1:
+        raise InputError(f"--jobs {args.jobs}: at least one experiment runs at a time")
     study = yaml.safe_load((STUDIES / f"{args.study}.yaml").read_text(encoding="utf-8"))
     points, file = plan(study, args.study), REPORTS / f"{args.study}.csv"
     names = dict(zip(points["experiment"], points["overrides"], strict=True))

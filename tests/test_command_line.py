@@ -72,6 +72,13 @@ def test_a_command_that_needs_a_checkout_says_so_elsewhere(name: str, tmp_path: 
     assert re.fullmatch(rf"error: deme {name}: {tmp_path} is no checkout of the repository, [^\n]*\n", done.stderr)
 
 
+@pytest.mark.parametrize("name", [name for name, one in COMMANDS.items() if one.checkout])
+def test_its_help_says_so_too_and_what_it_is_for(name: str, tmp_path: Path) -> None:
+    done = deme(name, "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: deme {name} ") and COMMANDS[name].says in done.stdout
+
+
 def test_a_mistake_in_a_command_ends_in_one_line(tmp_path: Path) -> None:
     done = deme("merge", "--base", "nowhere", cwd=tmp_path)
     assert done.returncode == 1

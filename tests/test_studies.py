@@ -14,6 +14,7 @@ from dag_runs import ASKED
 from study_rows import STUDIES, params_of, plan_of, rows_of
 
 from deme_core.dag import dag
+from deme_core.errors import InputError
 from deme_core.metrics.intervals import crossed_interval
 from deme_core.params import section
 from deme_core.stage import run_params
@@ -53,6 +54,18 @@ def test_the_interval_covers_the_luck_of_both(seed_luck: float, noise: float, se
         interval = crossed_interval(values)
         found += interval.low <= 0 <= interval.high
     assert (0.94 if seeds == 2 else 0.92) <= found / trials <= 1
+
+
+@pytest.mark.parametrize("jobs", ["0", "-3"])
+def test_fewer_than_one_job_is_refused_and_nothing_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: str
+) -> None:
+    monkeypatch.setattr(runner, "REPORTS", tmp_path)
+    (tmp_path / "table1.csv").write_text("experiment\n")
+    monkeypatch.setattr(sys, "argv", ["run", "table1", "--jobs", jobs, "--again"])
+    with pytest.raises(InputError, match=f"^--jobs {jobs}: at least one experiment runs at a time$"):
+        runner.main()
+    assert (tmp_path / "table1.csv").is_file()
 
 
 @pytest.mark.parametrize("name", STUDIES)

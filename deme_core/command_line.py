@@ -1,9 +1,11 @@
 """The command line of what is run by hand: named as it was called, with examples at the end of its help."""
 
 import argparse
+import re
 import sys
 
 DEME = "deme"  # the command that dispatches to all others, see __main__.py
+NEGATIVE = r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 
 
 def command_line(alone: str, description: str | None, *examples: str) -> argparse.ArgumentParser:
@@ -14,7 +16,10 @@ def command_line(alone: str, description: str | None, *examples: str) -> argpars
         examples: what may stand behind the command.
     """
     program = sys.argv[0] if sys.argv[0].startswith(f"{DEME} ") else alone
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n".join(["examples:", *(f"  {program} {words}" for words in examples)]),
     )  # fmt: skip
+    # argparse's own pattern knows no exponent, and takes -5e-1 for an option.
+    parser._negative_number_matcher = re.compile(NEGATIVE)
+    return parser

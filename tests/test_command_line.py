@@ -11,6 +11,7 @@ import pytest
 from conftest import REPOSITORY, N, files_of, python
 
 from deme_core.__main__ import COMMANDS
+from deme_core.command_line import command_line
 
 ALONE = {"merge": ["-m", "deme_core.merging"], "features": ["-m", "deme_core.metrics"], "check": ["conf/check.py"],
          "samplers": ["-m", "deme_core.report.samplers"], "calls": ["-m", "deme_core.report.calls"],
@@ -77,6 +78,17 @@ def test_its_help_says_so_too_and_what_it_is_for(name: str, tmp_path: Path) -> N
     done = deme(name, "--help", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: deme {name} ") and COMMANDS[name].says in done.stdout
+
+
+@pytest.mark.parametrize("number", ["-1", "-1.", "-.5", "-5e-1", "-1E+2", "-1.5e3"])
+def test_a_negative_number_is_no_option_however_it_is_written(number: str) -> None:
+    parser = command_line("x", None)
+    parser.add_argument("--weights", type=float, nargs="+")
+    parser.add_argument("--block", nargs="+")
+    args = parser.parse_args(["--weights", number, "0.5", "--block", "mid_block", number])
+    assert args.weights == [float(number), 0.5] and args.block == ["mid_block", number]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--weights", "0.5", "-e1"])
 
 
 def test_a_mistake_in_a_command_ends_in_one_line(tmp_path: Path) -> None:

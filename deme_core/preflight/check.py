@@ -27,6 +27,7 @@ from deme_core.preflight.artefacts import (
 from deme_core.preflight.costs import Measured, estimate, measure
 from deme_core.preflight.counts import Counts
 from deme_core.preflight.public_models import PUBLIC
+from deme_core.preflight.refusal import refuse
 from deme_core.prompts.settings import PromptParams
 from deme_core.prompts.table import load_prompts, prompt_params
 from deme_core.sampling.settings import OwnParams, SampleParams, SamplerParams
@@ -40,33 +41,31 @@ ROOM = 1.1  # for the GPU's own context, and what lies between tensors
 
 
 def check(params: dict[str, Any]) -> tuple[str, bool]:
-    """The report on a whole params.yaml, and whether everything that the run needs is on this machine."""
+    """The report on a whole params.yaml, and whether everything that the run needs is on this machine.
+
+    Raises:
+        InputError: the stage validate would refuse these params, whatever is missing.
+    """
     top, pretrain = run_params(params), section(params, "pretrain_load", PretrainParams)
     training, sampler = section(params, "finetune_range", TrainingParams), section(params, "sampler", SamplerParams)
     search, sample = section(params, "merge_search", SearchParams), section(params, "sample", SampleParams)
     own_samples = section(params, "own_samples", OwnParams)
     features, prompts = section(params, "reference", FeatureParams), prompt_params(params)
-    data, dag = section(params, "data", DataParams), params["dag"]
+    data = section(params, "data", DataParams)
+    found = _found(params, data, prompts)
+    misfit = _misfit(pretrain, data)
+    refuse(params, {artefact.name for artefact in found if artefact.path is None}, misfit=misfit is not None)
+    dag = params["dag"]
     prompted = {name: _prompted(name, prompt_set) for name, prompt_set in prompts.items()}
     if data.source == NONE:  # merge_away alone
         counts = Counts.of_own(training, sampler, own_samples)
-        judges, warning, kept = [], [], (0, 2, own_samples.whole)
+        warning, kept = [], (0, 2, own_samples.whole)
     else:
         counts = Counts.of(
             top.N, dag, training, search, sampler, sample, own_samples, sum(n or 0 for n in prompted.values())
         )
-        judges = judge_artefacts(section(params, "judges", JudgeParams))
         warning = _uncovered(features.extractor, sample.images, section(params, "evaluate", EvaluateParams).blocks)
         kept = (top.N * top.random_draws, len(dag["models"]), counts.sampled // len(dag["sampled"]))
-    found = [
-        *artefacts(data, pretrain, features, prompts, search.extractors),
-        *judges,
-        *optimizer_artefacts(training.optimizer),
-    ]
-    found += measure_artefacts(prompts, section(params, "clip_score", ClipScoreParams))
-    if scores_texts(params):
-        found += measure_artefacts(prompts, section(params, "search_clip_score", ClipScoreParams))
-    found = list(dict.fromkeys(found))  # packages that several parts need
     lines = [
         f"{top.name}: what it needs",
         *map(_artefact_line, found),
@@ -75,7 +74,6 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
         *_counts(counts),
         *(_prompted_line(name, n) for name, n in prompted.items()),
     ]
-    misfit = _misfit(pretrain, data)
     measured, note = (None, " and fits") if misfit else _of_model(pretrain, training, sampler)
     if measured is None:
         lines.append(f"  time, FLOPs, memory, disk: told once the model is there{note}")
@@ -88,6 +86,19 @@ def check(params: dict[str, Any]) -> tuple[str, bool]:
     lines += ["", f"{missing} of {len(found)} missing" if missing else "everything is there"]
     lines += [f"the model does not fit: {misfit}"] if misfit else []
     return "\n".join(lines), not (missing or misfit)
+
+
+def _found(params: dict[str, Any], data: DataParams, prompts: dict[str, PromptParams]) -> list[Artefact]:
+    """All that the run needs from outside the repository, each once, though several parts need it."""
+    search, features = section(params, "merge_search", SearchParams), section(params, "reference", FeatureParams)
+    found = artefacts(data, section(params, "pretrain_load", PretrainParams), features, prompts, search.extractors)
+    if data.source != NONE:
+        found += judge_artefacts(section(params, "judges", JudgeParams))
+    found += optimizer_artefacts(section(params, "finetune_range", TrainingParams).optimizer)
+    found += measure_artefacts(prompts, section(params, "clip_score", ClipScoreParams))
+    if scores_texts(params):
+        found += measure_artefacts(prompts, section(params, "search_clip_score", ClipScoreParams))
+    return list(dict.fromkeys(found))
 
 
 def _of_model(

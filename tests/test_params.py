@@ -1,6 +1,7 @@
 """Params: every key is checked and named; params.yaml is what Hydra composes from conf/."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -154,13 +155,28 @@ def test_an_unknown_group_of_baselines_is_refused_with_those_that_there_are(monk
         ),
         ("iterations=3", "'iterations' is unknown, did you mean finetune_range.iterations?"),
         ("zzz=1", "'zzz' is unknown"),
-        ("experiment=digit", "Could not find 'experiment/digit'"),
+        ("experiment=digit", "params: experiment = digit: no file of conf/experiment; name one of cifar10, digits,"),
+        ("experiment=null", "params: experiment = null: no file of conf/experiment; name one of cifar10, digits,"),
+        ("baselines=foo", "params: baselines = foo: no file of conf/baselines; name one of all, core, full_range,"),
+        ("baselines=[soup_greedy]", "or write conf/baselines/mine.yaml and name mine"),
         ("N=[1", "no viable alternative at input '[1'"),
-        ("N=x", "params: invalid literal for int() with base 10: 'x'"),
+        ("N=x", "params: N = 'x': must be of type int"),
+        ("N=2.5", "params: N = 2.5: must be of type int"),
+        ("random_draws=null", "params: random_draws = None: must be of type int"),
+        ("directions=null", "params: directions = None: must be a list of names"),
+        ("directions=range", "params: directions = 'range': must be a list of names"),
+        ("directions=[[a]]", "params: directions = [['a']]: must be a list of names"),
+        ("analyses=3", "params: analyses = 3: must be a list of names"),
+        ("prompts=3", "params: prompts = 3: must be a section with keys"),
+        ("+prompts.a=3", "params: prompts.a = 3: must be a section with keys"),
+        ("data=foo", "params: data = 'foo': must be a section with keys"),
+        ("dag=1", "params: dag = 1: is derived from the other params"),
+        ("inputs=1", "params: inputs = 1: is derived from the other params"),
+        ("merge_search=null", "params: merge_search = None: must be a section with keys"),
         ("directions=[range,foo]", "params: directions: 'foo' is unknown; known are range, self"),
         (
             "baselines=[]",
-            "params: baselines names no file of conf/baselines; give one of all, core, full_range, none, paper",
+            "params: baselines = []: no file of conf/baselines; name one of all, core, full_range, none, paper",
         ),
         ("name=${nobody}", "params: Interpolation key 'nobody' not found"),
     ],
@@ -171,6 +187,18 @@ def test_an_override_that_is_refused_ends_in_one_line(
     monkeypatch.syspath_prepend(REPOSITORY / "conf")
     with pytest.raises(InputError, match=re.escape(message)) as refused:
         __import__("compose").compose_params([override])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_slip_in_a_preset_is_told_with_its_file_and_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "experiment" / "bad.yaml").write_text("defaults: [digits, _self_]\nN: [1\np: 0.3\n")
+    monkeypatch.syspath_prepend(REPOSITORY / "conf")
+    module = __import__("compose")
+    monkeypatch.setattr(module, "CONF", tmp_path / "conf")
+    monkeypatch.syspath_prepend(REPOSITORY / "hydra_plugins")
+    with pytest.raises(InputError, match=r"params: no valid YAML: .*bad\.yaml.*, line 3") as refused:
+        module.compose_params(["experiment=bad"])
     assert "\n" not in str(refused.value)
 
 

@@ -14,10 +14,11 @@ from deme_core.data.sources import SOURCES, Source, read_digits
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import EXTRACTORS, FeatureParams, Kind
 from deme_core.metrics.open_clip_models import CONFIG, TOKENIZER, WEIGHTS
-from deme_core.preflight.artefacts import Artefact, artefacts, measure_artefacts, model_folder
+from deme_core.preflight.artefacts import Artefact, artefacts, measure_artefacts, model_folder, tracker_artefacts
 from deme_core.prompts.settings import PromptParams
 from deme_core.training.scratch import PretrainParams
 
+BY = ("zoo/x", 8)  # extractor and size
 CLIP_FILES = {CONFIG: '{"model_cfg": {}}', WEIGHTS: ""}
 OTHER_TEXTS = {CONFIG: '{"model_cfg": {"text_cfg": {"hf_tokenizer_name": "x"}}}', WEIGHTS: ""}
 
@@ -122,7 +123,7 @@ def test_what_is_no_hub_id_is_not_fetched_from_it(
     assert remedy == "put the pipeline there"
     assert "hf download" not in remedy
     clip = {"x": PromptParams(source="file", path="x.txt")}, ClipScoreParams(model=source, pretrained=None)
-    assert "hf download" not in one(measure_artefacts(*clip), "CLIP").remedy
+    assert "hf download" not in one(measure_artefacts(*clip, *BY), "CLIP").remedy
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -138,12 +139,15 @@ def test_a_model_that_is_broken_says_how(
 
 
 def test_a_model_of_the_zoo_that_is_not_trained_names_its_training(tmp_path: Path, extractor_dir: Path) -> None:
-    (tmp_path / "recipe.yaml").touch()
+    (tmp_path / "recipe.yaml").write_text("network: {}")
     found = artefacts(data("digits"), pretrain(tmp_path), FeatureParams(extractor=str(extractor_dir)))
     assert one(found, "model").path is None
     assert one(found, "model").remedy == f"python zoo/train_ddpm.py {tmp_path}"
     found = artefacts(data("digits"), pretrain(tmp_path), FeatureParams(extractor=str(tmp_path)))
     assert one(found, "extractor").remedy == f"python zoo/train_features.py {tmp_path}"
+    (tmp_path / "recipe.yaml").write_text("train: {}")
+    found = artefacts(data("digits"), pretrain(tmp_path), FeatureParams(extractor=str(tmp_path)))
+    assert "give a folder such as zoo/digits-features" in one(found, "extractor").remedy
 
 
 def test_extractors_name_their_weights_and_packages(monkeypatch: pytest.MonkeyPatch, hub: dict[str, Path]) -> None:
@@ -173,16 +177,18 @@ def test_prompt_sets_need_real_images_and_a_clip_model(
     for name, content in CLIP_FILES.items():
         (tmp_path / name).write_text(content)
     folder = ClipScoreParams(model=str(tmp_path), pretrained=None)
-    found = measure_artefacts(sets, folder)
-    assert one(found, "reference").remedy == f"python -m deme_core.metrics … --out {tmp_path / 'coco.x'}"
+    found = measure_artefacts(sets, folder, *BY)
+    assert one(found, "reference").remedy == (
+        f"deme features --images DIR --size 8 --extractor zoo/x --out {tmp_path / 'coco.x'}, DIR of its real images"
+    )
     assert one(found, "CLIP").path == tmp_path
     repository = ClipScoreParams(model="owner/clip", pretrained=None, revision="abc")
-    assert one(measure_artefacts(sets, repository), "CLIP").remedy == "hf download owner/clip --revision abc"
+    assert one(measure_artefacts(sets, repository, *BY), "CLIP").remedy == "hf download owner/clip --revision abc"
     hub["owner/clip"] = tmp_path
-    assert one(measure_artefacts(sets, repository), "CLIP").path == tmp_path
-    assert measure_artefacts({}, ClipScoreParams()) == []
+    assert one(measure_artefacts(sets, repository, *BY), "CLIP").path == tmp_path
+    assert measure_artefacts({}, ClipScoreParams(), *BY) == []
     monkeypatch.setattr("deme_core.preflight.artefacts.find_spec", lambda _: None)
-    assert one(measure_artefacts(sets, ClipScoreParams()), "CLIP").name == "ViT-g-14/laion2b_s12b_b42k"
+    assert one(measure_artefacts(sets, ClipScoreParams(), *BY), "CLIP").name == "ViT-g-14/laion2b_s12b_b42k"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +213,7 @@ def test_a_published_model_that_lacks_a_file_of_its_own_is_missing(
 
     def seen() -> list[Artefact]:
         found = artefacts(data("digits"), pretrain("x/y"), FeatureParams(extractor=extractor))
-        return [one(found, "extractor"), *([one(measure_artefacts(sets, clip), "CLIP")] if kind == "CLIP" else [])]
+        return [one(found, "extractor"), *([one(measure_artefacts(sets, clip, *BY), "CLIP")] if kind == "CLIP" else [])]
 
     for name, content in files.items():
         (model / name).write_text(content)
@@ -217,6 +223,14 @@ def test_a_published_model_that_lacks_a_file_of_its_own_is_missing(
         (model / name).rename(tmp_path / "aside")
         assert {(artefact.path, artefact.remedy) for artefact in seen()} == {(None, f"{model} lacks {name}; {remedy}")}
         (tmp_path / "aside").rename(model / name)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_what_curves_are_sent_to_needs_its_package(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deme_core.preflight.artefacts.find_spec", lambda _: None)
+    (found,) = tracker_artefacts(name)
+    assert (found.kind, found.name, found.path, found.remedy) == ("package", name, None, "pip install 'deme[trackers]'")
+    assert tracker_artefacts(None) == []
 
 
 def test_files_of_prompts_are_artefacts(tmp_path: Path, extractor_dir: Path) -> None:

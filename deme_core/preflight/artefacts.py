@@ -164,7 +164,8 @@ def _of_hub(params: DataParams) -> Artefact:
 
 
 def _extractor(source: str) -> list[Artefact]:
-    if (Path(source) / "recipe.yaml").is_file() and not (Path(source) / "config.json").is_file():
+    recipe = Path(source) / "recipe.yaml"
+    if recipe.is_file() and not (Path(source) / "config.json").is_file() and "network" in read(recipe):
         return [Artefact("extractor", source, None, f"python zoo/train_features.py {source}")]
     try:
         config = read_config(Path(source))
@@ -188,15 +189,18 @@ def judge_artefacts(judges: JudgeParams) -> list[Artefact]:
     return [replace(one, kind="judge") if one.kind == "extractor" else one for one in found]
 
 
-def measure_artefacts(sets: Mapping[str, PromptParams], clip: ClipScoreParams) -> list[Artefact]:
-    """What measures images of prompt sets: the features of their real images, and the CLIP model."""
+def measure_artefacts(
+    sets: Mapping[str, PromptParams], clip: ClipScoreParams, extractor: str, size: int
+) -> list[Artefact]:
+    """What measures images of prompt sets: the features of their real images, of `size` pixels, and the CLIP model."""
     if not sets:
         return []
     found = []
     for prompt_set in sets.values():
         reference = prompt_set.reference
         if reference is not None and not reference.startswith("data/"):  # those are made by the run
-            found.append(_file("reference", reference, f"python -m deme_core.metrics … --out {reference}"))
+            words = f"--size {size} --extractor {extractor} --out {reference}"
+            found.append(_file("reference", reference, f"deme features --images DIR {words}, DIR of its real images"))
     packages = [_package("open_clip_torch", "open_clip"), _package("torchvision", "torchvision")]
     if clip.pretrained is None:
         source = clip.model
@@ -214,6 +218,11 @@ def measure_artefacts(sets: Mapping[str, PromptParams], clip: ClipScoreParams) -
 def optimizer_artefacts(optimizer: str) -> list[Artefact]:
     """The package of an optimizer that is not PyTorch's."""
     return [_package("bitsandbytes", "bitsandbytes", "pip install 'deme[gpu]'")] if optimizer == "adamw_8bit" else []
+
+
+def tracker_artefacts(report_to: str | None) -> list[Artefact]:
+    """The package of what curves are sent to."""
+    return [_package(report_to, report_to, "pip install 'deme[trackers]'")] if report_to else []
 
 
 def _download(what: str, revision: str | None) -> str:

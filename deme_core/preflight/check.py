@@ -23,6 +23,7 @@ from deme_core.preflight.artefacts import (
     measure_artefacts,
     model_folder,
     optimizer_artefacts,
+    tracker_artefacts,
 )
 from deme_core.preflight.costs import Measured, estimate, measure
 from deme_core.preflight.counts import Counts
@@ -94,10 +95,11 @@ def _found(params: dict[str, Any], data: DataParams, prompts: dict[str, PromptPa
     found = artefacts(data, section(params, "pretrain_load", PretrainParams), features, prompts, search.extractors)
     if data.source != NONE:
         found += judge_artefacts(section(params, "judges", JudgeParams))
-    found += optimizer_artefacts(section(params, "finetune_range", TrainingParams).optimizer)
-    found += measure_artefacts(prompts, section(params, "clip_score", ClipScoreParams))
+    training, by = section(params, "finetune_range", TrainingParams), (features.extractor, data.size)
+    found += optimizer_artefacts(training.optimizer) + tracker_artefacts(training.report_to)
+    found += measure_artefacts(prompts, section(params, "clip_score", ClipScoreParams), *by)
     if scores_texts(params):
-        found += measure_artefacts(prompts, section(params, "search_clip_score", ClipScoreParams))
+        found += measure_artefacts(prompts, section(params, "search_clip_score", ClipScoreParams), *by)
     return list(dict.fromkeys(found))
 
 

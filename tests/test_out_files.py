@@ -49,7 +49,6 @@ def commands(
         ("features", "notes.md", "notes.md is there already; name another one, or replace it with --force"),
         ("features", "img", "img is a folder; name a file"),
         ("features", "notes.md/x", "notes.md is a file, not a folder; name another place"),
-        ("features", "/proc/f", r"/proc/f cannot be written \(.+\); name another place"),
         ("features", "n" * 300, "cannot be written .File name too long.; name another place"),
         ("samplers", "notes.md", "--out notes.md: notes.md is a file, not a folder"),
         ("calls", "notes.md", "notes.md is there already; name another one, or replace it with --force"),

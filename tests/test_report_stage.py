@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from reported import RANGES, all_metrics, metrics, searched
 
-from deme_core.dag import BASELINES, DEME, dag
+from deme_core.dag import AWAY, BASELINES, DEME, dag
+from deme_core.report import figures
 from deme_core.report.tables import PICTURES
+from deme_core.report.text import model_name
 from deme_core.tensors import write_tensors
 from deme_core.training.gate import NOT_MEASURED
 
@@ -32,12 +34,14 @@ SCORES = [
 STATISTICS = {name: [0.25] for name in ("mean", "deviation", "gradient", "black", "white")}
 
 
-def arguments(run: Path, N: int, method: str, baselines: list[str]) -> list[str]:
+def arguments(
+    run: Path, N: int, method: str, baselines: list[str], directions: tuple[str, ...] = ("range",)
+) -> list[str]:  # fmt: skip
     """Made-up inputs of the stage below `run`, and its arguments but --out."""
     rng = np.random.default_rng(N)
     (run / "metrics").mkdir()
     (run / "curves").mkdir()
-    section = dag(N, baselines)
+    section = dag(N, baselines, directions=directions)
     for model, path in section["models"].items():
         (run / "metrics" / f"{model}.json").write_text(json.dumps(all_metrics().get(model, metrics())))
         (run / "scores" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +49,7 @@ def arguments(run: Path, N: int, method: str, baselines: list[str]) -> list[str]
         blocks.to_csv(run / "scores" / f"{path}.csv", index_label="block")
         (run / "judged" / path).parent.mkdir(parents=True, exist_ok=True)
         (run / "judged" / f"{path}.json").write_text(json.dumps({"statistics": STATISTICS}))
-        if model in ("pretrained", *DEME):  # the pictures show no baseline
+        if model in ("pretrained", *DEME, AWAY):  # the pictures show no baseline
             (run / "samples" / path).mkdir(parents=True)
             picture = Image.fromarray(rng.integers(0, 256, (20, 100), dtype=np.uint8))
             picture.save(run / "samples" / path / "preview.png")
@@ -62,7 +66,7 @@ def arguments(run: Path, N: int, method: str, baselines: list[str]) -> list[str]
     pd.DataFrame(experts, columns=NOT_MEASURED.columns).to_csv(run / "experts.csv", index=False)
     (run / "real.json").write_text(json.dumps({"train": STATISTICS, "floor": {}, "floor_images": 0}))
     top = {"name": "toy", "N": N, "p": 0.4, "seed": 0, "boundaries": None, "baselines": baselines, "dag": section}
-    top |= {"directions": ["range"]}
+    top |= {"directions": list(directions)}
     top |= {"random_draws": 1, "gate": {"draws": 1, "must_win": "stop"}, "finetune_range": {"iterations": 800}}
     (run / "params.yaml").write_text(json.dumps(top | {"judges": {"folder": "j/final", "development": "j/dev"}}))
     return [
@@ -120,3 +124,14 @@ def test_a_run_that_holds_nothing_out_leaves_the_held_out_losses_out_and_says_so
     assert set(re.findall(r"\]\((.*)\)", text)) == set(PICTURES) - {"loss_matrix.png"}
     assert not (tmp_path / "a/loss_matrix.png").exists()
     assert text.count("No image is held out (data.held_out = 0): the held-out losses") == 1
+
+
+def test_the_step_away_is_pictured_beside_the_papers_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sheets: list[str] = []
+    draw = figures.samples_side_by_side
+    monkeypatch.setattr(figures, "samples_side_by_side", lambda path, of: sheets.extend(of) or draw(path, of))  # type: ignore[func-returns-value]
+    words = arguments(tmp_path, 2, "grid", [], ("range", "self"))
+    monkeypatch.setattr(sys, "argv", ["report.py", *words, "--out", "a"])
+    runpy.run_path(str(ROOT / "stages/report.py"), run_name="__main__")
+    assert sheets == list(map(model_name, ("pretrained", *DEME, AWAY)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from deme_core.dag import DEME, SELF
+from deme_core.dag import AWAY, DEME, SELF
 from deme_core.errors import InputError
 from deme_core.json_files import read_json
 from deme_core.merging.task_vectors import cosines, vector_files
@@ -75,8 +75,9 @@ def write_run_page(
     ranges = dict(enumerate(losses.columns, 1))
     curves = {r: pd.read_csv(needed(files.curves / f"{i}.csv", f"finetune_range@{i}")) for i, r in ranges.items()}
     similarity = cosines(vector_files(files.vectors))
-    sheets = {m: needed(files.samples / models[m] / "preview.png", f"sample@{m}") for m in ("pretrained", *DEME)}
-    figures.samples_side_by_side(out / "samples.png", {MODELS[m]: sheet for m, sheet in sheets.items()})
+    pictured = [model for model in ("pretrained", *DEME, AWAY) if model in models]
+    sheets = {model_name(m): needed(files.samples / models[m] / "preview.png", f"sample@{m}") for m in pictured}
+    figures.samples_side_by_side(out / "samples.png", sheets)
     figures.loss_curves(out / "loss_curves.png", curves)
     pictures, held_out = dict(tables.PICTURES), bool(losses.notna().all(axis=None))
     if held_out:

@@ -125,7 +125,8 @@ def check_extractors(folders: Sequence[str], reference: str, judges: JudgeParams
                 f"params: {key}: {name!r} is a judge, and no search may see what judges its result; take some of"
                 f" {judges.development}, and judges.folder another group"
             )
-        read_config(folder)
+        if name in folders:  # `make check` tells of the other one
+            read_config(folder)
 
 
 def check_slope(params: SearchParams, extractor: str) -> None:

@@ -15,6 +15,7 @@ from deme_core.fit import META
 from deme_core.params import read
 from deme_core.preflight import check, costs
 from deme_core.preflight.costs import estimate, measure
+from deme_core.preflight.counts import Counts
 from deme_core.preflight.public_models import PUBLIC, STABLE_DIFFUSION_1, Architecture
 from deme_core.preflight.steps import activation_bytes
 from deme_core.training.settings import TrainingParams
@@ -86,7 +87,8 @@ def test_what_is_told_before_a_model_is_there_is_what_is_told_then(
     for name in ("parameters", "macs", "passes", "pixels", "encoded", "model_states"):
         assert getattr(before, name) == getattr(found, name) > 0, name
     assert before.activations == pytest.approx(found.activations, rel=0.03)  # of half precision a CPU copies some
-    assert before.disk(2, 3, 4, 100) == found.disk(2, 3, 4, 100)
+    counts = Counts(trained=1000, searched=500, sampled=100, calls=10, finetunes=2, probes=14)
+    assert before.disk(counts, 3, 4, 100) == found.disk(counts, 3, 4, 100)
 
 
 def test_times_follow_from_flops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,9 @@ def write_program(file: Path, text: str) -> None:
 
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """It fails: no package is to be had."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("VENV", "PYTHON")}
+    # The tests themselves may run below a make, which a second one would take for its parent.
+    given = ("VENV", "PYTHON", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+    environment = {name: value for name, value in os.environ.items() if name not in given}
     done = subprocess.run(
         ["make", *words],
         cwd=folder,

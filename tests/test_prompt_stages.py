@@ -165,5 +165,6 @@ def test_features_of_a_folder_of_real_images(
     found = read_features(Path("real.safetensors"), extractor.sha256)
     torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(extractor([pixels.expand(-1, 3, -1, -1)])))
     (empty_folder / "real" / "3.png").write_bytes(b"no image")
+    monkeypatch.setattr(sys, "argv", ["metrics", *arguments, "--force"])
     with pytest.raises(SystemExit, match=r"3\.png: not a readable image"):
         runpy.run_module("deme_core.metrics", run_name="__main__")

@@ -97,6 +97,7 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> Callable[[DistanceSlope], Non
 
         monkeypatch.setattr(Sampler, "begun", in_double)
         slope.model.model.double()
+        slope.model.dtypes = dict.fromkeys(slope.model.dtypes, torch.float64)
         for mapped in (slope.model.theta, slope.model.taus):
             for key, value in mapped.items():
                 mapped[key] = [tau.double() for tau in value] if isinstance(value, list) else value.double()

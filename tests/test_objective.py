@@ -1,7 +1,6 @@
 """The score of a trial: the extractors, the CLIP score, and their sums."""
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +26,11 @@ from deme_core.metrics.features import load_extractor
 from deme_core.metrics.frechet import FrechetReference
 from deme_core.metrics.kernel import kernel_distance
 from deme_core.metrics.moments import Moments
-from deme_core.metrics.verdict import JudgeParams
 from deme_core.prompts.settings import PromptParams
 from deme_core.sampling.conditions import Conditions
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.sample import sample_model
-from deme_core.search.check import check_extractors, check_search
+from deme_core.search.check import check_search
 from deme_core.search.loss import DenoisingLoss
 from deme_core.search.objective import (
     MergedLoss,
@@ -193,35 +191,6 @@ def test_only_distances_are_shared_by_several_extractors(objective: str, passes:
         return
     with pytest.raises(InputError, match=r"extractors = \['a'\]: .* the objective is '.*'; take .*=frechet, or \[\]$"):
         check_search(3, params, texts=True)
-
-
-@pytest.mark.parametrize(
-    ("folders", "judges", "message"),
-    [
-        (["code", "dense"], "final", None),
-        (["code", "../development/code"], "final", "'{}/../development/code' counts already; each stands once, and"),
-        (["../../../digits-features"], "final", "'{}/../../../digits-features' counts already"),
-        (["code"], "development", "'{}/code' is a judge, and no search may see what judges its result; take some of"),
-        (["../final/dense"], "final", "'{}/../final/dense' is a judge"),
-        (["../final/dense"], "development", "'{}/../final/dense' is a judge"),  # of the runs to come
-        (["gone"], "final", "extractor '{}/gone': no"),
-    ],
-)
-def test_no_search_sees_a_judge(folders: list[str], judges: str, message: str | None) -> None:
-    group = JudgeParams(folder=str(DEVELOPMENT.parent / judges), development=str(DEVELOPMENT))
-    given = [f"{DEVELOPMENT}/{folder}" for folder in folders], str(REPOSITORY / "zoo" / "digits-features"), group
-    if message is None:
-        check_extractors(*given)
-        return
-    with pytest.raises(InputError, match=re.escape(message.format(DEVELOPMENT))):
-        check_extractors(*given)
-
-
-def test_the_extractor_of_the_search_is_no_judge_either() -> None:
-    group = JudgeParams(folder=str(DEVELOPMENT.parent / "final"), development=str(DEVELOPMENT))
-    with pytest.raises(InputError, match=r"params: reference\.extractor: '.*/final/code' is a judge, and no search"):
-        check_extractors([], str(DEVELOPMENT.parent / "final" / "code"), group)
-    check_extractors([], str(DEVELOPMENT / "code"), group)
 
 
 @pytest.mark.parametrize(

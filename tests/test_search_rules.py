@@ -1,6 +1,7 @@
 """Whose search it is, and what is refused before time is spent."""
 
 import math
+import re
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from conftest import REPOSITORY
 from searching import OBJECTIVES, STEPS, Counted, quadratic, search_params, searched
 
 from deme_core.errors import InputError
+from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import read, section
-from deme_core.search.check import check_search
+from deme_core.search.check import check_extractors, check_search
 from deme_core.search.kinds import KINDS
 from deme_core.search.methods import METHODS, scale_points
 from deme_core.search.search import search
@@ -20,6 +22,7 @@ from deme_core.search.settings import SearchParams
 from deme_core.search.trials import TrialLog
 from deme_core.seeds import SeedBlock
 
+DEVELOPMENT = REPOSITORY / "zoo" / "judges" / "digits" / "development"
 # Whose search it is
 
 
@@ -167,3 +170,32 @@ def test_what_fits_passes_and_is_searched(tmp_path: Path, changes: dict[str, Any
     check_search(3, search_params(**changes))
     result, *_ = searched(tmp_path, quadratic((0.5, 0.25, 0.5)), 3, **changes)
     assert result.confirm_score < result.confirm_score_pretrained  # of w = 1/N, if of no other
+
+
+@pytest.mark.parametrize(
+    ("folders", "judges", "message"),
+    [
+        (["code", "dense"], "final", None),
+        (["code", "../development/code"], "final", "'{}/../development/code' counts already; each stands once, and"),
+        (["../../../digits-features"], "final", "'{}/../../../digits-features' counts already"),
+        (["code"], "development", "'{}/code' is a judge, and no search may see what judges its result; take some of"),
+        (["../final/dense"], "final", "'{}/../final/dense' is a judge"),
+        (["../final/dense"], "development", "'{}/../final/dense' is a judge"),  # of the runs to come
+        (["gone"], "final", "extractor '{}/gone': no"),
+    ],
+)
+def test_no_search_sees_a_judge(folders: list[str], judges: str, message: str | None) -> None:
+    group = JudgeParams(folder=str(DEVELOPMENT.parent / judges), development=str(DEVELOPMENT))
+    given = [f"{DEVELOPMENT}/{folder}" for folder in folders], str(REPOSITORY / "zoo" / "digits-features"), group
+    if message is None:
+        check_extractors(*given)
+        return
+    with pytest.raises(InputError, match=re.escape(message.format(DEVELOPMENT))):
+        check_extractors(*given)
+
+
+def test_the_extractor_of_the_search_is_no_judge_either() -> None:
+    group = JudgeParams(folder=str(DEVELOPMENT.parent / "final"), development=str(DEVELOPMENT))
+    with pytest.raises(InputError, match=r"params: reference\.extractor: '.*/final/code' is a judge, and no search"):
+        check_extractors([], str(DEVELOPMENT.parent / "final" / "code"), group)
+    check_extractors([], str(DEVELOPMENT / "code"), group)

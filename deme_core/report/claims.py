@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from deme_core.dag import AWAY, MATCHED, NEON, SOUP_FULL_RANGE, is_baseline
+from deme_core.dag import AWAY, MATCHED, NEON, RANDOM, SOUP_FULL_RANGE, is_baseline
 from deme_core.metrics.verdict import Verdict
 from deme_core.report.text import model_name
 from deme_core.report.verdicts import UNTRAINED, Scores, against, nulls, same, shown
 
 TRAIN = "train"
-NULL = "random"  # each draw of it
 WINNERS = ("merged", AWAY, NEON)  # that are held against the best baseline
 CLAIMS = (  # what is said, of which model, beside which other
     ("ensemble better than base", "ensemble", UNTRAINED),
@@ -27,7 +26,7 @@ CLAIMS = (  # what is said, of which model, beside which other
             ("brightness and contrast alone", MATCHED),
             ("the ensemble", "ensemble"),
             ("a full-range finetune", "full_range"),
-            ("random vectors, searched alike", NULL),
+            ("random vectors, searched alike", RANDOM),
         )
     ),
     *(
@@ -38,7 +37,7 @@ CLAIMS = (  # what is said, of which model, beside which other
             ("one training of the full range", step),
             ("as many trainings of the full range", f"{step}+copies"),
             ("brightness and contrast alone", MATCHED),
-            ("random vectors, searched alike", NULL),
+            ("random vectors, searched alike", RANDOM),
         )
     ),
     *(
@@ -78,7 +77,7 @@ def claims(scores: Scores) -> str:
 def _of_each_draw(draws: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """The claims, those beside random vectors for each draw."""
     for claim, model, other in CLAIMS:
-        if other != NULL:
+        if other != RANDOM:  # which stands for each draw
             yield claim, model, other
         else:
             yield from ((claim + f" (draw {k})" * (len(draws) > 1), model, draw) for k, draw in enumerate(draws, 1))

@@ -73,9 +73,10 @@ def evaluate(
     images, count = features.shape
     covered = uncovered(images, count, params.blocks) is None
     out: Metrics = {} if covered else {"feature_count": count}
+    of_model, of_pretrained = Moments.of(features), Moments.of(pretrained)
     for name, reference in targets.frechet.items():
-        out[name] = reference.distance(Moments.of(features))
-        out[f"{name}_pretrained"] = reference.distance(Moments.of(pretrained))
+        out[name] = reference.distance(of_model)
+        out[f"{name}_pretrained"] = reference.distance(of_pretrained)
         freed = jackknife_interval(reference.distance, groups) if covered else None
         out[f"{name}_corrected"] = freed.value if freed else None
         out |= {f"{name}_low": freed.low if freed else None, f"{name}_high": freed.high if freed else None}

@@ -86,9 +86,12 @@ def saved(trainings: int) -> bool:
 
 
 def hurry(job: str) -> None:
-    """SLURM lets a job that was queued again wait for two minutes: not this one."""
+    """SLURM lets a job that was queued again wait for two minutes: this one for two seconds.
+
+    Not for less: a node refuses a job of the very second in which its last run ended.
+    """
     until(lambda: "PENDING" in squeue("%T").values())
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+2"], check=True)
 
 
 def train(k: int) -> subprocess.Popen[str]:

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -23,20 +24,40 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
+@contextmanager
+def torch_threads(count: int | None, *, pieces: int | None = None) -> Iterator[None]:
+    """Torch's own threads, while all cores, or `pieces` of them, stay for pieces of work.
+
+    With one of them nothing depends on the number of cores: a sum over several has other last digits.
+
+    Args:
+        count: None: one for each core.
+    """
+    before = torch.get_num_threads(), _WORKERS.kept
+    cores = _WORKERS.cores()
+    _WORKERS.kept = pieces or cores
+    torch.set_num_threads(count or cores)
+    try:
+        yield
+    finally:
+        _WORKERS.kept = before[1]
+        torch.set_num_threads(before[0])
+
+
 def in_order(
     call: Callable[[Piece], Result], pieces: Iterable[Piece], device: torch.device = CPU, *, ahead: int = 0
 ) -> Iterator[Result]:
     """`call(piece)` of all pieces, one after the other in their order, each of which a worker has computed on one core.
 
     The pieces are taken in the thread of the caller, few before they are needed. An exception of one ends all. A plain
-    `map` where `call` computes on another device, is made by a worker itself, or where torch has one thread.
+    `map` where `call` computes on another device, is made by a worker itself, or where there is one core.
 
     Args:
         call: enters what torch knows for a thread alone, as `inference_mode` and `autocast`, itself.
-        ahead: so many pieces at least are under way, by one worker if torch has one thread: for a caller that waits for
+        ahead: so many pieces at least are under way, by one worker if there is one core: for a caller that waits for
             another device meanwhile.
     """
-    alone = not _WORKERS.users and torch.get_num_threads() == 1 and not ahead
+    alone = not _WORKERS.users and _WORKERS.cores() == 1 and not ahead
     if alone or device.type != "cpu" or _WORKERS.here():
         yield from map(call, pieces)
         return
@@ -58,8 +79,13 @@ class _Workers:
     """The workers of a process, the same for calls within calls; while there are any, torch has no other threads."""
 
     def __init__(self) -> None:
-        self.users, self.count = 0, 1
+        self.users, self.count, self.before = 0, 1, 1
+        self.kept: int | None = None
         self.thread = threading.local()
+
+    def cores(self) -> int:
+        """That pieces are shared out among."""
+        return self.kept or torch.get_num_threads()
 
     def here(self) -> bool:
         """Whether this thread is a worker."""
@@ -67,7 +93,7 @@ class _Workers:
 
     def __enter__(self) -> "_Workers":
         if not self.users:
-            self.count = torch.get_num_threads()
+            self.count, self.before = self.cores(), torch.get_num_threads()
             torch.set_num_threads(1)
             self.pool = ThreadPoolExecutor(self.count, initializer=self._begin)
         self.users += 1
@@ -77,7 +103,7 @@ class _Workers:
         self.users -= 1
         if not self.users:
             self.pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(self.count)
+            torch.set_num_threads(self.before)
 
     def submit(self, call: Callable[[Piece], Result], piece: Piece) -> Future[Result]:
         return self.pool.submit(call, piece)

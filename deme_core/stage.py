@@ -12,6 +12,7 @@ from typing import Any
 from deme_core.code_links import check_links
 from deme_core.errors import InputError
 from deme_core.naming import shown
+from deme_core.parallel import torch_threads
 from deme_core.params import check, section
 from deme_core.processes import is_main, launched, partial_state, wait
 
@@ -38,7 +39,8 @@ def run(main: Callable[[], str | None], *, shared: bool = False) -> None:
         alone = not launched()
         if alone and shared and "ACCELERATE_USE_CPU" in os.environ:
             print(ONE_PROCESS, file=sys.stderr)
-        made = main() if alone or shared or is_main() else None
+        with torch_threads(1):  # but for pieces of work: bytes depend on no number of cores
+            made = main() if alone or shared or is_main() else None
         if made and (alone or is_main()):
             print(f"{script.stem}: {made}", flush=True)
         if not alone:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from deme_core.parallel import AHEAD, in_order
+from deme_core.parallel import AHEAD, in_order, torch_threads
+from deme_core.stage import run
 
 CUDA = torch.device("cuda")
 
@@ -120,3 +121,37 @@ def test_one_thread_another_device_or_a_wish_to_be_ahead() -> None:
     torch.set_num_threads(2)
     assert list(in_order(where, range(2))) == [False, False]
     assert list(in_order(where, range(2), CUDA)) == [True, True]
+
+
+def test_pieces_have_the_cores_that_torch_itself_is_not_given() -> None:
+    torch.set_num_threads(4)
+
+    def workers() -> int:
+        together = threading.Barrier(4, timeout=30)
+
+        def call(k: int) -> int:
+            together.wait()
+            return threading.get_ident()
+
+        return len(set(in_order(call, range(8))))
+
+    with torch_threads(1):
+        assert (torch.get_num_threads(), workers(), torch.get_num_threads()) == (1, 4, 1)
+        with torch_threads(None):  # all that there are
+            assert torch.get_num_threads() == 4
+        with torch_threads(2, pieces=1):
+            assert torch.get_num_threads() == 2
+            assert list(in_order(lambda _: threading.current_thread(), range(2))) == [threading.main_thread()] * 2
+        assert (torch.get_num_threads(), workers()) == (1, 4)
+    assert torch.get_num_threads() == 4
+
+
+def test_outside_of_pieces_a_stage_sums_on_one_core() -> None:
+    """Over several a sum has other last digits."""
+    values = torch.rand(1 << 20, generator=torch.Generator().manual_seed(0))
+    expected, found = torch.dot(values, values), list[torch.Tensor]()
+    torch.set_num_threads(3)
+    assert torch.dot(values, values) != expected
+    run(lambda: found.append(torch.dot(values, values)))
+    assert found == [expected]
+    assert torch.get_num_threads() == 3

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from analysed import analyse_params
 from conftest import files_of, sampler_params
 from sampled import fake, fake_sampler
 from text_to_image import write_stable_diffusion
 
+from deme_core.analysis.group_gradients import gradient_products
 from deme_core.checkpoints import load_denoiser, load_noise_schedule
 from deme_core.components import Autoencoder, TextEncoder
 from deme_core.data.archive import PER_ARCHIVE, read_images
@@ -21,7 +23,7 @@ from deme_core.denoising import single
 from deme_core.hub_layouts import import_pipeline
 from deme_core.metrics.extractor import Extractor
 from deme_core.metrics.features import load_extractor
-from deme_core.parallel import in_order
+from deme_core.parallel import in_order, torch_threads
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.sample import write_missing
 from deme_core.seeds import SeedBlock
@@ -110,6 +112,18 @@ def test_losses_are_the_same_for_any_number_of_workers(pipeline: Path, digits: t
     denoise = single(load_denoiser(pipeline / "unet"), CPU)
     one, *others = for_each_number(lambda: image_losses(denoise, schedule, Pixels(digits), ranges, 16, CPU).tolist())
     assert others == [one, one]
+
+
+def test_gradients_are_the_same_for_any_number_of_workers(pipeline: Path, digits: torch.Tensor) -> None:
+    schedule, spans = load_noise_schedule(pipeline), [(0, 100), (100, 1000)]
+    params, model = analyse_params(groups=3, batch_size=8), load_denoiser(pipeline / "unet")
+
+    def products() -> np.ndarray:
+        with torch_threads(1):  # as in a stage
+            return gradient_products(model, schedule, Pixels(digits), spans, 600, params, CPU).whole
+
+    one, *others = for_each_number(products)
+    assert all(np.array_equal(one, other) for other in others)
 
 
 def test_features_are_the_same_for_any_number_of_workers(extractor_dir: Path, digits: torch.Tensor) -> None:

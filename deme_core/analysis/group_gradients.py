@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +18,13 @@ from deme_core.errors import InputError
 from deme_core.merging.methods import block_of
 from deme_core.merging.task_vectors import TaskVectors
 from deme_core.metrics.moments import Array
+from deme_core.parallel import in_order
 from deme_core.seeds import step_seed
 from deme_core.tensor_files import PIECE, piece_bounds
 from deme_core.timesteps import Span
 
 MOSTLY_SIGNAL = 0.8  # ᾱ_t in the middle of a span
+Gradient = dict[str, torch.Tensor | None]  # by weight; None where the network does not use it
 LARGEST, ELEMENTS = 500, 2**15  # of a batch of small images, which take little memory however many they are
 
 
@@ -57,8 +60,8 @@ def gradient_products(
 ) -> Grams:  # fmt: skip
     """The products of the mean gradients of all spans and groups, each group of draws of its own.
 
-    Beside the model and one gradient, `params.coordinates` weights of each mean gradient are in memory, and a piece of
-    each vector.
+    Beside the model and one gradient, on a CPU two a core, `params.coordinates` weights of each mean gradient are in
+    memory, and a piece of each vector.
 
     Args:
         draws: of (x_0, ε, t) for each of them.
@@ -73,24 +76,29 @@ def gradient_products(
         model.enable_gradient_checkpointing()  # type: ignore[operator]
     named = dict(model.named_parameters())
     picked, scales = _picked(named, params.coordinates, device)
+
+    def gradient(piece: tuple[Span, int]) -> tuple[Gradient, int]:
+        """Summed over draws, and how many."""
+        sums: Gradient = dict.fromkeys(named)
+        seen = 0
+        for batch in _draws(noise_schedule, examples, *piece, draws, params.batch_size, device):
+            loss = denoising_loss(model(batch.noisy, batch.t, **batch.condition).sample, batch.target).sum()
+            for key, value in zip(named, torch.autograd.grad(loss, [*named.values()], allow_unused=True), strict=True):
+                so_far = sums[key]
+                sums[key] = so_far if value is None else value if so_far is None else so_far + value
+            seen += len(batch.t)
+        return sums, seen
+
     rows: dict[str, list[torch.Tensor]] = defaultdict(list)
     along = []
-    for span in spans:
-        for group in range(params.groups):
-            model.zero_grad()
-            seen = 0
-            for batch in _draws(noise_schedule, examples, span, group, draws, params.batch_size, device):
-                prediction = model(batch.noisy, batch.t, **batch.condition).sample
-                denoising_loss(prediction, batch.target).sum().backward()
-                seen += len(batch.t)
-            for key, value in named.items():
-                if value.grad is None:  # of what this network does not use
-                    rows[key].append(torch.zeros(len(picked[key])))
-                else:
-                    rows[key].append((value.grad.flatten()[picked[key]] * (scales[key] / seen)).cpu())
-            if vectors is not None:
-                along.append(_slopes(named, vectors) / seen)
-    model.zero_grad()
+    for sums, seen in in_order(gradient, product(spans, range(params.groups)), device):
+        for key, value in sums.items():
+            if value is None:  # of what this network does not use
+                rows[key].append(torch.zeros(len(picked[key])))
+            else:
+                rows[key].append((value.flatten()[picked[key]] * (scales[key] / seen)).cpu())
+        if vectors is not None:
+            along.append(_slopes(sums, vectors) / seen)
     blocks: dict[str, Array] = {}
     shape = (len(spans), params.groups) * 2
     for key, gradients in rows.items():
@@ -104,31 +112,29 @@ def gradient_products(
     return Grams({block: blocks[block] for block in order}, compared, weights, spanned)
 
 
-def _slopes(named: Mapping[str, nn.Parameter], vectors: TaskVectors) -> Array:
+def _slopes(gradient: Gradient, vectors: TaskVectors) -> Array:
     """⟨∇L, τ⟩ of each vector, [J]."""
     slopes = np.zeros(len(vectors.members))
-    for value, part, taus in _pieces(named, vectors):
-        if value.grad is not None:
-            gradient = value.grad.flatten()[part]
-            slopes += [float(torch.dot(gradient, tau.to(gradient))) for tau in taus]
+    for key, value in gradient.items():
+        if value is not None:
+            for part, taus in _pieces(key, value, vectors):
+                slopes += [float(torch.dot(value.flatten()[part], tau.to(value))) for tau in taus]
     return slopes
 
 
 def _spanned(along: Array, named: Mapping[str, nn.Parameter], vectors: TaskVectors) -> Array:
     """Products [n, n] of n projected gradients, from their slopes [n, J] along vectors; parallel ones count once."""
-    inner = sum(_gram(torch.stack(list(taus))) for _, _, taus in _pieces(named, vectors))
+    pieces = chain.from_iterable(_pieces(key, value, vectors) for key, value in named.items())
+    inner = sum(_gram(torch.stack(list(taus))) for _, taus in pieces)
     return along @ np.linalg.pinv(inner, hermitian=True) @ along.T
 
 
-def _pieces(
-    named: Mapping[str, nn.Parameter], vectors: TaskVectors
-) -> Iterator[tuple[nn.Parameter, slice, Iterator[torch.Tensor]]]:
-    """Parameter by parameter and piece by piece: which of its elements, and those of each vector, on the CPU."""
+def _pieces(key: str, value: torch.Tensor, vectors: TaskVectors) -> Iterator[tuple[slice, Iterator[torch.Tensor]]]:
+    """Piece by piece: which elements of a weight or its gradient, and those of each vector, on the CPU."""
     assert not vectors.experts, "experts are no task vectors"
-    for key, value in named.items():
-        kind = torch.empty(0, dtype=value.dtype)  # of task vectors themselves θ's dtype is all that is asked for
-        for start, stop in piece_bounds(value.numel()):
-            yield value, slice(start, stop), vectors.flat(key, start, stop, kind)
+    kind = torch.empty(0, dtype=value.dtype)  # of task vectors themselves θ's dtype is all that is asked for
+    for start, stop in piece_bounds(value.numel()):
+        yield slice(start, stop), vectors.flat(key, start, stop, kind)
 
 
 def _draws(

@@ -15,6 +15,7 @@ from deme_core.data.examples import Examples
 from deme_core.denoising import consistency_loss, denoising_loss, regression_target
 from deme_core.device import best_device
 from deme_core.errors import InputError
+from deme_core.parallel import torch_threads
 from deme_core.progress import progress
 from deme_core.training.batches import Batch, Batches
 from deme_core.training.job import Curve, Job, Snapshot
@@ -63,9 +64,8 @@ def train(
         log_with=params.report_to,
         project_dir=str(state_folder) if params.report_to else None,
     )
-    if device.type == "cpu" and params.cpu_threads is not None:
-        torch.set_num_threads(params.cpu_threads)
-    with only_one(state_folder), Stopping() as stopping:
+    threads = params.cpu_threads if device.type == "cpu" else None
+    with torch_threads(threads, pieces=threads), only_one(state_folder), Stopping() as stopping:
         training = _Training(accelerator, model, noise_schedule, examples, job, state_folder, teacher)
         return training.run(snapshot, snapshot_every, stopping)
 

@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from deme_core.code_links import check_links
 from deme_core.errors import InputError
 from deme_core.naming import shown
@@ -39,7 +41,8 @@ def run(main: Callable[[], str | None], *, shared: bool = False) -> None:
         alone = not launched()
         if alone and shared and "ACCELERATE_USE_CPU" in os.environ:
             print(ONE_PROCESS, file=sys.stderr)
-        with torch_threads(1):  # but for pieces of work: bytes depend on no number of cores
+        # One core but for pieces of work: no byte depends on the number of cores.
+        with torch_threads(1), threadpool_limits(1, "blas"):
             made = main() if alone or shared or is_main() else None
         if made and (alone or is_main()):
             print(f"{script.stem}: {made}", flush=True)

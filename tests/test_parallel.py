@@ -3,8 +3,10 @@
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from deme_core.parallel import AHEAD, in_order, torch_threads
 from deme_core.stage import run
@@ -146,12 +148,20 @@ def test_pieces_have_the_cores_that_torch_itself_is_not_given() -> None:
     assert torch.get_num_threads() == 4
 
 
-def test_outside_of_pieces_a_stage_sums_on_one_core() -> None:
-    """Over several a sum has other last digits."""
+def test_outside_of_pieces_a_stage_computes_on_one_core() -> None:
+    """Over several, sums and decompositions have other last digits."""
     values = torch.rand(1 << 20, generator=torch.Generator().manual_seed(0))
-    expected, found = torch.dot(values, values), list[torch.Tensor]()
+    matrix = values.numpy().astype(float).reshape(1024, -1)[:, :640]
+
+    def compute() -> tuple[float, float]:
+        return float(torch.dot(values, values)), float(np.linalg.svd(matrix, compute_uv=False).sum())
+
+    with threadpool_limits(1, "blas"):
+        expected = compute()
+    found = list[tuple[float, float]]()
     torch.set_num_threads(3)
-    assert torch.dot(values, values) != expected
-    run(lambda: found.append(torch.dot(values, values)))
+    with threadpool_limits(3, "blas"):
+        assert not set(compute()) & set(expected)
+        run(lambda: found.append(compute()))
     assert found == [expected]
     assert torch.get_num_threads() == 3

@@ -110,7 +110,11 @@ def test_the_nearest_entry_holds() -> None:
             {"default": {"run": "slurm", "gpus": 1}},
             "default: time = None: a job needs one",
         ),
-        ({"sample": {"run": "slurm", "memory": 0}}, "sample: memory = 0.0: must be positive"),
+        ({"sample": JOB | {"time": "0:00:00"}}, "sample: time = '0:00:00': must be at least \"0:01:00\": SLURM counts"),
+        ({"sample": JOB | {"time": "0-00:00:59"}}, "sample: time = '0-00:00:59': must be at least"),
+        ({"sample": JOB | {"memory": 0}}, "sample: memory = 0.0: must be at least 0.001, in GB"),
+        ({"sample": JOB | {"memory": 0.0004}}, "sample: memory = 0.0004: must be at least 0.001, in GB"),
+        ({"sample": JOB | {"memory": float("inf")}}, "sample: memory = inf: must be at least 0.001, in GB, and finite"),
         ({"sample": {"run": "slurm", "gpus": -1}}, "sample: gpus = -1: must be at least 0"),
         ({"sample": {"run": "slurm", "sbatch": {"mem": "4G"}}}, "sbatch.mem = '4G': has a key of its own here, memory"),
         ({"sample": {"run": "slurm", "sbatch": {"output": "x"}}}, "sbatch.output = 'x': is set by"),
@@ -138,7 +142,7 @@ def test_what_is_no_yaml_is_one_line(tmp_path: Path) -> None:
         Launches.read(tmp_path)
 
 
-@pytest.mark.parametrize(("time", "minutes"), [("0:30:00", 30), ("1:00:01", 61), ("2-03:04:00", 3064)])
+@pytest.mark.parametrize(("time", "minutes"), [("0:30:00", 30), ("1:00:01", 61), ("0:01:00", 1), ("2-03:04:00", 3064)])
 def test_times(time: str, minutes: int) -> None:
     assert Launch(run="slurm", time=time).minutes == minutes
 

@@ -1,5 +1,6 @@
 """launch.yaml: where the work of each stage runs on this machine, which is nothing that a result depends on."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ class Launch:
         for key, least in {"gpus": 0, "cpus": 1, "timeouts": 0}.items():
             value = getattr(self, key)
             check(value is None or value >= least, key, value, f"must be at least {least}")
-        check(self.memory is None or self.memory > 0, "memory", self.memory, "must be positive, in GB")
+        rule = "must be at least 0.001, in GB, and finite: SLURM takes 0 MB for all of a machine's"
+        check(self.memory is None or 0.001 <= self.memory < math.inf, "memory", self.memory, rule)
         rule = 'must be "HH:MM:SS" or "D-HH:MM:SS", in quotes'
         check(self.time is None or bool(TIME.fullmatch(self.time)), "time", self.time, rule)
         for key, value in (self.sbatch or {}).items():
@@ -64,14 +66,21 @@ class Launch:
             check(isinstance(value, str | int | float), where, value, "must be text, a number or true")
         rule = 'a job needs one, at which it is queued again and goes on; give it in quotes, such as "4:00:00"'
         check(self.time is not None or self.run != "slurm", "time", self.time, rule)
+        rule = 'must be at least "0:01:00": SLURM counts minutes, and takes 0 for no limit at all'
+        check(self.seconds is None or self.seconds >= 60, "time", self.time, rule)
+
+    @property
+    def seconds(self) -> int | None:
+        """The time."""
+        if self.time is None or not (found := TIME.fullmatch(self.time)):
+            return None
+        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
     @property
     def minutes(self) -> int | None:
         """The time, rounded up."""
-        if self.time is None or not (found := TIME.fullmatch(self.time)):
-            return None
-        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-        return (days * 24 + hours) * 60 + minutes + (seconds > 0)
+        return None if self.seconds is None else -(-self.seconds // 60)
 
     def __str__(self) -> str:
         """For people: what differs from the default."""

@@ -18,6 +18,7 @@ from PIL import Image
 from deme_core.analyses import READS, analyses, figure_names
 from deme_core.analysis import activations, before_after, cosines, vectors
 from deme_core.analysis.figures import FIGURES, write_figure
+from deme_core.analysis.names import vector_names
 from deme_core.analysis.run_files import Run
 from deme_core.analysis.settings import AnalyseParams
 from deme_core.analysis.words import listed, number
@@ -31,6 +32,7 @@ from deme_core.merging.random_vectors import write_random_vectors
 from deme_core.metrics.feature_files import write_features
 from deme_core.metrics.features import load_extractor
 from deme_core.params import section
+from deme_core.stage import RunParams
 from deme_core.tensors import read_recipe, read_tensors, write_tensors
 from deme_core.timesteps import TimestepRanges
 
@@ -116,6 +118,9 @@ def run(
 
 def test_every_vector_of_a_run_has_its_name(run: Run) -> None:
     assert list(run.vectors()) == ["expert 1", "expert 2", "own samples", "random1 1", "random1 2"]
+    asked = {"N": N, "p": 0.1, "seed": 0, "boundaries": None, "baselines": ()}
+    told = RunParams(name="run", directions=run.directions, random_draws=run.random_draws, **asked)
+    assert vector_names(told, own_ranges=1) == list(run.vectors())  # before there is any of them
     with pytest.raises(InputError, match=r"analyse\.plane: no task vector is called 'expert 9'; there are expert 1, "):
         run.vector("expert 9")
 

@@ -191,6 +191,33 @@ def test_validate_refuses_baselines_of_infinite_weights_on_the_base_that_is_ther
     assert not (tmp_path / "checked").exists()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("analyse.plane=['expert 1','expert 9']",),
+            "will have no task vector 'expert 9', did you mean expert ",
+        ),
+        (("analyse.plane=['expert 1','min_snr']",), "no task vector 'min_snr'; name two of expert 1, expert 2, "),
+        (("analyse.plane=['expert 1','own samples']", "own_samples.ranges=2"), "did you mean own samples "),
+        (("analyse.plane=['own samples','random1 4']",), None),
+        (("analyse.plane=['full_range','soup_full_range 4']", "baselines=core"), None),
+        (("analyse.plane=['expert 1','expert 9']", "analyses=[vectors]"), None),  # which read no plane
+    ],
+)
+def test_validate_refuses_a_plane_of_vectors_that_the_run_will_not_have(
+    overrides: tuple[str, ...], message: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    params = composed("N=4", "analyses=[landscape]", *overrides, monkeypatch=monkeypatch)
+    if message is None:
+        assert validate(params, tmp_path, monkeypatch)
+        return
+    with pytest.raises(SystemExit) as stopped:
+        validate(params, tmp_path, monkeypatch)
+    assert re.match(r"error: params: analyse\.plane = \[[^\n]*$", str(stopped.value.code))
+    assert message in str(stopped.value.code)
+
+
 def test_validate_counts_the_weights_of_a_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     params = composed("merge.method=per_block", "+merge.blocks.mid_block=[0,1]", monkeypatch=monkeypatch)
     with pytest.raises(SystemExit, match=r"merge\.blocks\.mid_block = \[0, 1\]: must be N = 4 numbers"):

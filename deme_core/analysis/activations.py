@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from deme_core.analysis.group_gradients import place_of
-from deme_core.analysis.run_files import EXPERT, Run
+from deme_core.analysis.names import EXPERT
+from deme_core.analysis.run_files import Run
 from deme_core.analysis.vectors import colours
 from deme_core.analysis.words import number
 from deme_core.checkpoints import load_denoiser

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from deme_core.analysis.run_files import EXPERT, Run
+from deme_core.analysis.names import EXPERT
+from deme_core.analysis.run_files import Run
 from deme_core.analysis.words import number, rows_of
 from deme_core.errors import InputError
 from deme_core.merging.task_vectors import cosines as cosines_of

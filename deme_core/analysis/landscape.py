@@ -9,8 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from deme_core.analysis.distance import Distance
+from deme_core.analysis.names import EXPERT
 from deme_core.analysis.plane import Plane
-from deme_core.analysis.run_files import EXPERT, Run
+from deme_core.analysis.run_files import Run
 from deme_core.analysis.vectors import layers
 from deme_core.analysis.words import interval, number, rows_of
 from deme_core.checkpoints import weights_file

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deme_core.analysis.names import EXPERT, LABELS, numbered
 from deme_core.analysis.settings import AnalyseParams
 from deme_core.checkpoints import denoiser_dir, load_noise_schedule
-from deme_core.dag import EARLY, FURTHER, RANDOM, SCALE, SELF, SOUP_GREEDY
+from deme_core.dag import FURTHER, RANDOM, SOUP_GREEDY
 from deme_core.data.examples import Examples, load_examples
 from deme_core.errors import InputError
 from deme_core.merging.methods import EQ_8, MergeParams
@@ -17,7 +18,6 @@ from deme_core.sampling.settings import SamplerParams
 from deme_core.search.objective import MergedModel
 from deme_core.timesteps import TimestepRanges
 
-EXPERT = "expert"
 SPAN = f"span of the {EXPERT}s"  # what their task vectors span: where a merge of them can go
 
 
@@ -90,7 +90,7 @@ class Run:
 
     def _vectors(self) -> Iterator[tuple[str, Path]]:
         yield from _numbered(EXPERT, self.models_of_N / "vectors", several=True)
-        for name, label in ((SELF, "own samples"), (EARLY, "earlier checkpoint"), (SCALE, "ε scaled")):
+        for name, label in LABELS.items():
             if name in self.directions:
                 yield from _numbered(label, Path(self.models, *Path(FURTHER[name].vectors).parts[1:]))
         for baseline in self.baselines:
@@ -111,8 +111,6 @@ class Run:
         return found[name]
 
 
-def _numbered(name: str, folder: Path, *, several: bool = False) -> Iterator[tuple[str, Path]]:
-    """A folder's vectors; one that is alone needs no number, but where others of its kind may have some."""
+def _numbered(label: str, folder: Path, *, several: bool = False) -> Iterator[tuple[str, Path]]:
     files = vector_files(folder)
-    for i, file in enumerate(files, 1):
-        yield (f"{name} {i}" if several or len(files) > 1 else name), file
+    return zip(numbered(label, len(files), several=several), files, strict=True)

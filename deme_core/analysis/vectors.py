@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from deme_core.analysis.group_gradients import place_of
-from deme_core.analysis.run_files import EXPERT, Run
+from deme_core.analysis.names import EXPERT
+from deme_core.analysis.run_files import Run
 from deme_core.analysis.words import number
 from deme_core.checkpoints import train_timesteps, weights_file
 from deme_core.dag import RANDOM

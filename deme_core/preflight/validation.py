@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deme_core.analysis.names import check_plane
 from deme_core.analysis.settings import AnalyseParams
 from deme_core.checkpoints import noise_schedule
 from deme_core.components import is_text_to_image
@@ -64,6 +65,7 @@ def check_params(params: dict[str, Any]) -> None:
     check((data := parsed["data"].source) in SOURCES, "data.source", data, f"known sources are {', '.join(SOURCES)}")
     kinds, texts = [s["kind"] for s in params["dag"]["searches"].values()], parsed["sample"].prompts is not None
     check_gate(parsed["gate"], parsed["data"].held_out, parsed["data"].validation)
+    check_plane(parsed["analyse"].plane, figures, top, parsed["own_samples"].ranges)
     check_rate(parsed["finetune_range"], parsed["data"].held_out, parsed["data"].validation)
     _check_held_out(parsed["data"], sets, parsed["calibrate"])
     check_paths(params)

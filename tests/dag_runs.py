@@ -1,7 +1,9 @@
 """Whole DAGs for the tests: their params, and a run of one in this process."""
 
+import json
 import shlex
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,12 @@ from deme_core.dag import dag
 from deme_core.inputs import inputs
 
 ASKED = ("range", "self")  # directions of the default
+PROMPTS: dict[str, Callable[[int], str]] = {  # source -> a file of n prompts
+    "coco": lambda n: json.dumps({"annotations": [{"id": i, "image_id": i, "caption": f"no. {i}"} for i in range(n)]}),
+    "imagenet": lambda n: json.dumps([f"class {i}" for i in range(n)]),
+    "parti": lambda n: "Prompt\n" + "".join(f"prompt {i}\n" for i in range(n)),
+    "file": lambda n: "".join(f"prompt {i}\n" for i in range(n)),
+}
 whole_dag = partial(dag, directions=ASKED)
 
 
@@ -25,7 +33,7 @@ def link_judges(folder: Path) -> None:
 
 
 def make_what_is_named(params: dict[str, Any], folder: Path) -> None:
-    """Make data and prompt files that a preset names and the repository lacks, empty; and take a base that is trained.
+    """Make what a preset names and the repository lacks, its data empty; and take a base that is trained.
 
     In `folder` the zoo is the repository's.
     """
@@ -34,6 +42,9 @@ def make_what_is_named(params: dict[str, Any], folder: Path) -> None:
     for path in (folder / name.replace("*", "0") for name in named if name and not (REPOSITORY / name).exists()):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch() if path.suffix else path.mkdir(exist_ok=True)
+    for prompt_set in params["prompts"].values():
+        if (file := folder / prompt_set["path"]).is_file() and not file.is_symlink() and not file.read_text():
+            file.write_text(PROMPTS[prompt_set["source"]](prompt_set.get("count") or 2))
     if params["pretrain_load"]["source"] == "zoo/fashion-mnist-ddpm":  # of which the recipe alone is there
         params["data"]["size"], params["pretrain_load"]["source"] = 16, "zoo/fashion-mnist-16-ddpm"
         params["inputs"] |= {key: "zoo/fashion-mnist-16-ddpm" for key in ("base", "validate")}

@@ -66,6 +66,7 @@ def test_a_run_of_too_few_images_for_an_interval_is_warned_of(
         (["data.held_out=0"], "held_out"),
         (["merge.method=per_block"], "merge.blocks"),
         (["directions=[range,early]", "early.source=nowhere"], "early.source = 'nowhere'"),
+        (["+prompts.b={source: coco, path: prompts/digits-free.txt}"], "prompts/digits-free.txt: not a captions JSON"),
         (["+finetune_range.epochs=3"], "unknown key finetune_range.epochs"),
     ],
 )

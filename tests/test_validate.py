@@ -218,6 +218,34 @@ def test_validate_refuses_a_plane_of_vectors_that_the_run_will_not_have(
     assert message in str(stopped.value.code)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("prompts.free.source=fiel",), "params: prompts.free.source = 'fiel': known are coco, imagenet, parti, file"),
+        (("prompts.free.path=nowhere.txt",), "params: prompts.free.path = 'nowhere.txt': no such file or folder"),
+        (("prompts.free.path=prompts",), "prompts: no such file; prompts, one a line, are expected there"),
+        (("prompts.free.source=coco",), "prompts/digits-free.txt: not a captions JSON of COCO"),
+        (("+prompts.free.count=1000",), "params: prompts.free.count = 1000: prompts/digits-free.txt holds "),
+        (("prompts.captions.path=data/pictures",), "data/pictures: no held-out images; give the output of the stage"),
+    ],
+)
+def test_prompts_that_cannot_be_read_are_refused_before_the_run(
+    overrides: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    params = composed("experiment=digits_t2i", *overrides, monkeypatch=monkeypatch)
+    with pytest.raises(SystemExit) as stopped:
+        validate(params, tmp_path, monkeypatch)
+    assert str(stopped.value.code).startswith(f"error: {message}") and "\n" not in str(stopped.value.code)
+
+
+def test_prompts_of_held_out_captions_are_refused_of_images_without_captions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    params = composed("+prompts.own={source: heldout, path: data/images}", monkeypatch=monkeypatch)
+    with pytest.raises(SystemExit, match=r"prompts\.own\.source = 'heldout': the run's images have no captions; name"):
+        validate(params, tmp_path, monkeypatch)
+
+
 def test_validate_counts_the_weights_of_a_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     params = composed("merge.method=per_block", "+merge.blocks.mid_block=[0,1]", monkeypatch=monkeypatch)
     with pytest.raises(SystemExit, match=r"merge\.blocks\.mid_block = \[0, 1\]: must be N = 4 numbers"):

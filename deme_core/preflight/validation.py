@@ -25,6 +25,7 @@ from deme_core.metrics.features import FeatureParams, feature_count
 from deme_core.metrics.judges import judge_folders
 from deme_core.metrics.verdict import JudgeParams
 from deme_core.params import check, check_keys, section
+from deme_core.prompts.check import check_sets
 from deme_core.prompts.settings import PromptParams
 from deme_core.prompts.table import prompt_params
 from deme_core.sampling.conditions import check_prompts
@@ -69,6 +70,7 @@ def check_params(params: dict[str, Any]) -> None:
     check_rate(parsed["finetune_range"], parsed["data"].held_out, parsed["data"].validation)
     _check_held_out(parsed["data"], sets, parsed["calibrate"])
     check_paths(params)
+    check_sets(sets, captions=has_captions(parsed["data"]))
     judge_folders(Path(parsed["judges"].folder))
     check_search(top.N, parsed["merge_search"], kinds, texts=texts, sets=sets)
     check_extractors(parsed["merge_search"].extractors, parsed["reference"].extractor, parsed["judges"])

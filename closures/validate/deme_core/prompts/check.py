@@ -1,0 +1,1 @@
+../../../../deme_core/prompts/check.py

@@ -13,7 +13,7 @@ import yaml
 from conftest import REPOSITORY, stage
 
 from deme_core.dag import dag
-from deme_core.inputs import inputs
+from deme_core.inputs import UNCHANGING, inputs
 
 ASKED = ("range", "self")  # directions of the default
 PROMPTS: dict[str, Callable[[int], str]] = {  # source -> a file of n prompts
@@ -33,7 +33,7 @@ def link_judges(folder: Path) -> None:
 
 
 def make_what_is_named(params: dict[str, Any], folder: Path) -> None:
-    """Make what a preset names and the repository lacks, its data empty; and take a base that is trained.
+    """Make what a preset names and the repository lacks, its data empty; and take what is trained.
 
     In `folder` the zoo is the repository's.
     """
@@ -47,7 +47,9 @@ def make_what_is_named(params: dict[str, Any], folder: Path) -> None:
             file.write_text(PROMPTS[prompt_set["source"]](prompt_set.get("count") or 2))
     if params["pretrain_load"]["source"] == "zoo/fashion-mnist-ddpm":  # of which the recipe alone is there
         params["data"]["size"], params["pretrain_load"]["source"] = 16, "zoo/fashion-mnist-16-ddpm"
+        params["merge_search"]["extractors"] = []
         params["inputs"] |= {key: "zoo/fashion-mnist-16-ddpm" for key in ("base", "validate")}
+        params["inputs"]["search_extractors"] = UNCHANGING
 
 
 def run_dag(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> set[str]:

@@ -91,7 +91,7 @@ def test_what_is_missing_is_told_all_at_once_and_refuses_nothing(
         "+prompts.a.reference": "a.safetensors",
     }  # fmt: skip
     overrides = [f"{key}={value!r}" for key, value in named.items()]
-    others = ["data.source=zip", "clip_score.pretrained=null", "+prompts.a.source=file"]
+    others = ["data.source=zip", "data.grey=true", "clip_score.pretrained=null", "+prompts.a.source=file"]
     report, complete = check(composed(*others, *overrides, monkeypatch=monkeypatch))
     assert not complete
     assert all(re.search(rf"MISSING .*{re.escape(value)}", report) for value in named.values())

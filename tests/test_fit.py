@@ -82,6 +82,7 @@ def params_of(base: Path, folder: Path, text: bool) -> dict[str, Any]:
     params["finetune_range"]["batch_size"] = params["sampler"]["block"] = 2
     if text:
         params["data"] |= {"source": "digits_t2i", "size": SIZE}
+        params["judges"]["folder"] = "zoo/judges/fashion-mnist-16/final"  # for images of that size
         params["prompts"] = {"captions": {"source": "heldout", "path": "data/images"}}
         params["sample"]["prompts"] = "captions"
         params["dag"] = dag(4, [], {"captions": None}, directions=params["directions"], analyses=params["analyses"])

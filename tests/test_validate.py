@@ -246,6 +246,51 @@ def test_prompts_of_held_out_captions_are_refused_of_images_without_captions(
         validate(params, tmp_path, monkeypatch)
 
 
+JUDGES_16 = "zoo/judges/fashion-mnist-16/final"
+CODE_32 = "zoo/judges/digits-32/development/code"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            (f"judges.folder={JUDGES_16}",),
+            f"judges.folder = '{JUDGES_16}/code': is for images of 1 × 16 × 16 (channels, height, width), and"
+            " these have 1 × 8 × 8; name one",
+        ),
+        ((f"reference.extractor={CODE_32}",), f"reference.extractor = '{CODE_32}': is for images of 1 × 32 × 32 "),
+        ((f"merge_search.extractors=[{CODE_32}]",), f"merge_search.extractors = '{CODE_32}': is for images of 1 × 32"),
+        (
+            ("experiment=digits_t2i", "+prompts.classes.size=16", f"reference.extractor={CODE_32}"),
+            f"reference.extractor = '{CODE_32}': is for images of 1 × 32 × 32 (channels, height, width), and these have"
+            " 1 × 16 × 16, by prompts.classes.size; name one",
+        ),
+        (("experiment=digits_t2i", "+prompts.free.size=16", f"reference.extractor={CODE_32}"), None),  # no distance
+    ],
+)
+def test_an_extractor_of_other_images_is_refused_before_the_run(
+    overrides: tuple[str, ...], message: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    params = composed(*overrides, monkeypatch=monkeypatch)
+    if message is None:
+        assert validate(params, tmp_path, monkeypatch)
+        return
+    with pytest.raises(SystemExit) as stopped:
+        validate(params, tmp_path, monkeypatch)
+    assert str(stopped.value.code).startswith(f"error: params: {message}") and "\n" not in str(stopped.value.code)
+
+
+def test_an_extractor_of_other_channels_is_refused_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "colour").mkdir()
+    config = {"_class_name": "SmallClassifier", "channels": 3, "width": 64, "classes": 10}
+    (tmp_path / "colour" / "config.json").write_text(json.dumps(config))
+    params = composed(f"reference.extractor={tmp_path}/colour", monkeypatch=monkeypatch)
+    with pytest.raises(SystemExit, match=r"colour': is for images of 3 \(channels, .*, and these have 1 × 8"):
+        validate(params, tmp_path, monkeypatch)
+
+
 def test_validate_counts_the_weights_of_a_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     params = composed("merge.method=per_block", "+merge.blocks.mid_block=[0,1]", monkeypatch=monkeypatch)
     with pytest.raises(SystemExit, match=r"merge\.blocks\.mid_block = \[0, 1\]: must be N = 4 numbers"):

@@ -43,7 +43,7 @@ def refuse(params: dict[str, Any], missing: Collection[str], *, misfit: bool) ->
             if not (missing or misfit):
                 raise
             with TemporaryDirectory() as folder:
-                check_params(_with_stand_ins(params, missing, Path(folder), misfit=misfit))
+                check_params(_with_stand_ins(params, missing, Path(folder), misfit=misfit), shaped=not misfit)
 
 
 def _with_stand_ins(params: dict[str, Any], missing: Collection[str], folder: Path, *, misfit: bool) -> dict[str, Any]:

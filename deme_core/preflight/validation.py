@@ -21,6 +21,7 @@ from deme_core.merging.untrained import EarlyParams, check_untrained
 from deme_core.metrics.calibration import CalibrateParams
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.evaluation import EvaluateParams, check_samples
+from deme_core.metrics.extractor_fit import check_extractors_fit
 from deme_core.metrics.features import FeatureParams, feature_count
 from deme_core.metrics.judges import judge_folders
 from deme_core.metrics.verdict import JudgeParams
@@ -51,8 +52,11 @@ SECTIONS = {
 }  # fmt: skip
 
 
-def check_params(params: dict[str, Any]) -> None:
+def check_params(params: dict[str, Any], *, shaped: bool = True) -> None:
     """Refuse what no run could be made of.
+
+    Args:
+        shaped: whether the images have the shape that `data` gives them; else nothing is held against it.
 
     Raises:
         InputError: it names the value, the rule and the remedy.
@@ -82,6 +86,8 @@ def check_params(params: dict[str, Any]) -> None:
         check_architecture(load.train.architecture, images)
     elif pipeline is not None:
         check_base(Path(load.source), images, captions=has_captions(parsed["data"]))
+    searched = parsed["merge_search"].extractors
+    check_extractors_fit(images if shaped else None, parsed["reference"], searched, parsed["judges"], sets)
     check_prompts(parsed["sample"].prompts, sets, sampler.guidance, pipeline)
     check_samples(parsed["sample"].images, parsed["evaluate"].blocks, feature_count(parsed["reference"].extractor))
     if pipeline is not None:

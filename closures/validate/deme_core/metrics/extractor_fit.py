@@ -1,0 +1,1 @@
+../../../../deme_core/metrics/extractor_fit.py

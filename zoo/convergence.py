@@ -32,6 +32,7 @@ from deme_core.progress import progress
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock
+from deme_core.stage import run
 from deme_core.tensors import read_tensors
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.range_losses import image_losses
@@ -39,7 +40,7 @@ from deme_core.work import ROOT
 
 
 def main() -> None:
-    folder, recipe = read_recipe(__doc__)
+    folder, recipe = read_recipe(__doc__, "data", "train", "convergence", "sampler")
     check = recipe["convergence"]
     data = section(recipe, "data", DataParams)
     parts = {part: images for part, images in read_parts(data).items() if len(images)}
@@ -117,4 +118,4 @@ def extractor_folders(check: dict[str, Any]) -> list[Path]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -9,12 +9,13 @@ from pathlib import Path
 from recipe import read_recipe
 
 from deme_core.checkpoints import copy_pipeline, denoiser_dir, save_denoiser
+from deme_core.stage import run
 from deme_core.tensors import read_tensors
 from deme_core.work import ROOT
 
 
 def main() -> None:
-    folder, recipe = read_recipe(__doc__)
+    folder, recipe = read_recipe(__doc__, "of", "step")
     of, file = Path(recipe["of"]), ROOT / "zoo" / Path(recipe["of"]).name / f"{recipe['step']:06d}.safetensors"
     if not file.is_file():
         raise SystemExit(f"{file}: no such snapshot; run python zoo/train_ddpm.py {of} in an empty .checkpoints/")
@@ -24,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -22,6 +22,7 @@ from deme_core.metrics.extractor import rgb
 from deme_core.metrics.open_clip_models import CONFIG, WEIGHTS, load_open_clip
 from deme_core.params import section
 from deme_core.prompts.lines import read_lines
+from deme_core.stage import run
 from deme_core.tensors import write_tensors
 
 NAMES = {name: label for label, word in enumerate(WORDS) for name in (word, str(label))}
@@ -32,7 +33,7 @@ LOG_EVERY = 50
 
 
 def main() -> None:
-    folder, recipe = read_recipe(__doc__)
+    folder, recipe = read_recipe(__doc__, "data", "model", "preprocessing", "training", "quality")
     parts = read_parts(section(recipe, "data", DataParams))
     vocabulary = sorted({word for of_one in parts["train"].captions for text in of_one for word in text.split()})
     config = recipe["model"]
@@ -174,4 +175,4 @@ def shape_accuracy(clip: Any, features: torch.Tensor, images: Images) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,13 +11,14 @@ from deme_core.data.examples import Pixels
 from deme_core.data.images import DataParams
 from deme_core.data.sources import read_parts
 from deme_core.params import section
+from deme_core.stage import run
 from deme_core.tensors import write_tensors
 from deme_core.training.scratch import ScratchParams, train_from_scratch
 from deme_core.work import ROOT
 
 
 def main() -> None:
-    folder, recipe = read_recipe(__doc__)
+    folder, recipe = read_recipe(__doc__, "data", "seed", "snapshot_every", "train")
     data = section(recipe, "data", DataParams)
     snapshots = ROOT / "zoo" / folder.name
     curve = train_from_scratch(
@@ -32,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

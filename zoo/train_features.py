@@ -15,11 +15,12 @@ from deme_core.data.images import DataParams, Images, to_model
 from deme_core.data.sources import read_parts
 from deme_core.metrics.networks import NETWORKS
 from deme_core.params import section
+from deme_core.stage import run
 from deme_core.tensors import write_tensors
 
 
 def main() -> None:
-    folder, recipe = read_recipe(__doc__)
+    folder, recipe = read_recipe(__doc__, "data", "network", "training")
     parts = {part: images for part, images in read_parts(section(recipe, "data", DataParams)).items() if len(images)}
     network, training = recipe["network"], recipe["training"]
     torch.manual_seed(training["seed"])
@@ -75,4 +76,4 @@ def quality(model: torch.nn.Module, images: Images) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -36,6 +36,7 @@ from deme_core.progress import progress
 from deme_core.sampling.generate import Sampler
 from deme_core.sampling.settings import SamplerParams
 from deme_core.seeds import SeedBlock, step_seed
+from deme_core.stage import run
 from deme_core.tensors import read_tensors, write_tensors
 from deme_core.timesteps import TimestepRanges
 from deme_core.training.job import Curve, Job
@@ -54,8 +55,13 @@ INDEX = {
 Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
+READ = (
+    "data", "seed", "snapshot_every", "tokenizer", "autoencoder", "text_encoder", "denoiser", "quality", "sampler",
+)  # fmt: skip
+
+
 def main() -> None:
-    folder, recipe = read_recipe(__doc__)
+    folder, recipe = read_recipe(__doc__, *READ)
     parts = read_parts(section(recipe, "data", DataParams))
     captions = sorted({caption for of_image in parts["train"].captions or () for caption in of_image})
     words = write_tokenizer(folder / "tokenizer", captions, recipe["tokenizer"]["tokens"])
@@ -231,4 +237,4 @@ def classifier_config(extractor: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -9,13 +9,16 @@ from deme_core.errors import InputError
 from deme_core.metrics import __main__ as features
 
 
-def test_an_unknown_filter_is_refused_by_its_name_and_no_image_is_blamed(
+def test_an_unknown_filter_or_size_is_refused_by_its_option_and_no_image_is_blamed(
     empty_folder: Path, rgb_extractor: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_folder(empty_folder / "img", {"0.png": encoded(noise(9, 8))})
     words = ["features", "--images", "img", "--size", "8", "--extractor", str(rgb_extractor), "--out", "f.safetensors"]
     monkeypatch.setattr("sys.argv", [*words, "--resize", "foo"])
     with pytest.raises(InputError, match=r"^--resize foo: must be one of bilinear, bicubic, lanczos, box$"):
+        features.main()
+    monkeypatch.setattr("sys.argv", [*words, "--size", "0"])
+    with pytest.raises(InputError, match=r"^--size 0: must be at least 1 pixel$"):
         features.main()
     monkeypatch.setattr("sys.argv", [*words, "--resize", "box"])
     features.main()

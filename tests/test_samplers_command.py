@@ -51,15 +51,15 @@ def test_it_measures_a_real_model_and_replaces_its_page_only_when_asked(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--beside", "neon"], "--beside = 'neon': must be NAME=PIPELINE"),
-        (["--blocks", "5"], "--images = 24: must be a multiple of --blocks = 5"),
-        (["--blocks", "0"], "--blocks = 0: must be at least 1"),
-        (["--images", "0"], "--images = 0: must be at least 1"),
-        (["--images", "-8"], "--images = -8: must be at least 1"),
-        (["--calls", "4", "0"], "--calls = 0: must be at least 1"),
-        (["--block", "0"], "--block = 0: must be at least 1"),
-        (["--blocks", "24"], "--images = 24: must be at least twice --blocks"),
-        (["--blocks", "1", "--beside", "x=y"], "--blocks = 1: must be at least 2 with --beside"),
+        (["--beside", "neon"], "^--beside neon: must be NAME=PIPELINE"),
+        (["--blocks", "5"], "^--images 24: must be a multiple of --blocks = 5"),
+        (["--blocks", "0"], "^--blocks 0: must be at least 1"),
+        (["--images", "0"], "^--images 0: must be at least 1"),
+        (["--images", "-8"], "^--images -8: must be at least 1"),
+        (["--calls", "4", "0"], "^--calls 0: must be at least 1"),
+        (["--block", "0"], "^--block 0: must be at least 1"),
+        (["--blocks", "24"], "^--images 24: must be at least twice --blocks"),
+        (["--blocks", "1", "--beside", "x=y"], "^--blocks 1: must be at least 2 with --beside"),
     ],
 )
 def test_a_mistake_is_said_in_one_line(command: Command, tmp_path: Path, words: list[str], said: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deme_core.checkpoints import denoiser_of, refuse_pickles, weights_file
-from deme_core.command_line import command_line
+from deme_core.command_line import blamed_on_options, command_line
 from deme_core.errors import InputError
 from deme_core.merging.hashing import Hasher
 from deme_core.merging.hub import check_hub, push
@@ -30,6 +30,7 @@ EXAMPLES = (
     "--base sd --experts a b --recipe merged/merge.json --out again",
     "--verify merged --base sd --experts a b",
 )
+KEYS = {"weights": "--weights", "method": "--method", "density": "--density", "seed": "--seed", "blocks": "--block"}
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -80,12 +81,15 @@ def main() -> None:
     check_whole(args.base)
     if args.out:
         check_out(args.out, args.base, args.experts, args.force)
-    weights, params, max_shard_size = _recipe(args) if args.recipe else _settings(args)
+    named = {key: f"{args.recipe}: {key}" for key in KEYS} if args.recipe else KEYS
+    with blamed_on_options("merge", named):
+        weights, params, max_shard_size = _recipe(args) if args.recipe else _settings(args)
     if args.push_to_hub:
         check_hub(args.push_to_hub)
     base, *experts = (weights_file(denoiser_of(folder)) for folder in (args.base, *args.experts))
     with Hasher.running() as hasher:
-        merge = Merge.of(hasher, base, experts, weights, params, experts=True, max_shard_size=max_shard_size)
+        with blamed_on_options("merge", named):
+            merge = Merge.of(hasher, base, experts, weights, params, experts=True, max_shard_size=max_shard_size)
         passed_over = check_same_model(args.base, args.experts, allow=args.allow_mismatch)
         if args.dry_run:
             print(plan(merge))

@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 
 import torch
 
-from deme_core.command_line import command_line
+from deme_core.command_line import blamed_on_options, command_line
 from deme_core.data.decode import MOST_BYTES, reason
 from deme_core.data.files import folder_files, image_names
 from deme_core.data.images import DataParams
@@ -34,7 +34,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.resize not in FILTERS:
         raise InputError(f"--resize {args.resize}: must be one of {', '.join(FILTERS)}")
-    params = DataParams(source="folder", path=str(args.images), size=args.size, held_out=0.0, resize=args.resize)
+    with blamed_on_options("data", {"size": "--size"}):
+        params = DataParams(source="folder", path=str(args.images), size=args.size, held_out=0.0, resize=args.resize)
     check_out_files(args.out, [args.out], [args.images, Path(args.extractor)], args.force)
     extractor = load_extractor(args.extractor)
     features = extractor(squares(args.images, params))

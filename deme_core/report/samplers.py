@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from deme_core.checkpoints import denoiser_dir, load_denoiser, load_noise_schedule
-from deme_core.command_line import command_line
+from deme_core.command_line import check_option, command_line
 from deme_core.data.images import load_part
 from deme_core.denoising import single
 from deme_core.device import best_device, device_name
@@ -29,7 +29,6 @@ from deme_core.metrics.intervals import Interval
 from deme_core.metrics.judges import block_distances, group_name, load_judges
 from deme_core.metrics.verdict import verdict_of
 from deme_core.out_files import check_out_files
-from deme_core.params import check
 from deme_core.progress import progress
 from deme_core.report.browser import write_document
 from deme_core.report.study_figures import sampler_curves
@@ -212,10 +211,10 @@ def _beside(beside: pd.DataFrame) -> list[str]:
 def check_numbers(calls: Sequence[int], images: int, blocks: int, block: int, beside: bool) -> None:
     """Refuse numbers of the command line that nothing could be measured with."""
     for option, value in (("calls", min(calls)), ("images", images), ("blocks", blocks), ("block", block)):
-        check(value >= 1, f"--{option}", value, "must be at least 1")
-    check(images % blocks == 0, "--images", images, f"must be a multiple of --blocks = {blocks}")
-    check(images > blocks, "--images", images, "must be at least twice --blocks: one image has no distance")
-    check(blocks > 1 or not beside, "--blocks", blocks, "must be at least 2 with --beside: one has no interval")
+        check_option(value >= 1, f"--{option}", value, "must be at least 1")
+    check_option(images % blocks == 0, "--images", images, f"must be a multiple of --blocks = {blocks}")
+    check_option(images > blocks, "--images", images, "must be at least twice --blocks: one image has no distance")
+    check_option(blocks > 1 or not beside, "--blocks", blocks, "must be at least 2 with --beside: one has no interval")
 
 
 def main() -> None:
@@ -234,7 +233,7 @@ def main() -> None:
     args = parser.parse_args()
     check_numbers(args.calls, args.images, args.blocks, args.block, beside=bool(args.beside))
     for named in args.beside:
-        check("=" in named, "--beside", named, "must be NAME=PIPELINE, such as neon=models/n4/neon")
+        check_option("=" in named, "--beside", named, "must be NAME=PIPELINE, such as neon=models/n4/neon")
     others = {name: Path(folder) for name, _, folder in (named.partition("=") for named in args.beside)}
     written = [*(f"samplers.{kind}" for kind in ("md", "csv", "png", "html")), *(["beside.csv"] if others else [])]
     inputs = [args.pipeline, *others.values(), args.data, args.judges]

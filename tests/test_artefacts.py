@@ -2,11 +2,14 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, never
 from hub_files import offline_hub
+from huggingface_hub import snapshot_download
+from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
 from saved_extractors import write_config
 
 from deme_core.data.images import DataParams
@@ -82,9 +85,53 @@ def test_a_hub_data_set_is_there_when_it_is_in_the_cache(tmp_path: Path, hub: di
     missing = one(of_source(params, tmp_path), "data")
     assert (missing.path, missing.remedy) == (None, "hf download --repo-type dataset owner/images --revision abc")
     hub["owner/images"] = tmp_path
+    (tmp_path / "images.parquet").touch()
     assert one(of_source(params, tmp_path), "data").path == tmp_path
     streamed = one(of_source(replace(params, path="owner/others", stream=5), tmp_path), "data")
     assert streamed.path is not None and "first 5 images, which the stage data downloads" in streamed.name
+
+
+@pytest.mark.parametrize("left", ["a blob", "a listing", "the card alone", "nothing"])
+def test_a_hub_data_set_whose_download_was_cut_off_is_missing(
+    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cache as huggingface_hub leaves it, which says so where it knows; nothing reaches for the network."""
+    commit, repository = "a" * 40, tmp_path / "hub/datasets--owner--images"
+    monkeypatch.setattr("huggingface_hub.snapshot_download", partial(snapshot_download, cache_dir=tmp_path / "hub"))
+    for name in (f"snapshots/{commit}", "blobs", "refs"):
+        (repository / name).mkdir(parents=True)
+    (repository / "refs/main").write_text(commit)
+    (snapshot := repository / "snapshots" / commit).joinpath("README.md").touch()
+    if left != "the card alone":
+        (snapshot / "train.parquet").touch()
+    for etag in ("e0", "e1"):
+        (repository / f"blobs/{etag}.1234abcd.incomplete").touch()
+        if (left, etag) != ("a blob", "e1"):
+            (repository / "blobs" / etag).touch()  # that one was fetched again
+    if left == "a listing":
+        entries = {f"{part}.parquet": TreeCacheEntry(1, "e0") for part in ("train", "test")}
+        write_tree_cache(str(repository), commit, entries)
+    found = one(of_source(data("hub", "owner/images"), tmp_path), "data")
+    if left == "nothing":
+        assert found.path == snapshot
+    else:
+        said = "was cut off; hf download --repo-type dataset owner/images goes on"
+        assert found.path is None and found.remedy == f"a download into {snapshot} {said}"
+
+
+def test_a_model_of_which_a_part_was_asked_for_is_there(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """huggingface_hub calls that an incomplete snapshot; the run reads no other file."""
+    commit, repository = "a" * 40, tmp_path / "models--owner--name"
+    monkeypatch.setattr("huggingface_hub.snapshot_download", partial(snapshot_download, cache_dir=tmp_path))
+    shutil.copytree(pipeline, snapshot := repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(commit)
+    names = [str(file.relative_to(snapshot)) for file in snapshot.rglob("*") if file.is_file()]
+    listed = {name: TreeCacheEntry(1, "e0") for name in [*names, "sample.png"]}
+    write_tree_cache(str(repository), commit, listed)
+    assert model_folder(pretrain("owner/name")) == snapshot
 
 
 def test_a_model_may_be_a_folder_or_in_the_cache(tmp_path: Path, pipeline: Path, hub: dict[str, Path]) -> None:

@@ -160,7 +160,10 @@ def _of_hub(params: DataParams) -> Artefact:
         name = f"{params.path}, the first {params.stream:,} images, which the stage data downloads"
         return Artefact("data", name, Path(), "streamed")
     remedy = _download(f"--repo-type dataset {params.path}", params.revision)
-    return Artefact("data", str(params.path), _cached(params.path or "", params.revision, "dataset"), remedy)
+    folder, whole = _snapshot(params.path or "", params.revision, "dataset")
+    if folder and not (whole and _holds_all(folder)):
+        return Artefact("data", str(params.path), None, f"a download into {folder} was cut off; {remedy} goes on")
+    return Artefact("data", str(params.path), folder, remedy)
 
 
 def _extractor(source: str) -> list[Artefact]:
@@ -229,12 +232,29 @@ def _download(what: str, revision: str | None) -> str:
     return f"hf download {what}" + (f" --revision {revision}" if revision else "")
 
 
-def _cached(name: str, revision: str | None, repo_type: str | None = None) -> Path | None:
-    """The snapshot of a hub repository in the cache of this machine."""
+def _cached(name: str, revision: str | None) -> Path | None:
+    """The snapshot of a model in the hub's cache of this machine, though it may lack files that nothing reads."""
+    return _snapshot(name, revision, "model")[0]
+
+
+def _snapshot(name: str, revision: str | None, repo_type: str) -> tuple[Path | None, bool]:
+    """The snapshot of a hub repository in the cache, and whether the cache knows of no file that it lacks."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, repo_type=repo_type, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
+        return Path(snapshot_download(name, revision=revision, repo_type=repo_type, local_files_only=True)), True
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        part = getattr(error, "snapshot_path", None)
+        return (Path(part) if part else None), False
+
+
+def _holds_all(snapshot: Path) -> bool:
+    """Whether no download into a data set's snapshot was cut off, and there is more in it than its card.
+
+    A file that is on its way lies beside the whole ones, as blobs/ETAG.….incomplete.
+    """
+    blobs = snapshot.parents[1] / "blobs"
+    begun = {file.name.partition(".")[0] for file in blobs.glob("*.incomplete")}
+    files = {file.name for file in snapshot.rglob("*") if file.is_file()}
+    return all((blobs / etag).exists() for etag in begun) and bool(files - {"README.md", ".gitattributes"})

@@ -57,11 +57,16 @@ def check_groups(overrides: list[str]) -> None:
         group, equals, value = override.lstrip("+").partition("=")
         if group in GROUPS and equals and not (CONF / group / f"{value}.yaml").is_file():
             remedy = f"name one of {_files(group)}, or write conf/{group}/mine.yaml and name mine"
-            raise InputError(f"params: {group} = {value}: no file of conf/{group}; {remedy}")
+            meant = nearest(value, _names(group))
+            raise InputError(f"params: {group} = {value}: no file of conf/{group}{meant}; {remedy}")
 
 
 def _files(group: str) -> str:
-    return ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
+    return ", ".join(_names(group))
+
+
+def _names(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 def _keys(config: Any, prefix: str = "") -> Iterator[str]:

@@ -155,7 +155,7 @@ def test_an_unknown_group_of_baselines_is_refused_with_those_that_there_are(monk
         ),
         ("iterations=3", "'iterations' is unknown, did you mean finetune_range.iterations?"),
         ("zzz=1", "'zzz' is unknown"),
-        ("experiment=digit", "params: experiment = digit: no file of conf/experiment; name one of cifar10, digits,"),
+        ("experiment=digit", "experiment = digit: no file of conf/experiment, did you mean digits?; name one of"),
         ("experiment=null", "params: experiment = null: no file of conf/experiment; name one of cifar10, digits,"),
         ("baselines=foo", "params: baselines = foo: no file of conf/baselines; name one of all, core, full_range,"),
         ("baselines=[soup_greedy]", "or write conf/baselines/mine.yaml and name mine"),

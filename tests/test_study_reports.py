@@ -10,7 +10,8 @@ from study_rows import STUDIES, plan_of, rows_of
 from deme_core.errors import InputError
 from deme_core.metrics.intervals import block_interval, crossed_interval, t_interval
 from deme_core.report.claims import claims
-from deme_core.report.studies import REPORTS, curve_of, scores_of, write_report
+from deme_core.report.studies import REPORTS, curve_of, write_report
+from deme_core.report.training_seeds import scores_of
 from deme_core.report.verdicts import against
 from studies import run as runner
 
@@ -182,15 +183,29 @@ def test_trainings_on_own_samples_stand_beside_the_one_that_ships(
 
 def test_the_ablation_names_what_each_row_has(tmp_path: Path) -> None:
     points, rows = rows_of("ablation", {"ensemble": -0.04})
+    scores = [column for column in rows if "judge_" in column]
+    consistent = rows["experiment"].isin(points.loc[points["row"] >= 4, "experiment"])
+    rows.loc[consistent & (rows["model"] == "merged_uniform"), scores] *= 0.9
     write_report("ablation", "ablation", points, rows, tmp_path, planned(points))
     text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
-    table = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    table, beside = lines[2:8], lines[10:]
     assert [row[:4] for row in table] == [
         ["1 × 3,200", "—", "no", "no"], ["1 × 3,200", "—", "no", "foldable"], ["8 × 400", "yes", "no", "no"],
         ["8 × 400", "yes", "yes", "no"], ["8 × 400", "yes", "yes", "foldable"], ["8 × 400", "yes", "yes", "released"],
     ]  # fmt: skip
     assert [row[6] for row in table] == ["4.40", "4.45", "4.32", "4.27", "3.87", "—"]
     assert all(row[4].startswith("**−3.9 % [") for row in table), [row[4] for row in table]
+    assert [row[:3] for row in beside] == [
+        ["projection: foldable", "no", "1 range, consistency loss: no"],
+        ["8 ranges", "1 range", "consistency loss: no, projection: no"],
+        ["consistency loss: yes", "no", "8 ranges, projection: no"],
+        ["projection: foldable", "no", "8 ranges, consistency loss: yes"],
+        ["projection: released", "foldable", "8 ranges, consistency loss: yes"],
+    ]
+    same, gained = "+0.0 % [+0.0, +0.0]<br>(+0.0, +0.0, +0.0)", "**−10.0 % [−10.0, −10.0]**<br>(−10.0, −10.0, −10.0)"
+    assert [row[3] for row in beside] == [same] * 5
+    assert [row[4] for row in beside] == [same, same, gained, same, same]
 
 
 @pytest.mark.parametrize("kind", REPORTS)

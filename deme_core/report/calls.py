@@ -18,9 +18,10 @@ from deme_core.metrics.verdict import Verdict
 from deme_core.naming import said
 from deme_core.out_files import check_out_files
 from deme_core.report.browser import write_document
-from deme_core.report.studies import INTERVALS, TRAIN, scores_of
+from deme_core.report.claims import TRAIN
 from deme_core.report.study_figures import call_curves
 from deme_core.report.text import markdown, model_name
+from deme_core.report.training_seeds import INTERVALS, scores_of
 from deme_core.report.verdicts import UNTRAINED, Scores, against, judges_of, shown
 from deme_core.sampling.settings import SamplerParams
 from deme_core.stage import run

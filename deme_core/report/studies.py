@@ -1,11 +1,9 @@
 """The reports of the studies, over several trainings each: Tables 1 and 3 and Fig. 9 of the paper."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from deme_core.dag import AWAY, NEON, is_random
@@ -14,18 +12,19 @@ from deme_core.metrics.intervals import Interval, block_interval
 from deme_core.metrics.verdict import log_ratios, percent
 from deme_core.report.browser import Bar, write_document
 from deme_core.report.claims import TRAIN, claims, is_control, is_other_training
-from deme_core.report.study_figures import forest, sensitivity_curves
+from deme_core.report.study_figures import forest
 from deme_core.report.tables import training_steps
+from deme_core.report.techniques import ablation, sensitivity
 from deme_core.report.text import markdown, model_name, number
-from deme_core.report.verdicts import HOW_TO_READ, UNTRAINED, Scores, against, judged, ratios, shown
+from deme_core.report.training_seeds import INTERVALS, by_seed, scores_of
+from deme_core.report.verdicts import HOW_TO_READ, UNTRAINED, Scores, against, judged, shown
 
-# FID of the paper's Table 1 (columns CIFAR10, LSUN-Church, LSUN-Bedroom) and Table 3 (CIFAR10, DDIM-100), for the eye
-# alone: other models, other images, other features.
+# FID of the paper's Table 1 (columns CIFAR10, LSUN-Church, LSUN-Bedroom), for the eye alone: other models, images and
+# features.
 PAPER_TABLE1 = {
     "pretrained": "4.42 / 10.69 / 6.46", "snr_plus_one": "5.41 / 10.80 / 6.41", "truncated_snr": "4.49 / 10.81 / 6.42",
     "min_snr": "5.77 / 10.82 / 6.41", "ensemble": "3.79 / 9.57 / 5.87", "merged": "3.51 / 7.27 / 5.84",
 }  # fmt: skip
-PAPER_TABLE3 = {"1": "4.40", "2": "4.45", "3": "4.32", "4": "4.27", "5": "3.87"}
 NULL = "Random vectors are drawn anew for each training seed."
 SEARCHED = (
     "Every search had as many images as DeMe's, give or take a finalist. Its own extractor, which it optimised, is no"
@@ -35,10 +34,6 @@ NO_NULL = "This study has no random vectors beside it; those of the default run 
 GROUPS = {
     "baselines": is_control, "other trainings on own samples": is_other_training, "random vectors": is_random,
 }  # fmt: skip
-INTERVALS = (
-    "cover both the luck of training (seeds) and that of sampling (blocks of noise, which all models share); none is"
-    " widened for the number of comparisons"
-)
 
 
 def write_report(
@@ -95,19 +90,6 @@ def curve_of(points: pd.DataFrame) -> pd.Series:
     return points["curve"] if "curve" in points else pd.Series("", index=points.index)
 
 
-def scores_of(table: pd.DataFrame) -> Scores:
-    """Model -> a score's name -> [S, K]: a row a training seed, a column a block of noise."""
-    columns = [match for column in map(str, table) if (match := re.fullmatch(r"(.+)_block\d+", column))]
-    names = list(dict.fromkeys(column[1] for column in columns))
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for model, rows in table.groupby("model", sort=False):
-        rows = rows.sort_values("seed")
-        found[str(model)] = {
-            name: rows[[column[0] for column in columns if column[1] == name]].to_numpy(float) for name in names
-        }
-    return found
-
-
 def contest(table: pd.DataFrame, picture: Path) -> str:
     """Every model beside the pretrained one, which claims hold, and the leading model beside every other."""
     scores = scores_of(table)
@@ -129,7 +111,7 @@ def contest(table: pd.DataFrame, picture: Path) -> str:
         lines += [f"- {kind}, {word}: {', '.join(group) or 'none'}" for word, group in groups.items()]
     forest(
         picture,
-        {model_name(m): (seen.change, _by_seed(scores, leading, m)) for m, seen in shown_beside.items()},
+        {model_name(m): (seen.change, by_seed(scores, leading, m)) for m, seen in shown_beside.items()},
         "change in % by all judges",
         f"{name}, against each model; left: it is better",
     )
@@ -166,10 +148,10 @@ def _measures(table: pd.DataFrame, scores: Scores) -> tuple[list[str], list[list
     for model in scores:
         of_model = table[table["model"] == model]
         first: Any = of_model.iloc[0]
-        by_seed = ", ".join(number(value, 1, "+") for value in _by_seed(scores, model, UNTRAINED))
+        by_training = ", ".join(number(value, 1, "+") for value in by_seed(scores, model, UNTRAINED))
         same = model == UNTRAINED
         rows.append([
-            model_name(model), "—" if same else by_seed, "—" if same else shown(_extractor(scores, model)),
+            model_name(model), "—" if same else by_training, "—" if same else shown(_extractor(scores, model)),
             f"{100 * of_model['copy_rate'].mean():.1f} %", f"{of_model['recall'].mean():.3f}",
             training_steps(model, first["N"], first["iterations"], int(first.get("own_trainings", 1))),
             f"{first['parameters']:,}", f"{first['macs_per_step']:,}", PAPER_TABLE1.get(model, "—"),
@@ -182,83 +164,8 @@ def _extractor(scores: Scores, model: str) -> Interval:
     return percent(block_interval(log_ratios(scores[model], scores[UNTRAINED], TRAIN, ["frechet"])["frechet"]))
 
 
-def _by_seed(scores: Scores, model: str, other: str) -> list[float]:
-    """The change of each training seed in percent, by all judges."""
-    return (100 * np.expm1(np.mean(list(ratios(scores, model, other, TRAIN).values()), axis=(0, 2)))).tolist()
-
-
-def ablation(table: pd.DataFrame, picture: Path) -> str:
-    """The techniques of DeMe one by one."""
-    header = ["N × steps", "probabilistic sampling", "consistency loss", "channel projection"]
-    header += ["before merge (ensemble)", "w = 1/N", "the paper's FID, CIFAR10"]
-    cells = []
-    for row, of_row in table.groupby("row"):
-        first: Any
-        first, N = of_row.iloc[0], of_row["N"].iloc[0]
-        words = f" {first['overrides']} "
-        projection = next((word for word in ("none", "released") if f"projection={word} " in words), "foldable")
-        scores = scores_of(of_row)
-        cells.append(
-            [
-                f"{N} × {first['iterations']:,}", "—" if N == 1 else "yes",
-                "no" if "consistency=0 " in words else "yes", "no" if projection == "none" else projection,
-                *(_change(scores, model) for model in MERGES), PAPER_TABLE3.get(str(row), "—"),
-            ]
-        )  # fmt: skip
-    return "\n\n".join(
-        [
-            f"# Table 3: ablation over {table['seed'].nunique()} training seeds",
-            f"{CHANGE}.",
-            markdown(header, cells),
-            "With N = 1 both columns are the finetuned model itself. A projection that folds is one more factor of a"
-            " convolution that is there already: it changes how the optimizer moves, not what the model can express."
-            f" `released` is the authors' placement. Intervals (95 %) {INTERVALS}.",
-        ]
-    )
-
-
-def sensitivity(table: pd.DataFrame, picture: Path) -> str:
-    """N and p."""
-    curves: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    cells = []
-    for (curve, x), of_point in table.groupby(["curve", "x"]):
-        first = of_point.iloc[0]
-        cells.append(
-            [str(curve), f"{x:g}", f"{first['N']} × {first['iterations']:,} = {first['N'] * first['iterations']:,}"]
-        )
-        scores = scores_of(of_point)
-        for model in MERGES:
-            change = against(scores, model, UNTRAINED, TRAIN).change
-            cells[-1].append(_change(scores, model))
-            line = curves.setdefault(str(curve), {}).setdefault(model, [])
-            line.append({"x": x, **vars(change), "seeds": _by_seed(scores, model, UNTRAINED)})
-    lines = {curve: {model: pd.DataFrame(line) for model, line in models.items()} for curve, models in curves.items()}
-    sensitivity_curves(picture, lines, {model: model_name(model) for model in MERGES})
-    header = ["curve", "value", "training steps", *map(model_name, MERGES)]
-    return "\n\n".join(
-        [
-            f"# Fig. 9: sensitivity to N and p over {table['seed'].nunique()} training seeds",
-            f"![sensitivity]({picture.name})",
-            f"{CHANGE}. p is the probability of drawing a timestep from the FULL range, as in Eq. 6: p = 1 trains N"
-            " models on everything. The prose of the paper's Appendix F names the two ends the other way round.",
-            markdown(header, cells),
-            f"Intervals (95 %) {INTERVALS}.",
-        ]
-    )
-
-
-CHANGE = (
-    "Change of the distance to the training part against the pretrained model, the geometric mean over all judges;"
-    " lower is better, bold where its interval lies below 0"
-)
-MERGES = ("ensemble", "merged_uniform")
 Report = Callable[[pd.DataFrame, Path], str]
 REPORTS: dict[str, Report] = {"contest": contest, "ablation": ablation, "sensitivity": sensitivity}
-
-
-def _change(scores: Scores, model: str) -> str:
-    change = against(scores, model, UNTRAINED, TRAIN).change
-    return f"**{shown(change)}**" if change.high < 0 else shown(change)
 
 
 def _real_copies(table: pd.DataFrame) -> str:

@@ -12,13 +12,14 @@ from studies import run as runner
 
 STUDIES = {file.stem: yaml.safe_load(file.read_text()) for file in (REPOSITORY / "studies").glob("*.yaml")}
 
+# Composing params takes a while, and plans and tests ask for the same.
+text_of = functools.cache(lambda overrides: compose_params(list(overrides)))
+runner.compose_params = lambda overrides: text_of(tuple(overrides))
+plan_of = functools.cache(lambda study: runner.plan(STUDIES[study], study))
 
-plan_of = functools.cache(lambda study: runner.plan(STUDIES[study], study))  # composing params takes a while
 
-
-@functools.cache
 def params_of(overrides: tuple[str, ...]) -> dict[str, Any]:
-    return dict(yaml.safe_load(compose_params(list(overrides))))
+    return dict(yaml.safe_load(text_of(overrides)))
 
 
 def rows_of(study: str, effect: dict[str, float]) -> tuple[pd.DataFrame, pd.DataFrame]:

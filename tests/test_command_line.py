@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from commands import command
 from conftest import REPOSITORY, N, files_of, python
 
 from deme_core.__main__ import COMMANDS
@@ -42,10 +43,12 @@ def test_the_project_installs_it() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_a_command_is_its_modules_and_has_examples_under_either_name(name: str) -> None:
-    ours = deme(name, "--help")
+def test_the_help_of_a_command_is_its_modules_and_has_examples_under_either_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    ours, alone = command("-m", "deme_core", name, "--help"), command(*ALONE[name], "--help")
     assert ours.returncode == 0, ours.stderr
-    alone = subprocess.run([sys.executable, *ALONE[name], "--help"], cwd=REPOSITORY, capture_output=True, text=True)
     assert alone.returncode == 0, alone.stderr
     program = " ".join(["python", *ALONE[name]])
     for text, called in ((ours.stdout, f"deme {name}"), (alone.stdout, program)):

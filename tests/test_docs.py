@@ -2,13 +2,13 @@
 
 import re
 import subprocess
-import sys
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
+from commands import command
 from conftest import REPOSITORY
 
 from conf.compose import compose_params
@@ -33,8 +33,7 @@ def anchors(page: Path) -> set[str]:
 
 @cache
 def help_of(module: str, *name: str) -> str:
-    words = [sys.executable, "-m", module, *name, "--help"]
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+    done = command("-m", module, *name, "--help")
     assert done.returncode == 0, done.stderr
     return done.stdout
 

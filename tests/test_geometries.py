@@ -17,9 +17,8 @@ from deme_core.analyses import READS
 from deme_core.dag import DIRECTIONS, dag
 
 
-@pytest.mark.parametrize(
-    "geometry", [pytest.param(name, marks=[pytest.mark.slow] * (name == "lsun")) for name in GEOMETRIES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_every_stage_runs_on_a_replica_and_pictures_of_any_kind(
     geometry: str, empty_folder: Path, rgb_extractor: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

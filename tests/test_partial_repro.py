@@ -63,6 +63,7 @@ def test_baselines_without_their_dag_end_a_fresh_run_in_one_line(toy: Path, tmp_
     assert outputs(tmp_path / "project") == {}
 
 
+@pytest.mark.slow
 def test_a_model_without_any_image_comes_to_a_merge_in_one_command(toy: Path, tmp_path: Path) -> None:
     project = Path(shutil.copytree(toy, tmp_path / "project", symlinks=True))
     change_params(project, {"data": {"source": "none", "held_out": None}, "away": {"w": 0.5}})

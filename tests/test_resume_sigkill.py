@@ -150,7 +150,7 @@ def test_killed_during_the_write_of_a_checkpoint(
     assert finished(tmp_path) == uninterrupted
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.slow)])
 def test_told_to_end_it_saves_the_very_step(
     start: Callable[..., subprocess.Popen[str]], pipeline: Path, digits: torch.Tensor, tmp_path: Path, number: int
 ) -> None:

@@ -140,7 +140,10 @@ def is_that_of_one(project: Path, command: str) -> None:
         pd.testing.assert_frame_equal(curve, expected, rtol=1e-4)  # of the whole batch, not of one process' share
 
 
-@pytest.mark.parametrize("launch", [ACCELERATE, TORCHRUN], ids=["accelerate", "torchrun"])
+@pytest.mark.parametrize(
+    "launch",
+    [pytest.param(ACCELERATE, id="accelerate"), pytest.param(TORCHRUN, id="torchrun", marks=pytest.mark.slow)],
+)
 def test_a_baseline_of_two_processes_is_that_of_one(project: Path, launch: list[str]) -> None:
     command = BASELINE.format("full_range")
     run(project, launch, command)

@@ -86,7 +86,7 @@ def test_every_point_of_a_study_composes_to_params_that_hold(name: str) -> None:
 
 def test_the_points_of_the_paper() -> None:
     sweep = plan_of("sensitivity")
-    assert sorted(sweep.loc[sweep["curve"] == "p", "x"].unique()) == [0, 0.4, 1]
+    assert sorted(sweep.loc[sweep["curve"] == "p", "x"].unique()) == [0, 0.2, 0.4, 1]
     for curve, at in (("N", [1, 2, 4, 8]), ("N at equal total", [1, 4, 8])):
         assert sorted(sweep.loc[sweep["curve"] == curve, "x"].unique()) == at
     at_default = sweep[((sweep["curve"] == "p") & (sweep["x"] == 0.4)) | ((sweep["curve"] != "p") & (sweep["x"] == 4))]

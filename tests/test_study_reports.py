@@ -249,7 +249,7 @@ def test_a_curve_is_drawn_over_the_seeds_that_it_has_whole(tmp_path: Path, monke
     runner.draw("sensitivity", {"report": "sensitivity"}, points, rows[~rows["experiment"].isin(gone)])
     text = (tmp_path / "sensitivity.md").read_text(encoding="utf-8")
     assert "**Not finished: N 0 of 3, N at equal total 0 of 3 training seeds so far.**" in text  # one alone is none
-    assert sum(line.startswith("| p |") for line in text.splitlines()) == 3
+    assert sum(line.startswith("| p |") for line in text.splitlines()) == 4
     assert "| N |" not in text
     runner.draw(
         "sensitivity", {"report": "sensitivity"}, points, rows[~rows["experiment"].isin(late["experiment"].iloc[1:])]

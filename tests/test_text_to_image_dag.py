@@ -28,6 +28,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_stable_diffusion(tmp_path_factory.mktemp("hub") / "sd")
 
 
+@pytest.mark.slow
 def test_every_stage_of_the_dag_runs_on_the_layout_of_the_hub(
     hub: Path, extractor_dir: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

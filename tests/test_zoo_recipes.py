@@ -1,10 +1,9 @@
 """The scripts of the zoo: a folder that is none, or of another script, is one line before anything is read or made."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import command
 from conftest import REPOSITORY
 
 SCRIPTS = sorted(path.stem for path in (REPOSITORY / "zoo").glob("*.py") if "__main__" in path.read_text())
@@ -12,8 +11,7 @@ SCRIPTS = sorted(path.stem for path in (REPOSITORY / "zoo").glob("*.py") if "__m
 
 def refused(script: str, folder: Path) -> str:
     """What a script says of a folder that it cannot take, as a user sees it."""
-    command = [sys.executable, REPOSITORY / "zoo" / f"{script}.py", folder]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = command(REPOSITORY / "zoo" / f"{script}.py", folder)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     return done.stderr

@@ -1,10 +1,12 @@
 """Table 3 and Fig. 9 of the paper: the techniques of DeMe one by one, and N and p."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from deme_core.metrics.intervals import Interval
 from deme_core.report.claims import TRAIN
 from deme_core.report.study_figures import sensitivity_curves
 from deme_core.report.text import markdown, model_name, number
@@ -18,39 +20,23 @@ CHANGE = (
     " lower is better, bold where its interval lies below 0"
 )
 MERGES = ("ensemble", "merged_uniform")
-TECHNIQUES = ("", "consistency loss:", "projection:")
+PROJECTIONS = {"none": "no", "released": "released"}  # as an override says it -> as the table does
+RANGES, CONSISTENCY, PROJECTION = "ranges", "consistency loss", "projection"
 
 
 def ablation(table: pd.DataFrame, picture: Path) -> str:
     """The techniques of DeMe one by one."""
     merges = [model_name(model) for model in MERGES]
-    cells, beside, known = [], [], dict[tuple[str, ...], Scores]()
+    cells, beside, rows = [], [], list[tuple[dict[str, str], Scores]]()
     for row, of_row in table.groupby("row"):
         first: Any
-        first, N = of_row.iloc[0], of_row["N"].iloc[0]
-        words = f" {first['overrides']} "
-        projection = next((word for word in ("none", "released") if f"projection={word} " in words), "foldable")
-        techniques = ("1 range" if N == 1 else f"{N} ranges", "no" if "consistency=0 " in words else "yes",
-                      "no" if projection == "none" else projection)  # fmt: skip
-        steps = f"{N} × {first['iterations']:,}"
-        scores = scores_of(of_row)
-        changes = [_change(scores, model) for model in MERGES]
-        cells.append([steps, "—" if N == 1 else "yes", *techniques[1:], *changes, PAPER_TABLE3.get(str(row), "—")])
-        for other, of_other in reversed(known.items()):  # the last row that differs in one technique alone
-            differs = [k for k in range(3) if techniques[k] != other[k]]
-            if len(differs) == 1:
-                added = f"{TECHNIQUES[differs[0]]} {techniques[differs[0]]}".strip()
-                alike = [f"{TECHNIQUES[k]} {techniques[k]}".strip() for k in range(3) if k not in differs]
-                beside.append(
-                    [
-                        added,
-                        other[differs[0]],
-                        ", ".join(alike),
-                        *(_paired(scores, of_other, model) for model in MERGES),
-                    ]
-                )
-                break
-        known[techniques] = scores
+        first, scores, techniques = of_row.iloc[0], scores_of(of_row), techniques_of(of_row.iloc[0])
+        steps, several = f"{first['N']} × {first['iterations']:,}", "—" if first["N"] == 1 else "yes"
+        changes = [_bold(_change(scores, model)) for model in MERGES]
+        paper = PAPER_TABLE3.get(str(row), "—")
+        cells.append([steps, several, techniques[CONSISTENCY], techniques[PROJECTION], *changes, paper])
+        beside += _beside_the_row_without(techniques, scores, rows)
+        rows.append((techniques, scores))
     header = ["N × steps", "probabilistic sampling", "consistency loss", "channel projection"]
     return "\n\n".join(
         [
@@ -67,10 +53,38 @@ def ablation(table: pd.DataFrame, picture: Path) -> str:
     )
 
 
+def techniques_of(row: Any) -> dict[str, str]:
+    """What a row of the ablation has, by what its overrides say."""
+    words = f" {row['overrides']} "
+    return {
+        RANGES: "1 range" if row["N"] == 1 else f"{row['N']} ranges",
+        CONSISTENCY: "no" if "consistency=0 " in words else "yes",
+        PROJECTION: next((told for name, told in PROJECTIONS.items() if f"projection={name} " in words), "foldable"),
+    }
+
+
+def _beside_the_row_without(
+    techniques: dict[str, str], scores: Scores, rows: Sequence[tuple[dict[str, str], Scores]]
+) -> list[list[str]]:
+    """The line of a row beside the last one before it that differs in one technique alone; none where none does."""
+    for others, of_others in reversed(rows):
+        differs = [name for name in techniques if techniques[name] != others[name]]
+        if len(differs) == 1:
+            alike = ", ".join(_told(name, techniques) for name in techniques if name not in differs)
+            paired = [_paired(scores, of_others, model) for model in MERGES]
+            return [[_told(differs[0], techniques), others[differs[0]], alike, *paired]]
+    return []
+
+
+def _told(name: str, techniques: dict[str, str]) -> str:
+    return techniques[name] if name == RANGES else f"{name}: {techniques[name]}"
+
+
 def _paired(scores: Scores, others: Scores, model: str) -> str:
     """A model of one row of the ablation beside that of another."""
     both = {model: scores[model], UNTRAINED: others[model]}
-    return f"{_change(both, model)}<br>({', '.join(number(seed, 1, '+') for seed in by_seed(both, model, UNTRAINED))})"
+    by_training = ", ".join(number(value, 1, "+") for value in by_seed(both, model, UNTRAINED))
+    return f"{_bold(_change(both, model))}<br>({by_training})"
 
 
 def sensitivity(table: pd.DataFrame, picture: Path) -> str:
@@ -84,8 +98,8 @@ def sensitivity(table: pd.DataFrame, picture: Path) -> str:
         )
         scores = scores_of(of_point)
         for model in MERGES:
-            change = against(scores, model, UNTRAINED, TRAIN).change
-            cells[-1].append(_change(scores, model))
+            change = _change(scores, model)
+            cells[-1].append(_bold(change))
             line = curves.setdefault(str(curve), {}).setdefault(model, [])
             line.append({"x": x, **vars(change), "seeds": by_seed(scores, model, UNTRAINED)})
     lines = {curve: {model: pd.DataFrame(line) for model, line in models.items()} for curve, models in curves.items()}
@@ -103,6 +117,9 @@ def sensitivity(table: pd.DataFrame, picture: Path) -> str:
     )
 
 
-def _change(scores: Scores, model: str) -> str:
-    change = against(scores, model, UNTRAINED, TRAIN).change
+def _change(scores: Scores, model: str) -> Interval:
+    return against(scores, model, UNTRAINED, TRAIN).change
+
+
+def _bold(change: Interval) -> str:
     return f"**{shown(change)}**" if change.high < 0 else shown(change)

@@ -55,3 +55,12 @@ def validate(params: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["validate.py", "--out", str(folder / "checked")])
     run(stage.main)
     return (folder / "checked").is_file()
+
+
+def refusal(params: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The one line in which the stage validate refuses these params."""
+    with pytest.raises(SystemExit) as stopped:
+        validate(params, folder, monkeypatch)
+    said = str(stopped.value.code)
+    assert said.startswith("error: ") and "\n" not in said
+    return said

@@ -2,24 +2,20 @@
 
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, never
 from hub_files import offline_hub
-from huggingface_hub import snapshot_download
-from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
+from needed import data, of_source, one, pretrain
 from saved_extractors import write_config
 
-from deme_core.data.images import DataParams
 from deme_core.data.sources import SOURCES, Source, read_digits
 from deme_core.metrics.clip_score import ClipScoreParams
 from deme_core.metrics.features import EXTRACTORS, FeatureParams, Kind
 from deme_core.metrics.open_clip_models import CONFIG, TOKENIZER, WEIGHTS
 from deme_core.preflight.artefacts import Artefact, artefacts, measure_artefacts, model_folder, tracker_artefacts
 from deme_core.prompts.settings import PromptParams
-from deme_core.training.scratch import PretrainParams
 
 BY = ("zoo/x", 8)  # extractor and size
 CLIP_FILES = {CONFIG: '{"model_cfg": {}}', WEIGHTS: ""}
@@ -29,19 +25,6 @@ OTHER_TEXTS = {CONFIG: '{"model_cfg": {"text_cfg": {"hf_tokenizer_name": "x"}}}'
 @pytest.fixture(autouse=True)
 def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     return offline_hub(monkeypatch)
-
-
-def data(source: str, path: object = None) -> DataParams:
-    return DataParams(source=source, path=path and str(path), size=8, held_out=0.1)
-
-
-def pretrain(source: object, revision: str | None = None) -> PretrainParams:
-    return PretrainParams(source=str(source), revision=revision, train=None)
-
-
-def one(found: list[Artefact], kind: str) -> Artefact:
-    (artefact,) = [artefact for artefact in found if artefact.kind == kind]
-    return artefact
 
 
 def test_a_source_or_an_extractor_that_is_entered_once_is_checked(
@@ -58,11 +41,6 @@ def test_a_source_or_an_extractor_that_is_entered_once_is_checked(
         ("package", "mine", None, "pip install 'deme[real-images]'"),
         ("extractor", f"{tmp_path}/3.bin", None, f"make 3 of {tmp_path}"),
     ]
-
-
-def of_source(params: DataParams, folder: Path) -> list[Artefact]:
-    """What the data need, without the model before them and the extractor after."""
-    return artefacts(params, pretrain("x/y"), FeatureParams(extractor=str(folder)))[1:-1]
 
 
 @pytest.mark.parametrize("source", ["idx", "folder", "zip", "parquet"])
@@ -89,49 +67,6 @@ def test_a_hub_data_set_is_there_when_it_is_in_the_cache(tmp_path: Path, hub: di
     assert one(of_source(params, tmp_path), "data").path == tmp_path
     streamed = one(of_source(replace(params, path="owner/others", stream=5), tmp_path), "data")
     assert streamed.path is not None and "first 5 images, which the stage data downloads" in streamed.name
-
-
-@pytest.mark.parametrize("left", ["a blob", "a listing", "the card alone", "nothing"])
-def test_a_hub_data_set_whose_download_was_cut_off_is_missing(
-    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a cache as huggingface_hub leaves it, which says so where it knows; nothing reaches for the network."""
-    commit, repository = "a" * 40, tmp_path / "hub/datasets--owner--images"
-    monkeypatch.setattr("huggingface_hub.snapshot_download", partial(snapshot_download, cache_dir=tmp_path / "hub"))
-    for name in (f"snapshots/{commit}", "blobs", "refs"):
-        (repository / name).mkdir(parents=True)
-    (repository / "refs/main").write_text(commit)
-    (snapshot := repository / "snapshots" / commit).joinpath("README.md").touch()
-    if left != "the card alone":
-        (snapshot / "train.parquet").touch()
-    for etag in ("e0", "e1"):
-        (repository / f"blobs/{etag}.1234abcd.incomplete").touch()
-        if (left, etag) != ("a blob", "e1"):
-            (repository / "blobs" / etag).touch()  # that one was fetched again
-    if left == "a listing":
-        entries = {f"{part}.parquet": TreeCacheEntry(1, "e0") for part in ("train", "test")}
-        write_tree_cache(str(repository), commit, entries)
-    found = one(of_source(data("hub", "owner/images"), tmp_path), "data")
-    if left == "nothing":
-        assert found.path == snapshot
-    else:
-        said = "was cut off; hf download --repo-type dataset owner/images goes on"
-        assert found.path is None and found.remedy == f"a download into {snapshot} {said}"
-
-
-def test_a_model_of_which_a_part_was_asked_for_is_there(
-    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """huggingface_hub calls that an incomplete snapshot; the run reads no other file."""
-    commit, repository = "a" * 40, tmp_path / "models--owner--name"
-    monkeypatch.setattr("huggingface_hub.snapshot_download", partial(snapshot_download, cache_dir=tmp_path))
-    shutil.copytree(pipeline, snapshot := repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs/main").write_text(commit)
-    names = [str(file.relative_to(snapshot)) for file in snapshot.rglob("*") if file.is_file()]
-    listed = {name: TreeCacheEntry(1, "e0") for name in [*names, "sample.png"]}
-    write_tree_cache(str(repository), commit, listed)
-    assert model_folder(pretrain("owner/name")) == snapshot
 
 
 def test_a_model_may_be_a_folder_or_in_the_cache(tmp_path: Path, pipeline: Path, hub: dict[str, Path]) -> None:
